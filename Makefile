@@ -1,0 +1,36 @@
+# Each target makes what it needs: one virtual environment, .venv, shared by all.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format bench clean
+
+demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a second call continues or repeats
+	$(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
+	$(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
+
+test: $(VENV)/installed  ## the quick tests
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/installed  ## all tests: also kill-and-resume and two processes
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed  ## time and memory of the differentiable inner loop
+	$(BIN)/python benchmarks/unroll.py --output runs/benchmarks/unroll.json
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,notebooks]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,210 @@
+"""Differentiable siamese augmentation (DSA)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pdd_lightning.errors import ConfigError
+
+_SHIFT_RATIO = 0.125
+_CUTOUT_RATIO = 0.5
+_FLIP_PROBABILITY = 0.5
+_LARGEST_SCALE = 1.2
+_LARGEST_ANGLE = math.radians(15)
+# Numbers drawn from U(0, 1) by each operation; the other operations draw a row and a column.
+_UNIFORM_DRAWS = {"color": 3, "flip": 1, "scale": 2, "rotate": 1}
+
+
+class DSADraw(NamedTuple):
+    """What one augmentation drew: apply it as often, and to as many batches, as wanted.
+
+    A named tuple, so that Lightning's `move_data_to_device` and data loaders handle it.
+
+    Attributes:
+        operation: Name of the operation, or `none`.
+        parameters: The random numbers it uses, each `[batch_size]`, or `[1]` where the draw is shared by
+            all images.
+    """
+
+    operation: str
+    parameters: tuple[Tensor, ...]
+
+
+class DSA:
+    """Apply one operation, drawn uniformly from a strategy, to a batch of images.
+
+    Drawing and applying are apart: the student steps of an unrolled loop are computed twice with the same
+    draw, and matching methods apply one shared draw to the real and to the synthetic images ("siamese").
+
+    With u ~ U(0, 1) per image: `color` is brightness x + (u - 0.5), then saturation (x - m) * 2u + m with
+    m the mean over channels, then contrast (x - m) * (u + 0.5) + m with m the mean of the image; `crop`
+    shifts by up to 1/8 of the size, zero padded; `cutout` zeroes a square of half the size; `flip` mirrors
+    with probability 0.5; `scale` zooms each axis by a factor of U(1/1.2, 1.2); `rotate` turns by up to 15
+    degrees. The last two sample bilinearly, zero padded.
+
+    Args:
+        strategy: Names of operations joined by `_`, or `none`. Leave out `flip` for digits.
+        align_corners: Where `scale` and `rotate` put the outermost samples: True on the centres of the
+            outermost pixels (trajectory matching), False on their outer edges (gradient and distribution
+            matching).
+
+    Raises:
+        ConfigError: If the strategy names an unknown operation.
+
+    Reference:
+        Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section
+        3.2.
+
+    Example:
+        >>> dsa = DSA("crop_flip")
+        >>> draw = dsa.draw(4, (32, 32), torch.Generator().manual_seed(0))
+        >>> dsa(torch.zeros(4, 3, 32, 32), draw).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(self, strategy: str = "color_crop_cutout_flip_scale_rotate", align_corners: bool = True) -> None:
+        self.strategy = strategy
+        self.operations = () if strategy == "none" else tuple(strategy.split("_"))
+        self.align_corners = align_corners
+        unknown = [name for name in self.operations if name not in _OPERATIONS]
+        if unknown:
+            known = ", ".join(_OPERATIONS)
+            raise ConfigError(
+                f"unknown operation {unknown[0]!r} in augmentation strategy {strategy!r}; "
+                f"join some of {known} by '_', or use 'none'"
+            )
+
+    def draw(
+        self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator, shared: bool = False
+    ) -> DSADraw:
+        """Draw an operation for the batch, and its parameters for each image.
+
+        Args:
+            batch_size: Number of images.
+            image_size: Height and width in pixels.
+            generator: Source of the random numbers; the draw lies on its device (a CPU generator costs
+                least).
+            shared: Draw one set of parameters for all images, whatever their number.
+        """
+        if not self.operations:
+            return DSADraw("none", ())
+        device = generator.device
+        choice = torch.randint(len(self.operations), (), generator=generator, device=device)
+        operation = self.operations[int(choice)]
+        count = 1 if shared else batch_size
+        if operation in _UNIFORM_DRAWS:
+            uniforms = torch.rand(_UNIFORM_DRAWS[operation], count, generator=generator, device=device)
+            return DSADraw(operation, tuple(uniforms))
+        bounds = _shift_bounds if operation == "crop" else _cutout_bounds
+        ranges = [bounds(size) for size in image_size]
+        return DSADraw(
+            operation,
+            tuple(torch.randint(*r, (count,), generator=generator, device=device) for r in ranges),
+        )
+
+    def __call__(self, images: Tensor, draw: DSADraw) -> Tensor:
+        """Return the images `[N, C, H, W]` under a draw, differentiably.
+
+        The draw's parameters are brought to the images' device and its uniform numbers to their dtype.
+        """
+        if draw.operation == "none":
+            return images
+        parameters = [
+            p.to(images if p.is_floating_point() else images.device).view(-1, 1, 1, 1) for p in draw.parameters
+        ]
+        if draw.operation in _RESAMPLING:
+            return _resample(images, _RESAMPLING[draw.operation](*parameters), self.align_corners)
+        return _POINTWISE[draw.operation](images, *parameters)
+
+
+def _shift_bounds(size: int) -> tuple[int, int]:
+    """Return the lowest shift in pixels and one more than the highest."""
+    shift = int(size * _SHIFT_RATIO + 0.5)
+    return -shift, shift + 1
+
+
+def _cutout_bounds(size: int) -> tuple[int, int]:
+    """Return the lowest centre in pixels and one more than the highest."""
+    side = int(size * _CUTOUT_RATIO + 0.5)
+    return 0, size + 1 - side % 2
+
+
+def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    images = images + (brightness - 0.5)
+    grey = images.mean(dim=1, keepdim=True)
+    images = (images - grey) * (2 * saturation) + grey
+    level = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - level) * (contrast + 0.5) + level
+
+
+def _crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    count, channels, height, width = images.shape
+    rows = torch.arange(height, device=images.device).view(1, 1, -1, 1) + down
+    columns = torch.arange(width, device=images.device).view(1, 1, 1, -1) + right
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    index = index.flatten(2).expand(count, channels, -1)
+    return images.flatten(2).gather(2, index).view_as(images) * inside
+
+
+def _cutout(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    sides = [int(size * _CUTOUT_RATIO + 0.5) for size in images.shape[2:]]
+    rows = torch.arange(images.shape[2], device=images.device).view(1, 1, -1, 1) - row + sides[0] // 2
+    columns = torch.arange(images.shape[3], device=images.device).view(1, 1, 1, -1) - column + sides[1] // 2
+    removed = (rows >= 0) & (rows < sides[0]) & (columns >= 0) & (columns < sides[1])
+    return images * ~removed
+
+
+def _flip(images: Tensor, uniform: Tensor) -> Tensor:
+    return torch.where(uniform < _FLIP_PROBABILITY, images.flip(3), images)
+
+
+_Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _scale(uniform_x: Tensor, uniform_y: Tensor) -> _Matrix:
+    lowest = 1 / _LARGEST_SCALE
+    zero = torch.zeros_like(uniform_x)
+    return (
+        (lowest + uniform_x * (_LARGEST_SCALE - lowest), zero),
+        (zero, lowest + uniform_y * (_LARGEST_SCALE - lowest)),
+    )
+
+
+def _rotate(uniform: Tensor) -> _Matrix:
+    angle = (2 * uniform - 1) * _LARGEST_ANGLE
+    return (angle.cos(), -angle.sin()), (angle.sin(), angle.cos())
+
+
+def _resample(images: Tensor, matrix: _Matrix, align_corners: bool) -> Tensor:
+    """Sample each image `[C, H, W]` where its 2x2 matrix sends the pixels, in coordinates from -1 to 1.
+
+    The grid is written out because a matrix product would run in half precision under autocast.
+    """
+    y, x = (_coordinates(size, images, align_corners) for size in images.shape[2:])
+    x, y = x.view(1, 1, 1, -1), y.view(1, 1, -1, 1)
+    grid = torch.stack([a * x + b * y for a, b in matrix], dim=-1).squeeze(1)
+    grid = grid.expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
+
+
+def _coordinates(size: int, like: Tensor, align_corners: bool) -> Tensor:
+    """Return the centres of `size` pixels between -1 and 1."""
+    edge = 1.0 if align_corners else 1 - 1 / size
+    return torch.linspace(-edge, edge, size, dtype=like.dtype, device=like.device)
+
+
+_POINTWISE: dict[str, Callable[..., Tensor]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+}
+_RESAMPLING: dict[str, Callable[..., _Matrix]] = {"scale": _scale, "rotate": _rotate}
+_OPERATIONS = (*_POINTWISE, *_RESAMPLING)

@@ -1,0 +1,73 @@
+"""Whitening of images (ZCA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.errors import DataError
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class ZCA:
+    """Linear map that makes pixels uncorrelated while staying close to the image, and its inverse.
+
+    With D = C * H * W. Fit on training images and whiten test images with the same fit.
+
+    Attributes:
+        mean: Mean image `[D]`.
+        matrix: Whitening matrix `[D, D]`, U diag(1 / sqrt(S + eps)) U^T.
+        inverse: Its inverse `[D, D]`, U diag(sqrt(S + eps)) U^T.
+
+    Reference:
+        Nguyen et al., "Dataset Distillation with Infinitely Wide Convolutional Networks", NeurIPS 2021,
+        appendix A; Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def fit(cls, images: Tensor, eps: float = 0.1) -> ZCA:
+        """Fit to images `[N, C, H, W]` with pixels in [0, 1]; computed in float64, kept in float32.
+
+        Args:
+            images: Training images, at least two.
+            eps: Added to each variance along a principal axis: axes of less variance than this are not
+                amplified to 1.
+
+        Raises:
+            DataError: If there are fewer than two images.
+        """
+        if len(images) < 2:
+            raise DataError(f"whitening needs at least 2 images to fit, got {len(images)}")
+        rows = images.detach().flatten(1)
+        mean = rows.mean(dim=0, dtype=torch.float64)
+        variances, axes = torch.linalg.eigh(_covariance(rows, mean))
+        deviations = (variances.clamp(min=0) + eps).sqrt()
+        matrix, inverse = (axes / deviations) @ axes.T, (axes * deviations) @ axes.T
+        return cls(mean.float(), matrix.float(), inverse.float())
+
+    def whiten(self, images: Tensor) -> Tensor:
+        """Return whitened images `[N, C, H, W]` of images with pixels in [0, 1]; differentiable."""
+        mean, matrix = self.mean.to(images), self.matrix.to(images)
+        return ((images.flatten(1) - mean) @ matrix).view_as(images)
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Return the images with pixels around [0, 1] (not clamped) `[N, C, H, W]` of whitened images."""
+        mean, inverse = self.mean.to(images), self.inverse.to(images)
+        return (images.flatten(1) @ inverse + mean).view_as(images)
+
+
+def _covariance(rows: Tensor, mean: Tensor) -> Tensor:
+    """Return the covariance `[D, D]` over N - 1, in float64 and by chunks, so that no copy of all is held."""
+    total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
+    for chunk in torch.split(rows, _CHUNK):
+        centred = chunk.double() - mean
+        total.addmm_(centred.T, centred)
+    return total / (len(rows) - 1)

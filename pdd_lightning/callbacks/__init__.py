@@ -1,0 +1,17 @@
+"""Callbacks: advancing stages, and watching, evaluating and exporting a run."""
+
+from pdd_lightning.callbacks.evaluation import Evaluation
+from pdd_lightning.callbacks.export import ExportRun
+from pdd_lightning.callbacks.observer import StageObserver, StageReport
+from pdd_lightning.callbacks.stage_advance import StageAdvance, TransitionSettings
+from pdd_lightning.callbacks.tensorboard import TensorBoardImages
+
+__all__ = [
+    "Evaluation",
+    "ExportRun",
+    "StageAdvance",
+    "StageObserver",
+    "StageReport",
+    "TensorBoardImages",
+    "TransitionSettings",
+]

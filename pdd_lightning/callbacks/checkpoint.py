@@ -1,0 +1,79 @@
+"""One rolling checkpoint, from which a run continues wherever it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from pdd_lightning.callbacks.observer import stage_module
+from pdd_lightning.errors import ConfigError
+
+
+class RollingCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt` up to date: every few iterations, and before and after each transition.
+
+    The file is replaced by a rename, so that it is whole at every moment. It derives from Lightning's callback so
+    that `ckpt_path="last"` finds it. Must come after `StageAdvance`, which Lightning sees to by putting checkpoint
+    callbacks last.
+
+    Args:
+        folder: Where `last.ckpt` is kept.
+        every_n_iterations: Iterations between two checkpoints.
+
+    Raises:
+        ConfigError: `every_n_iterations` is below 1.
+    """
+
+    def __init__(self, folder: str | Path, every_n_iterations: int = 50) -> None:
+        if every_n_iterations < 1:
+            raise ConfigError(f"the checkpoint interval must be >= 1 iteration, got {every_n_iterations}")
+        # Lightning's own callback never saves twice at one global step, as is needed around a transition; of it
+        # only the discovery by `ckpt_path="last"` is used.
+        super().__init__(dirpath=folder, save_last=True, save_top_k=0, every_n_train_steps=every_n_iterations)
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_iterations = every_n_iterations
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the settings: the callback has no state."""
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """No state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """No state."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the recorded experts' stage, or a transition that was made up for."""
+        self._save(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves at the interval, at the end of the stage, and when the trainer is about to stop."""
+        last = batch_idx + 1 >= trainer.num_training_batches
+        stopping = trainer.should_stop or trainer.received_sigterm
+        if last or stopping or (batch_idx + 1) % self.every_n_iterations == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves after a transition; a stage that was left early has been saved by the batch hook."""
+        if stage_module(pl_module).data.iteration == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is left to save."""
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            partial.replace(self.path)
+        trainer.strategy.barrier()

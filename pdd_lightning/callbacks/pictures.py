@@ -1,0 +1,91 @@
+"""Pictures of synthetic images: labelled grids in true colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SMALLEST_CELL = 56
+"""Images with a shorter side (in pixels) are enlarged by a whole factor, without smoothing."""
+GAP = 4
+STAGE_GAP = 16
+FONT_SIZE = 14
+INK = (30, 30, 30)
+PAPER = (255, 255, 255)
+
+
+class _Place(NamedTuple):
+    """Where an image stands: class row, left edge in pixels, and whether it begins a stage's group."""
+
+    row: int
+    x: int
+    opens_group: bool
+
+
+def labelled_grid(
+    pixels: Tensor, labels: Tensor, stages: Tensor, class_names: Sequence[str], title: str
+) -> Image.Image:
+    """One row per class, one column per image, columns grouped by stage.
+
+    Args:
+        pixels: Images `[N, C, H, W]` in [0, 1] with 1 or 3 channels; values outside are clipped.
+        labels: Classes `[N]`, or class probabilities `[N, classes]` (the likeliest class counts).
+        stages: Stage of each image `[N]`.
+        class_names: Names of the rows.
+        title: Text above the grid.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    factor = max(1, -(-SMALLEST_CELL // pixels.shape[-1]))
+    cell = pixels.shape[-1] * factor
+    margin = 3 * GAP + max(int(font.getlength(name)) for name in class_names)
+    classes = labels if labels.ndim == 1 else labels.argmax(1)
+    places = _places(classes.tolist(), stages.tolist(), margin, cell)
+    top = 2 * FONT_SIZE + 4 * GAP
+    width = max(max(place.x for place in places) + cell, GAP + int(font.getlength(title))) + GAP
+    sheet = Image.new("RGB", (width, top + len(class_names) * (cell + GAP)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, fill=INK, font=font)
+    for row, name in enumerate(class_names):
+        draw.text((GAP, top + row * (cell + GAP) + cell // 2), name, fill=INK, font=font, anchor="lm")
+    for image, stage, place in zip(pixels, stages.tolist(), places, strict=True):
+        if place.opens_group:
+            draw.text((place.x, FONT_SIZE + 3 * GAP), f"stage {stage}", fill=INK, font=font)
+        sheet.paste(_tile(image, factor), (place.x, top + place.row * (cell + GAP)))
+    return sheet
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """A picture as a uint8 tensor `[3, H, W]`, for loggers."""
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3).permute(2, 0, 1)
+
+
+def _places(classes: list[int], stages: list[int], margin: int, cell: int) -> list[_Place]:
+    """Images of one class stand in a row; every stage is as wide as its fullest class."""
+    counts: dict[tuple[int, int], int] = {}
+    offsets = []
+    for key in zip(stages, classes, strict=True):
+        offsets.append(counts.get(key, 0))
+        counts[key] = offsets[-1] + 1
+    left, x = {}, margin
+    for stage in sorted(set(stages)):
+        left[stage] = x
+        x += max(n for (s, _), n in counts.items() if s == stage) * (cell + GAP) + STAGE_GAP
+    opened: set[int] = set()
+    places = []
+    for label, stage, offset in zip(classes, stages, offsets, strict=True):
+        places.append(_Place(label, left[stage] + offset * (cell + GAP), stage not in opened))
+        opened.add(stage)
+    return places
+
+
+def _tile(image: Tensor, factor: int) -> Image.Image:
+    """One image `[C, H, W]` as an enlarged RGB picture."""
+    bytes_ = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
+    height, width = bytes_.shape[1:]
+    tile = Image.frombytes("RGB", (width, height), bytes_.permute(1, 2, 0).contiguous().numpy().tobytes())
+    return tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)

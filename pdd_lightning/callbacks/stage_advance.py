@@ -1,0 +1,246 @@
+"""Advancing from stage to stage inside one `Trainer.fit`."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm.auto import tqdm
+
+from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.evaluation import stages_table
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
+from pdd_lightning.stages import DistillationStage
+from pdd_lightning.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TransitionSettings:
+    """Training on the union at the end of a stage, at the stage's learned learning rate.
+
+    Attributes:
+        epochs: Passes over the union; the learning rate drops tenfold half way.
+        batch_size: Images per step.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty of SGD.
+    """
+
+    epochs: int = 1000
+    batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def training(self, lr: float) -> TrainingSettings:
+        """Training on the union at rate `lr`."""
+        return TrainingSettings(
+            epochs=self.epochs,
+            lr=lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+        )
+
+
+class StageAdvance(Callback):
+    """Runs all stages of a progressive distillation.
+
+    Before the first stage it has the experts recorded. When a stage's iterations are done it freezes the images
+    into the union, trains every expert's start point on the union (theta_i), scores theta_i on the validation
+    part, has the next experts recorded from there, and begins the next stage with new images. Processes share
+    the networks to train. Everything that takes long is stored as soon as it is done, so that a run can be stopped
+    at any moment and continued.
+
+    Args:
+        num_stages: Number of stages P; 1 is the base method.
+        iterations: Iterations of a stage.
+        experts: Number and training of the experts.
+        transition: Training on the union between stages.
+
+    Raises:
+        ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
+    """
+
+    def __init__(
+        self,
+        num_stages: int = 5,
+        iterations: int = 5000,
+        experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
+        transition: TransitionSettings = TransitionSettings(),
+    ) -> None:
+        for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be >= 1, got {value}")
+        self.num_stages = num_stages
+        self.iterations = iterations
+        self.experts = experts
+        self.transition = transition
+        self.history: list[StageReport] = []
+        self._losses: list[float] = []
+        self._stores: dict[int, TrajectoryStore] = {}
+        self._distil_seconds = 0.0
+        self._clock = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tells the data module the length of a stage, and refuses settings that cannot work."""
+        module = stage_module(pl_module)
+        module.data.iterations = self.iterations
+        needed = module.trajectory_epochs
+        if self.experts.epochs is not None and self.experts.epochs < needed:
+            raise ConfigError(
+                f"the method reads expert snapshots up to epoch {needed} (max_start_epoch + expert_epochs), but"
+                f" stages.experts.epochs records only {self.experts.epochs}: raise it, or lower max_start_epoch"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
+        module = stage_module(pl_module)
+        self._open_experts(trainer, module)
+        if module.data.iteration == 0:
+            self._begin_stage(module)
+        self._advance_if_done(trainer, module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the stage's iterations."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the iteration."""
+        module = stage_module(pl_module)
+        module.data.iteration += 1
+        self._losses.append(float(outputs["loss"]))
+        now = time.perf_counter()
+        self._distil_seconds += now - self._clock
+        self._clock = now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Advances, unless the stage was left early (time limit)."""
+        self._advance_if_done(trainer, stage_module(pl_module))
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table of the stages."""
+        if self.history:
+            print("\n" + stages_table([report.as_dict() for report in self.history]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Reports of the finished stages, and losses and time of the current one."""
+        return {
+            "history": [report.as_dict() for report in self.history],
+            "losses": self._losses,
+            "distil_seconds": self._distil_seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.history = [StageReport(**report) for report in state_dict["history"]]
+        self._losses = list(state_dict["losses"])
+        self._distil_seconds = state_dict["distil_seconds"]
+
+    def _advance_if_done(self, trainer: Trainer, module: DistillationStage) -> None:
+        # `limit_train_batches` and `fast_dev_run` make stages shorter.
+        if module.data.iteration >= min(self.iterations, trainer.num_training_batches):
+            self._advance(trainer, module)
+
+    def _begin_stage(self, module: DistillationStage) -> None:
+        data = module.data
+        module.restart(data.generator("initial images", data.stage))
+        data.iteration = 0
+        self._losses = []
+        self._distil_seconds = 0.0
+        optimizer = module.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.state.clear()
+
+    def _advance(self, trainer: Trainer, module: DistillationStage) -> None:
+        """Freezes the images, makes theta_i and the next experts, reports, and begins the next stage."""
+        data = module.data
+        finished = data.stage
+        data.union = module.frozen.append(module.images.detach().clone(), module.labels.clone(), module.learned_lr)
+        store = self._open_experts(trainer, module)
+        self.history.append(self._report(finished, module, store))
+        _say(_summary_line(self.history[-1], self.num_stages))
+        for observer in observers(trainer):
+            observer.on_stage_end(trainer, module, self.history)
+        self._begin_stage(module)
+
+    def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore:
+        """Gives the data module the trajectories that start from theta of the last finished stage."""
+        finished = module.data.union.num_stages
+        store = self._experts_after(finished, Path(trainer.default_root_dir) / "experts", module)
+        module.data.trajectories = store
+        for observer in observers(trainer):
+            observer.on_experts_ready(trainer, module, store, finished)
+        return store
+
+    def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore:
+        """Trajectories from theta_`stage`, recorded where they are missing."""
+        if stage in self._stores:
+            return self._stores[stage]
+        data, needed = module.data, module.trajectory_epochs
+        recorder = ExpertRecorder(module.network, data.real, self.experts, module.augment, data.seed, module.device)
+        if stage == 0:
+            folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
+            store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
+        else:
+            union = data.union.union(stage)
+            training = self.transition.training(union.learning_rates[-1] or module.default_lr)
+            start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
+            if stage < self.num_stages:
+                store = recorder.record(root / f"theta_{stage}", needed, start, f"Experts of stage {stage + 1}")
+            else:
+                store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
+        self._stores[stage] = store
+        return store
+
+    def _report(self, stage: int, module: DistillationStage, store: TrajectoryStore) -> StageReport:
+        few = max(1, len(self._losses) // 20)
+        accuracies = [record.start_accuracy for record in store.records]
+        return StageReport(
+            stage=stage,
+            images=len(module.data.union.labels),
+            learned_lr=module.learned_lr,
+            first_loss=statistics.fmean(self._losses[:few]),
+            last_loss=statistics.fmean(self._losses[-few:]),
+            val_accuracy=statistics.fmean(accuracies),
+            val_std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            val_networks=len(accuracies),
+            seconds={
+                "distil": self._distil_seconds,
+                "transition": sum(record.start_seconds for record in store.records),
+                "experts": sum(record.record_seconds for record in store.records),
+            },
+            peak_memory_mb=_peak_memory_mb(module.device),
+        )
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    """Prints a line above the progress bars."""
+    tqdm.write(line)
+
+
+def _summary_line(report: StageReport, num_stages: int) -> str:
+    rate = "" if report.learned_lr is None else f", learned lr {report.learned_lr:.4g}"
+    return (
+        f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
+        f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, validation accuracy of theta_{report.stage}"
+        f" {100 * report.val_accuracy:.1f} +-{100 * report.val_std:.1f} % ({report.val_networks} networks)"
+    )
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

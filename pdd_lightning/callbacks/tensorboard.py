@@ -1,0 +1,107 @@
+"""What TensorBoard shows beyond the logged scalars of the matching."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+
+from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
+from pdd_lightning.callbacks.pictures import as_tensor, labelled_grid
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.experts import TrajectoryStore
+from pdd_lightning.stages import DistillationStage
+
+
+class TensorBoardImages(StageObserver):
+    """Writes images, pixel histograms, expert curves, stage accuracies and hyper-parameters to TensorBoard.
+
+    Does nothing without a `TensorBoardLogger`.
+
+    Args:
+        every_n_iterations: How often the evolving images are written.
+
+    Raises:
+        ConfigError: `every_n_iterations` is below 1.
+    """
+
+    def __init__(self, every_n_iterations: int = 100) -> None:
+        if every_n_iterations < 1:
+            raise ConfigError(f"every_n_iterations must be >= 1, got {every_n_iterations}")
+        self.every_n_iterations = every_n_iterations
+
+    @rank_zero_only
+    def on_experts_ready(
+        self, trainer: Trainer, stage_module: DistillationStage, store: TrajectoryStore, after_stage: int
+    ) -> None:
+        """Training curves of the experts: mean, worst and best expert of each epoch."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        for name in ("losses", "accuracies"):
+            epochs = zip(*(getattr(record, name) for record in store.records), strict=True)
+            for epoch, values in enumerate(epochs, 1):
+                tag = f"experts_of_stage_{after_stage + 1}/training_{'loss' if name == 'losses' else 'accuracy'}"
+                curves = {"mean": statistics.fmean(values), "lowest": min(values), "highest": max(values)}
+                for curve, value in curves.items():
+                    writer.add_scalar(f"{tag}_{curve}", value, epoch)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The images of the current stage and their pixel values."""
+        writer = _writer(trainer)
+        module = stage_module(pl_module)
+        if writer is None or batch_idx % self.every_n_iterations:
+            return
+        stage = module.data.stage
+        current = SyntheticSet.empty(module.data.real.image_shape).append(module.images.cpu(), module.labels.cpu())
+        picture = _picture(current, module, f"stage {stage}, iteration {batch_idx + 1}")
+        writer.add_image(f"images/stage_{stage}", picture, batch_idx + 1)
+        pixels = module.data.real.pixels.decode(module.images.detach())
+        writer.add_histogram(f"pixels/stage_{stage}", pixels, batch_idx + 1)
+
+    @rank_zero_only
+    def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
+        """The union so far, and the stage's figures against the number of the stage."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        report, union = history[-1], stage_module.data.union
+        picture = _picture(union, stage_module, f"union of {report.stage} stages")
+        writer.add_image("images/union", picture, report.stage)
+        figures = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
+        if report.learned_lr is not None:
+            figures["learned_lr"] = report.learned_lr
+        for name, value in figures.items():
+            writer.add_scalar(f"stages/{name}", value, report.stage)
+
+    @rank_zero_only
+    def on_run_evaluated(self, trainer: Trainer, stage_module: DistillationStage, rows: list[dict[str, Any]]) -> None:
+        """Settings with the accuracy of the distilled set."""
+        logger = trainer.logger
+        if not isinstance(logger, TensorBoardLogger):
+            return
+        settings = {**stage_module.settings, "seed": stage_module.data.seed}
+        network = settings.pop("network")
+        settings |= {"network": network["class_path"], **network["init_args"]}
+        accuracies = {f"accuracy/{row['part']}_{row['row'].replace(' ', '_')}": row["mean"] for row in rows}
+        logger.log_hyperparams(settings, accuracies)
+        logger.save()
+
+
+def _writer(trainer: Trainer) -> SummaryWriter | None:
+    logger = trainer.logger
+    return logger.experiment if isinstance(logger, TensorBoardLogger) else None
+
+
+def _picture(synthetic: SyntheticSet, module: DistillationStage, title: str) -> Any:
+    real = module.data.real
+    pixels = real.pixels.decode(synthetic.images)
+    return as_tensor(labelled_grid(pixels, synthetic.labels, synthetic.stages, real.class_names, title))

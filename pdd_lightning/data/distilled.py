@@ -1,0 +1,210 @@
+"""The file that users take home: distilled images with all that is needed to use them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pdd_lightning import __version__
+from pdd_lightning.data.pixels import PixelSpace
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
+from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
+
+FORMAT_VERSION = 1
+
+_PIXELS = "pixels."
+_TENSORS = ("images", "labels", "stages", "learning_rates")
+# Plain text in the header, so that other tools can show it; every other entry is JSON.
+_TEXT = ("format_version", "sha256", "pixel_space", "decode_factor", "method", "pdd_lightning_version")
+_RESERVED = (*(name for name in _TEXT if name != "method"), "class_names")
+
+
+class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
+    """A distilled set, used like a torchvision dataset.
+
+    Images are in model space, ready for training; a network trained on them expects its test images in the
+    same space: `dataset.pixels.encode(images)` for images in [0, 1].
+
+    Args:
+        path: A `.safetensors` file written by `save_distilled`.
+
+    Attributes:
+        synthetic: Images, labels, stages and learning rates as a `SyntheticSet`.
+        pixels: The pixel space of the images.
+        class_names: Name of each class, by label.
+        metadata: What the file says about itself: dataset, network, method, settings and so on.
+
+    Raises:
+        DataError: The file is missing, is not a distilled set, or needs a newer version of this package.
+        DamagedFileError: The file is truncated or altered.
+
+    Example:
+        >>> dataset = DistilledDataset("distilled.safetensors")  # doctest: +SKIP
+        >>> loader = DataLoader(dataset.union(1), batch_size=256, shuffle=True)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        tensors, header = _read_checked(path)
+        try:
+            rates = tensors["learning_rates"].tolist()
+            self.synthetic = SyntheticSet(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                stages=tensors["stages"],
+                learning_rates=tuple(None if math.isnan(rate) else rate for rate in rates),
+            )
+            stored = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
+            self.pixels = PixelSpace.from_tensors(header["pixel_space"], stored)
+            self.metadata: dict[str, Any] = {
+                name: value if name in _TEXT else json.loads(value) for name, value in header.items()
+            }
+            self.class_names: list[str] = list(json.loads(header["class_names"]))
+        except (KeyError, DataError) as error:
+            raise DataError(f"{path} is not a distilled set that this version can use: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.synthetic)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        """Return image `[C, H, W]` in model space and its label: an int, or `[classes]` if soft."""
+        label = self.labels[index]
+        return self.images[index], label if label.dim() else int(label)
+
+    @property
+    def images(self) -> Tensor:
+        """All images `[N, C, H, W]` in model space."""
+        return self.synthetic.images
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels `[N]` int64, or `[N, classes]` float32 if soft."""
+        return self.synthetic.labels
+
+    @property
+    def stages(self) -> Tensor:
+        """Stage of each image `[N]`, counted from 1."""
+        return self.synthetic.stages
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages."""
+        return self.synthetic.num_stages
+
+    @property
+    def learning_rates(self) -> tuple[float | None, ...]:
+        """Learned student learning rate of each stage; None where the method has none."""
+        return self.synthetic.learning_rates
+
+    def union(self, index: int) -> DistilledDataset:
+        """Return the images of stages 1 to `index`, for progressive training.
+
+        Raises:
+            IndexError: There is no such stage.
+        """
+        subset = copy.copy(self)
+        subset.synthetic = self.synthetic.union(index)
+        return subset
+
+    def to_pixels(self) -> Tensor:
+        """Return the images `[N, C, H, W]` as pixels in [0, 1], clipped, for looking at them."""
+        return self.pixels.decode(self.images).clamp(0, 1)
+
+
+def save_distilled(
+    path: str | Path,
+    synthetic: SyntheticSet,
+    pixels: PixelSpace,
+    class_names: Sequence[str],
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write a distilled set as one `.safetensors` file, whole or not at all.
+
+    Args:
+        path: File to write or replace.
+        synthetic: The set; at least one stage.
+        pixels: The pixel space of its images.
+        class_names: Name of each class, by label.
+        metadata: What else to keep, as JSON values: `dataset` (name, fingerprint), `network` (class_path,
+            init_args), `method` (text), `settings`, and anything more.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: The metadata uses a name that the format needs itself, or holds no JSON value.
+        DataError: The set is empty.
+    """
+    if synthetic.num_stages == 0:
+        raise DataError("nothing to save: the synthetic set has no stage yet")
+    tensors = {
+        "images": synthetic.images,
+        "labels": synthetic.labels,
+        "stages": synthetic.stages,
+        "learning_rates": synthetic.rates_tensor(),
+        **{f"{_PIXELS}{name}": value for name, value in pixels.tensors().items()},
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {
+        "format_version": str(FORMAT_VERSION),
+        "pixel_space": pixels.kind,
+        "decode_factor": "1",
+        "pdd_lightning_version": __version__,
+        "class_names": json.dumps(list(class_names)),
+        **_encode_metadata(metadata),
+    }
+    header["sha256"] = sha256_of_tensors(tensors, header)
+    return atomic_write_bytes(path, safetensors.torch.save(tensors, header))
+
+
+def _encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    taken = sorted(set(metadata) & set(_RESERVED))
+    if taken:
+        raise ConfigError(f"the file format sets {', '.join(taken)} itself: leave it out of the metadata")
+    try:
+        return {name: str(value) if name in _TEXT else json.dumps(value) for name, value in metadata.items()}
+    except TypeError as error:
+        raise ConfigError(f"metadata must hold JSON values only: {error}") from error
+
+
+def _read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and header of a distilled set and compare them with the hash stored inside."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
+    tensors, header = _parse(path, data)
+    stored = header.pop("sha256", None)
+    if stored is None:
+        raise DataError(f"{path} is a safetensors file, but not one written by pdd_lightning")
+    if stored != sha256_of_tensors(tensors, header):
+        raise DamagedFileError(f"{path} is damaged: its content does not match its checksum; copy it again")
+    version = header.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        raise DataError(
+            f"{path} has format {version}, this version of pdd_lightning reads {FORMAT_VERSION}: upgrade pdd_lightning"
+        )
+    return tensors, {**header, "sha256": stored}
+
+
+def _parse(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Split the bytes of a safetensors file into tensors and header strings."""
+    try:
+        tensors = safetensors.torch.load(data)
+        text = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        # The padding after the header is the one place where JSON would not notice a changed byte.
+        if not text.rstrip(b" ").endswith(b"}"):
+            raise ValueError("altered padding")
+        return tensors, dict(json.loads(text).get("__metadata__", {}))
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DamagedFileError(f"{path} is damaged or not a safetensors file ({error}); copy it again") from error

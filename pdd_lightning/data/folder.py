@@ -1,0 +1,183 @@
+"""Image sets kept as folders of image files, one folder per class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.data.splits import check_fraction
+from pdd_lightning.errors import ConfigError, DataError
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+_PROGRESS_FROM = 5_000
+_CHUNK = 64
+
+
+class ImageFolder(RealDataModule):
+    """Images under `root/train/<class>/` and, optionally, `root/test/<class>/`.
+
+    Classes are the folder names in alphabetical order; the files of a class are taken in the order of their
+    paths, sub-folders included. Without a `test` folder a test part is held out of the training images.
+
+    Args:
+        root: Folder that holds `train`.
+        image_size: Pixels per side to scale (shorter side) and centre-crop to; None keeps images as they
+            are, all of one square size.
+        test_fraction: Share of each class held out for testing when there is no `test` folder.
+        grayscale: Read one grey channel; RGB otherwise.
+        val_fraction: Share of each class's remaining training images held out for validation.
+        seed: Seed of the splits.
+        normalization: "standard" or "zca".
+        mean: Channel means on the [0, 1] scale; those of the train part by default.
+        std: Channel standard deviations, given together with `mean`.
+        batch_size: Images per batch of the data loaders.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int | None = None,
+        test_fraction: float = 0.1,
+        grayscale: bool = False,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        normalization: Literal["standard", "zca"] = "standard",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__(val_fraction, seed, normalization, mean, std, batch_size)
+        check_fraction("test_fraction", test_fraction)
+        if image_size is not None and image_size < 1:
+            raise ConfigError(f"image_size must be >= 1 pixel, got {image_size}")
+        self.root = root
+        self.image_size = image_size
+        self.test_fraction = test_fraction
+        self.grayscale = grayscale
+        self.name = Path(root).resolve().name
+
+    def load(self) -> tuple[ImageSplit, ImageSplit | None, list[str]]:
+        """Find and decode all images.
+
+        Raises:
+            DataError: The folders are not laid out as described, or an image cannot be used.
+        """
+        train_folder, test_folder = Path(self.root, "train"), Path(self.root, "test")
+        names = _class_folders(train_folder)
+        if not names:
+            raise DataError(
+                f"no images found: looked for {train_folder}/<class>/<image> (and, optionally, "
+                f"{test_folder}/<class>/<image>); {_what_is_there(Path(self.root))}"
+            )
+        unknown = sorted(set(_class_folders(test_folder)) - set(names))
+        if unknown:
+            raise DataError(f"{test_folder} has classes that {train_folder} lacks: {', '.join(unknown)}")
+        has_test = any(_image_files(test_folder / name) for name in names)
+        return self._read(train_folder, names), self._read(test_folder, names) if has_test else None, names
+
+    def _read(self, folder: Path, names: Sequence[str]) -> ImageSplit:
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(names):
+            files = _image_files(folder / name)
+            paths += files
+            labels += [label] * len(files)
+        if not paths:
+            raise DataError(f"{folder} has class folders, but none holds an image ({', '.join(_EXTENSIONS)})")
+        images = read_images(paths, self.image_size, self.grayscale)
+        return ImageSplit.in_order(images, torch.tensor(labels))
+
+
+def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale: bool = False) -> Tensor:
+    """Decode image files into memory, with several threads.
+
+    Args:
+        paths: At least one image file.
+        image_size: Pixels per side to scale (shorter side) and centre-crop to; None keeps sizes.
+        grayscale: One grey channel instead of RGB.
+
+    Returns:
+        `[N, C, H, W]` uint8, in the order of `paths`.
+
+    Raises:
+        DataError: A file cannot be read, or the images differ in size and `image_size` is None.
+    """
+    first = _decode(paths[0], image_size, grayscale)
+    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+
+    def fill(start: int) -> int:
+        chunk = paths[start : start + _CHUNK]
+        for row, path in enumerate(chunk, start):
+            image = _decode(path, image_size, grayscale)
+            if image.shape != first.shape:
+                raise DataError(_size_message(path, image, paths[0], first))
+            images[row] = image
+        return len(chunk)
+
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(paths), desc="Reading images", disable=len(paths) <= _PROGRESS_FROM) as progress,
+    ):
+        for done in pool.map(fill, range(0, len(paths), _CHUNK)):
+            progress.update(done)
+    # A view in the channels-first order would make every later batch strided.
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _decode(path: Path, image_size: int | None, grayscale: bool) -> np.ndarray:
+    """Read one image as `[H, W, C]` uint8."""
+    mode = "L" if grayscale else "RGB"
+    try:
+        with Image.open(path) as file:
+            if image_size is not None:
+                # JPEG files can be decoded at a fraction of their size, which is most of the time saved.
+                file.draft(mode, (2 * image_size, 2 * image_size))
+            image = file.convert(mode)
+    except Exception as error:  # the decoders raise many unrelated types on damaged files
+        raise DataError(f"cannot read image {path}: {error}; replace or remove it") from error
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, -1)
+
+
+def _size_message(path: Path, image: np.ndarray, first_path: Path, first: np.ndarray) -> str:
+    return (
+        f"images differ in size: {path} is {image.shape[1]}x{image.shape[0]}, {first_path} is "
+        f"{first.shape[1]}x{first.shape[0]}; set image_size to scale and crop all of them"
+    )
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Names of the visible folders in `folder`, in alphabetical order."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Visible image files under `folder`, links followed, in the order of their paths."""
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+    ]
+    return sorted(found)
+
+
+def _what_is_there(root: Path) -> str:
+    if not root.is_dir():
+        return f"{root} does not exist"
+    entries = sorted(entry.name for entry in root.iterdir())
+    shown = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "")
+    return f"{root} holds {shown or 'nothing'}"

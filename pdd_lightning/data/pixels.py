@@ -1,0 +1,143 @@
+"""Pixel spaces: how images in [0, 1] become what the networks see, and how to get back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.augment.zca import ZCA
+from pdd_lightning.errors import DataError
+
+
+class PixelSpace(ABC):
+    """An invertible map between images in [0, 1] and the space in which networks are trained."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images `[N, C, H, W]` in [0, 1] to model space, on their own device and in their dtype."""
+
+    @abstractmethod
+    def decode(self, images: Tensor) -> Tensor:
+        """Map images `[N, C, H, W]` from model space to the [0, 1] scale, not clipped."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `from_tensors` needs to rebuild this space, as float32 on the CPU."""
+
+    @staticmethod
+    def from_tensors(kind: str, tensors: Mapping[str, Tensor]) -> PixelSpace:
+        """Rebuild a stored pixel space.
+
+        Args:
+            kind: The space's `kind`: "standard" or "zca".
+            tensors: What its `tensors()` gave.
+
+        Raises:
+            DataError: The kind is unknown or a tensor is missing.
+        """
+        names = {Standardized.kind: ("mean", "std"), Whitened.kind: ("mean", "matrix")}
+        if kind not in names:
+            raise DataError(f"unknown pixel space {kind!r}; known are {', '.join(sorted(names))}")
+        missing = [name for name in names[kind] if name not in tensors]
+        if missing:
+            raise DataError(f"pixel space {kind!r} lacks its {' and '.join(missing)}")
+        if kind == Standardized.kind:
+            return Standardized(tensors["mean"], tensors["std"])
+        # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again
+        # loses next to nothing, and a stored set takes half the space.
+        factor = torch.linalg.cholesky(tensors["matrix"].double())
+        inverse = torch.cholesky_inverse(factor).float()
+        return Whitened(ZCA(mean=tensors["mean"], matrix=tensors["matrix"], inverse=inverse))
+
+
+class Standardized(PixelSpace):
+    """Per-channel standardisation, (x - mean) / std.
+
+    Args:
+        mean: Channel means `[C]` on the [0, 1] scale.
+        std: Channel standard deviations `[C]` on the [0, 1] scale, all positive.
+    """
+
+    kind = "standard"
+
+    def __init__(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float32).cpu()
+        self.std = torch.as_tensor(std, dtype=torch.float32).cpu()
+
+    @classmethod
+    def fit(cls, images: Tensor) -> Standardized:
+        """Fit to uint8 images `[N, C, H, W]`; a constant channel counts as deviation 1.
+
+        Computed from exact counts of the 256 levels, so that the result is the same on every machine.
+        """
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+        shares = torch.stack(counts).double() / (images.numel() // images.shape[1])
+        mean = shares @ levels
+        variance = (shares * (levels - mean[:, None]).square()).sum(1)
+        return cls(mean, torch.where(variance > 0, variance, 1.0).sqrt())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images `[N, C, H, W]` in [0, 1] to zero mean and unit deviation per channel."""
+        return (images - self._per_channel(self.mean, images)) / self._per_channel(self.std, images)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Map standardised images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
+        return images * self._per_channel(self.std, images) + self._per_channel(self.mean, images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return `mean` and `std`, each `[C]`."""
+        return {"mean": self.mean, "std": self.std}
+
+    @staticmethod
+    def _per_channel(values: Tensor, images: Tensor) -> Tensor:
+        return values.to(images).view(-1, 1, 1)
+
+
+class Whitened(PixelSpace):
+    """ZCA whitening over all pixels and channels together.
+
+    Args:
+        zca: The fitted transform.
+    """
+
+    kind = "zca"
+
+    def __init__(self, zca: ZCA) -> None:
+        self.zca = zca
+        self._copies: dict[tuple[torch.device, torch.dtype], ZCA] = {}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Whiten images `[N, C, H, W]` in [0, 1]."""
+        zca, work = self._matching(images)
+        return zca.whiten(work).to(images.dtype)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Map whitened images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
+        zca, work = self._matching(images)
+        return zca.restore(work).to(images.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return `mean` `[D]` and `matrix` `[D, D]`, D = C * H * W."""
+        return {"mean": self.zca.mean.float().cpu(), "matrix": self.zca.matrix.float().cpu()}
+
+    def _matching(self, images: Tensor) -> tuple[ZCA, Tensor]:
+        """Bring transform and images to the images' device and to at least single precision.
+
+        A sum over thousands of pixels in half precision would lose the image. The moved matrices are kept:
+        they are large, and a loop encodes one batch after another.
+        """
+        work = images if images.dtype == torch.float64 else images.float()
+        key = (work.device, work.dtype)
+        if key not in self._copies:
+            fitted = self.zca
+            self._copies[key] = ZCA(
+                mean=fitted.mean.to(work), matrix=fitted.matrix.to(work), inverse=fitted.inverse.to(work)
+            )
+        return self._copies[key], work

@@ -1,0 +1,244 @@
+"""Real image sets: load, split, fit the pixel space. A new dataset is one subclass with a `load`."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pdd_lightning.augment.zca import ZCA
+from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
+from pdd_lightning.data.splits import (
+    EncodedImages,
+    ImageSplit,
+    check_fraction,
+    check_split,
+    stratified_holdout,
+    to_unit,
+)
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.files import sha256_of_tensors
+
+__all__ = ["EncodedImages", "ImageSplit", "RealDataModule"]
+
+Batch = tuple[Tensor, Tensor, Tensor]
+T = TypeVar("T")
+
+
+class RealDataModule(LightningDataModule, ABC):
+    """A labelled image set held in memory, with a validation part taken out of its training images.
+
+    Args:
+        val_fraction: Share of each class's training images held out for validation, in (0, 1).
+        seed: Seed of the split.
+        normalization: "standard" (per-channel mean and deviation) or "zca" (whitening).
+        mean: Channel means on the [0, 1] scale; by default the published ones, or those of the train part.
+        std: Channel standard deviations, given together with `mean`.
+        batch_size: Images per batch of the data loaders.
+
+    Raises:
+        ConfigError: A setting is out of its range, or settings contradict each other.
+    """
+
+    PUBLISHED_MEAN: ClassVar[tuple[float, ...] | None] = None
+    PUBLISHED_STD: ClassVar[tuple[float, ...] | None] = None
+
+    name: str
+    """What reports call the dataset; by default the name of the class."""
+
+    test_fraction: float = 0.1
+    """Share of each class held out for testing when the source has no test part of its own."""
+
+    def __init__(
+        self,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        normalization: Literal["standard", "zca"] = "standard",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        check_fraction("val_fraction", val_fraction)
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+        _check_normalization(normalization, mean, std)
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.normalization = normalization
+        self.mean = mean
+        self.std = std
+        self.batch_size = batch_size
+        self.name = type(self).__name__
+        self._parts: tuple[ImageSplit, ImageSplit, ImageSplit] | None = None
+        self._class_names: list[str]
+        self._pixels: PixelSpace
+
+    @abstractmethod
+    def load(self) -> tuple[ImageSplit, ImageSplit | None, list[str]]:
+        """Read the source.
+
+        Returns:
+            Training images, test images (None: hold some of the training images out) and the class names
+            by label.
+
+        Raises:
+            DataError: The source is missing or unusable.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, split and fit the pixel space on the train part; later calls do nothing."""
+        if self._parts is not None:
+            return
+        train, test, names = self.load()
+        for part in (train,) if test is None else (train, test):
+            check_split(part, names, train.images.shape[1:])
+        if test is None:
+            train, test = stratified_holdout(train, self.test_fraction, self.seed, names, "test")
+        # Another stream than the test part's, which must not decide where the validation part is cut.
+        train, val = stratified_holdout(train, self.val_fraction, self.seed + 1, names, "validation")
+        self._pixels = self._fit_pixels(train.images)
+        self._class_names = names
+        self._parts = (train, val, test)
+
+    @property
+    def train(self) -> ImageSplit:
+        """Training images, without the validation part."""
+        return self._loaded()[0]
+
+    @property
+    def val(self) -> ImageSplit:
+        """Validation images, held out of the source's training images."""
+        return self._loaded()[1]
+
+    @property
+    def test(self) -> ImageSplit:
+        """Test images."""
+        return self._loaded()[2]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class, by label."""
+        self._loaded()
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, `(C, H, W)` with H = W."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def pixels(self) -> PixelSpace:
+        """The pixel space, fitted on the train part."""
+        self._loaded()
+        return self._pixels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all images, labels, the split, class names and pixel space settings.
+
+        The settings count rather than fitted matrices, whose last digits differ between machines.
+        """
+        parts = zip(("train", "val", "test"), self._loaded(), strict=True)
+        tensors = {
+            f"{part}.{field}": getattr(split, field)
+            for part, split in parts
+            for field in ("images", "labels", "indices")
+        }
+        settings = {
+            "class_names": repr(self.class_names),
+            "normalization": self.normalization,
+            "statistics": repr(self._given_statistics()),
+        }
+        return sha256_of_tensors(tensors, settings)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of (image in model space, label, index in the source), shuffled."""
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of (image in model space, label, index in the source), in order."""
+        return self._loader(self.val, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of (image in model space, label, index in the source), in order."""
+        return self._loader(self.test, shuffle=False)
+
+    def _loader(self, split: ImageSplit, shuffle: bool) -> DataLoader[Batch]:
+        # Lightning advises worker processes; for images that are in memory already they only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        examples = _Examples(split, self.pixels)
+        return DataLoader(examples, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_as_is)
+
+    def _loaded(self) -> tuple[ImageSplit, ImageSplit, ImageSplit]:
+        if self._parts is None:
+            raise RuntimeError(f"{type(self).__name__} is not loaded yet: call prepare_data() and setup() first")
+        return self._parts
+
+    def _given_statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and deviation that were set or published; None where the train part decides."""
+        if self.normalization == "standard" and self.mean is not None and self.std is not None:
+            return list(self.mean), list(self.std)
+        if self.normalization == "standard" and self.PUBLISHED_MEAN and self.PUBLISHED_STD:
+            return list(self.PUBLISHED_MEAN), list(self.PUBLISHED_STD)
+        return None
+
+    def _fit_pixels(self, images: Tensor) -> PixelSpace:
+        if self.normalization == "zca":
+            return Whitened(ZCA.fit(to_unit(images)))
+        given = self._given_statistics()
+        if given is None:
+            return Standardized.fit(images)
+        channels = images.shape[1]
+        if len(given[0]) != channels:
+            raise ConfigError(f"mean and std need one value per channel ({channels}), got {len(given[0])}")
+        return Standardized(*given)
+
+
+class _Examples(Dataset[Batch]):
+    """Examples fetched a batch at a time."""
+
+    def __init__(self, split: ImageSplit, pixels: PixelSpace) -> None:
+        self._images = EncodedImages(split.images, pixels)
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> Batch:
+        image, label, source_index = self.__getitems__([index])
+        return image[0], label[0], source_index[0]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        positions = torch.tensor(indices)
+        return self._images[positions], self._split.labels[positions], self._split.indices[positions]
+
+
+def _as_is(batch: T) -> T:
+    return batch
+
+
+def _check_normalization(normalization: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if normalization not in ("standard", "zca"):
+        raise ConfigError(f"normalization must be 'standard' or 'zca', got {normalization!r}")
+    if (mean is None) != (std is None):
+        raise ConfigError("mean and std go together: give both or neither")
+    if mean is None or std is None:
+        return
+    if normalization == "zca":
+        raise ConfigError("mean and std have no effect with normalization 'zca': leave them out")
+    if len(mean) != len(std) or min(std) <= 0:
+        raise ConfigError(f"std must be positive and as long as mean, got mean {mean} and std {std}")

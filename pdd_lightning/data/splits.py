@@ -1,0 +1,166 @@
+"""Parts of a real image set: the images with their labels, and the stratified cut that makes two of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.data.pixels import PixelSpace
+from pdd_lightning.errors import ConfigError, DataError
+
+_MAX_ENCODED_BYTES = 2**30
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """One part (train, validation or test) of a real image set, in memory.
+
+    Attributes:
+        images: `[N, C, H, W]` uint8.
+        labels: `[N]` int64.
+        indices: `[N]` int64, where each example stands in the source's train (or test) order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    @classmethod
+    def in_order(cls, images: Tensor, labels: Tensor) -> ImageSplit:
+        """Make the part that holds a whole source, in its own order."""
+        return cls(images.contiguous(), labels, torch.arange(len(labels)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, positions: Tensor) -> ImageSplit:
+        """Return the examples at `positions` `[n]` of this part."""
+        return ImageSplit(self.images[positions], self.labels[positions], self.indices[positions])
+
+    def class_counts(self, num_classes: int) -> Tensor:
+        """Return the number of images per class `[num_classes]`."""
+        return torch.bincount(self.labels, minlength=num_classes)
+
+    def images_of_class(self, label: int) -> Tensor:
+        """Return the positions `[n]` in this part of the images of one class, ascending."""
+        return (self.labels == label).nonzero().flatten()
+
+
+def stratified_holdout(
+    split: ImageSplit, fraction: float, seed: int, class_names: Sequence[str], purpose: str
+) -> tuple[ImageSplit, ImageSplit]:
+    """Cut a part in two, class by class, at random.
+
+    Args:
+        split: What to cut.
+        fraction: Share of each class to hold out, in (0, 1); at least one image of each class is held out
+            and at least one stays.
+        seed: Equal seeds give equal cuts on every machine.
+        class_names: Name of each class, by label.
+        purpose: What the held-out part is for, used in the message of an error.
+
+    Returns:
+        What stays and what was held out, both in the original order.
+
+    Raises:
+        DataError: A class has fewer than two images.
+    """
+    counts = split.class_counts(len(class_names)).tolist()
+    for name, count in zip(class_names, counts, strict=True):
+        if count < 2:
+            raise DataError(
+                f"class {name!r} has {count} image(s) left, too few to give both training and "
+                f"{purpose} images: add images to it or remove the class"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(split), dtype=torch.bool)
+    for label, count in enumerate(counts):
+        number = min(max(1, round(fraction * count)), count - 1)
+        order = torch.randperm(count, generator=generator)
+        held[split.images_of_class(label)[order[:number]]] = True
+    return split.subset((~held).nonzero().flatten()), split.subset(held.nonzero().flatten())
+
+
+class EncodedImages:
+    """Images resident on a device, handed out in batches in model space.
+
+    Everything is encoded once when that takes no more than 1 GiB; a larger set stays on the device as uint8
+    and is encoded batch by batch.
+
+    Args:
+        images: `[N, C, H, W]` uint8.
+        pixels: The pixel space to encode to.
+        device: Where batches are wanted.
+    """
+
+    def __init__(self, images: Tensor, pixels: PixelSpace, device: torch.device | str = "cpu") -> None:
+        self.pixels = pixels
+        self._images = images.to(device)
+        self._encoded = images.numel() * 4 <= _MAX_ENCODED_BYTES
+        if self._encoded:
+            self._images = self._encode_all(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return the images at `indices` `[n]` as a float32 batch `[n, C, H, W]` in model space."""
+        batch = self._images[indices.to(self._images.device)]
+        return batch if self._encoded else self._encode(batch)
+
+    def _encode_all(self, images: Tensor) -> Tensor:
+        encoded = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        for start in range(0, len(images), _CHUNK):
+            encoded[start : start + _CHUNK] = self._encode(images[start : start + _CHUNK])
+        return encoded
+
+    def _encode(self, batch: Tensor) -> Tensor:
+        return self.pixels.encode(to_unit(batch))
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Turn uint8 images 0..255 into float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a share that leaves one side empty.
+
+    Raises:
+        ConfigError: `value` is not strictly between 0 and 1.
+    """
+    if not 0 < value < 1:
+        raise ConfigError(f"{name} must lie between 0 and 1, both excluded, got {value}")
+
+
+def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torch.Size) -> None:
+    """Refuse images that networks cannot take and labels that name no class.
+
+    Raises:
+        DataError: Images are not square uint8 of `image_shape` (C, H, W), or a label is out of range.
+    """
+    images, labels = split.images, split.labels
+    if images.dim() != 4 or images.dtype != torch.uint8 or len(images) != len(labels) or len(labels) == 0:
+        raise DataError(
+            f"images must be [N, C, H, W] uint8 with one label each and N >= 1, "
+            f"got {list(images.shape)} {images.dtype} and {len(labels)} labels"
+        )
+    if images.shape[1:] != image_shape:
+        raise DataError(
+            f"training images are {list(image_shape)} but test images {list(images.shape[1:])}: "
+            "set image_size (ImageFolder) or make them equal"
+        )
+    if images.shape[2] != images.shape[3]:
+        raise DataError(
+            f"images must be square, got {images.shape[2]}x{images.shape[3]}: set image_size (ImageFolder) "
+            "to scale and crop them"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        raise DataError(
+            f"labels must lie in 0..{len(class_names) - 1} for {len(class_names)} classes, "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )

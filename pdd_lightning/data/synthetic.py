@@ -1,0 +1,177 @@
+"""A synthetic image set that grows by one stage at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.errors import DataError
+from pdd_lightning.files import sha256_of_tensors
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Distilled images of all finished stages.
+
+    Attributes:
+        images: `[N, C, H, W]`, float32, in model space.
+        labels: `[N]` int64 (hard) or `[N, classes]` float32 (soft).
+        stages: `[N]` int64, the stage of each image, counted from 1.
+        learning_rates: One per stage; None where the method does not learn it.
+
+    Raises:
+        DataError: The tensors do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    stages: Tensor
+    learning_rates: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.images, self.labels)
+        count = len(self.images)
+        if self.stages.shape != (count,) or self.stages.dtype != torch.int64:
+            raise DataError(
+                f"stages must be [{count}] int64 like the {count} images, "
+                f"got {list(self.stages.shape)} {self.stages.dtype}"
+            )
+        first, last = (int(self.stages.min()), int(self.stages.max())) if count else (1, 0)
+        if first < 1 or last != self.num_stages:
+            raise DataError(
+                f"{self.num_stages} learning rates need images of stages 1 to {self.num_stages}, "
+                f"got stages {first} to {last}"
+            )
+
+    @classmethod
+    def empty(cls, image_shape: Sequence[int]) -> SyntheticSet:
+        """Make the set before the first stage, for images of shape `(C, H, W)`."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.zeros(0, *image_shape), none, none, ())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_stages(self) -> int:
+        """Number of finished stages."""
+        return len(self.learning_rates)
+
+    def stage(self, index: int) -> SyntheticSet:
+        """Return the images of one stage alone; its learning rate is the last of `learning_rates`.
+
+        Raises:
+            IndexError: There is no such stage.
+        """
+        self._check_stage(index)
+        return self._select(self.stages == index, index)
+
+    def union(self, index: int) -> SyntheticSet:
+        """Return the union of stages 1 to `index`, in the order of this set.
+
+        Raises:
+            IndexError: There is no such stage.
+        """
+        self._check_stage(index)
+        return self._select(self.stages <= index, index)
+
+    def append(self, images: Tensor, labels: Tensor, learning_rate: float | None = None) -> SyntheticSet:
+        """Return a new set with one more stage; this one stays as it is.
+
+        Args:
+            images: `[n, C, H, W]` in model space; copied to this set's device, detached.
+            labels: `[n]` hard or `[n, classes]` soft, of the same kind as those of earlier stages.
+            learning_rate: The stage's learned student learning rate, if it has one.
+
+        Raises:
+            DataError: Images or labels do not fit those of the earlier stages.
+        """
+        _check(images, labels)
+        if len(images) == 0:
+            raise DataError("a stage needs at least one image")
+        if images.shape[1:] != self.images.shape[1:]:
+            raise DataError(
+                f"the set holds images of shape {list(self.images.shape[1:])}, got {list(images.shape[1:])}"
+            )
+        if len(self) and (labels.dtype, labels.shape[1:]) != (self.labels.dtype, self.labels.shape[1:]):
+            raise DataError(
+                f"labels of earlier stages are {self.labels.dtype} {list(self.labels.shape[1:])} each, "
+                f"got {labels.dtype} {list(labels.shape[1:])}"
+            )
+        device = self.images.device
+        new_labels = labels.detach().to(device, copy=True)
+        new_stages = torch.full((len(images),), self.num_stages + 1, dtype=torch.int64, device=device)
+        return SyntheticSet(
+            images=torch.cat([self.images, images.detach().to(device)]),
+            labels=torch.cat([self.labels, new_labels]) if len(self) else new_labels,
+            stages=torch.cat([self.stages, new_stages]),
+            learning_rates=(*self.learning_rates, None if learning_rate is None else float(learning_rate)),
+        )
+
+    def to(self, device: torch.device | str) -> SyntheticSet:
+        """Return the set on `device`."""
+        return SyntheticSet(self.images.to(device), self.labels.to(device), self.stages.to(device), self.learning_rates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content as tensors and primitives, fit for `torch.load(weights_only=True)`."""
+        return {
+            "images": self.images,
+            "labels": self.labels,
+            "stages": self.stages,
+            "learning_rates": list(self.learning_rates),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> SyntheticSet:
+        """Rebuild a set from `state_dict()`.
+
+        Raises:
+            DataError: An entry is missing or the tensors do not fit together.
+        """
+        missing = {"images", "labels", "stages", "learning_rates"} - set(state)
+        if missing:
+            raise DataError(f"the state of a synthetic set lacks {', '.join(sorted(missing))}")
+        return cls(state["images"], state["labels"], state["stages"], tuple(state["learning_rates"]))
+
+    def rates_tensor(self) -> Tensor:
+        """Return the learning rates as float64 `[num_stages]`, NaN where there is none."""
+        rates = [float("nan") if rate is None else rate for rate in self.learning_rates]
+        return torch.tensor(rates, dtype=torch.float64)
+
+    def sha256(self) -> str:
+        """Hash the content; equal on every device."""
+        return sha256_of_tensors(
+            {
+                "images": self.images,
+                "labels": self.labels,
+                "stages": self.stages,
+                "learning_rates": self.rates_tensor(),
+            }
+        )
+
+    def _select(self, chosen: Tensor, num_stages: int) -> SyntheticSet:
+        return SyntheticSet(
+            self.images[chosen], self.labels[chosen], self.stages[chosen], self.learning_rates[:num_stages]
+        )
+
+    def _check_stage(self, index: int) -> None:
+        if not 1 <= index <= self.num_stages:
+            held = f"stages 1 to {self.num_stages}" if self.num_stages else "no stage yet"
+            raise IndexError(f"stage {index} does not exist: the set holds {held}")
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    """Refuse images and labels that cannot form a set."""
+    if images.dim() != 4 or images.dtype != torch.float32:
+        raise DataError(f"images must be [N, C, H, W] float32, got {list(images.shape)} {images.dtype}")
+    hard = labels.dim() == 1 and labels.dtype == torch.int64
+    soft = labels.dim() == 2 and labels.dtype == torch.float32
+    if not (hard or soft) or len(labels) != len(images):
+        raise DataError(
+            f"labels must be [{len(images)}] int64 or [{len(images)}, classes] float32 like the "
+            f"{len(images)} images, got {list(labels.shape)} {labels.dtype}"
+        )

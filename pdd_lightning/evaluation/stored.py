@@ -1,0 +1,86 @@
+"""Evaluating a distilled set that is stored in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from pdd_lightning.augment import DSA
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import DataError
+from pdd_lightning.evaluation.report import rows_from_results
+from pdd_lightning.evaluation.tasks import EvaluationSettings, Part, evaluation_tasks
+from pdd_lightning.networks.spec import factory_from_spec
+from pdd_lightning.typing import NetworkFactory
+
+
+def evaluate_file(
+    path: str | Path,
+    real: RealDataModule,
+    factory: NetworkFactory | None,
+    settings: EvaluationSettings,
+    part: Part = "test",
+    baselines: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Any]]:
+    """Trains fresh networks on a stored set and scores them on real images.
+
+    Real images are brought into the stored set's model space. The augmentation is the one that the set was distilled
+    with.
+
+    Args:
+        path: A file that `save_distilled` wrote.
+        real: Real images of the same classes.
+        factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
+        settings: See `EvaluationSettings`.
+        part: Real images to score on.
+        baselines: Evaluate random real images, and with `full_data_epochs` the full real set, too.
+        seed: Seed of initialisations, batch orders and augmentation.
+        device: Where to train.
+
+    Returns:
+        Rows as `rows_from_results` gives them.
+
+    Raises:
+        DataError: The file is missing, or its images or classes are not those of the real data.
+        DamagedFileError: The file is truncated or altered.
+    """
+    distilled = DistilledDataset(path)
+    real.prepare_data()
+    real.setup()
+    _check_match(path, distilled, real)
+    stored: dict[str, Any] = distilled.metadata.get("settings", {})
+    augment = DSA(stored["augment"], stored["align_corners"]) if "augment" in stored else DSA()
+    tasks = evaluation_tasks(
+        distilled.synthetic,
+        real,
+        distilled.pixels,
+        factory or factory_from_spec(distilled.metadata["network"]),
+        settings,
+        augment,
+        part,
+        seed,
+        torch.device(device),
+        baselines,
+    )
+    with tqdm(tasks, unit="network", leave=False) as bar:
+        results = []
+        for task in bar:
+            bar.set_description(f"Evaluating {task.label}")
+            results.append(task.run())
+    return rows_from_results(results, real.class_names)
+
+
+def _check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    facts: dict[str, tuple[Any, Any]] = {
+        "image shape": (tuple(distilled.images.shape[1:]), real.image_shape),
+        "class names": (distilled.class_names, real.class_names),
+    }
+    for what, (stored, given) in facts.items():
+        if stored != given:
+            raise DataError(f"{path} does not belong to {real.name}: its {what}: {stored}, the data's: {given}")

@@ -1,0 +1,275 @@
+"""Recording expert trajectories: many independent networks trained on the real images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pdd_lightning import distributed
+from pdd_lightning.augment import DSA
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.experts.store import TrajectoryStore
+from pdd_lightning.networks.parameters import flatten, unflatten
+from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.randomness import generator_for, seeded
+from pdd_lightning.training import EpochRecord, TrainingSettings, score_network, train_network
+from pdd_lightning.typing import NetworkFactory
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How experts are trained on the real images.
+
+    Attributes:
+        number: Number of experts.
+        epochs: Epochs recorded by the experts of the first stage; null records what the method needs. More
+            than that is of use where a folder of trajectories is shared by several runs. Later stages
+            record what the method needs.
+        lr: Learning rate of SGD.
+        batch_size: Images per step.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty of SGD.
+        folder: Where the experts of the first stage are stored and found again; null keeps them in the
+            run folder.
+        rerecord_damaged: Record truncated or altered files again rather than stop with an error.
+    """
+
+    number: int = 100
+    epochs: int | None = None
+    lr: float = 0.01
+    batch_size: int = 256
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    folder: str | None = None
+    rerecord_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ConfigError(f"experts.number must be >= 1, got {self.number}")
+
+    def training(self, epochs: int) -> TrainingSettings:
+        """The experts' training on real images, at a constant learning rate."""
+        return TrainingSettings(
+            epochs=epochs,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            milestones=(),
+        )
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """Where the experts of a later stage start: the former start points, trained on the union.
+
+    Attributes:
+        previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0. Called only
+            when an expert has to be recorded.
+        union: All images distilled so far.
+        training: Settings of the training on the union.
+    """
+
+    previous: Callable[[], TrajectoryStore]
+    union: SyntheticSet
+    training: TrainingSettings
+
+    def description(self) -> dict[str, Any]:
+        """What the start points depend on, for the manifest."""
+        return {
+            "union": self.union.sha256(),
+            "training": asdict(self.training),
+        }
+
+
+class ExpertRecorder:
+    """Trains experts and stores their trajectories; processes share the work.
+
+    Args:
+        factory: Makes the networks.
+        real: Real images, set up.
+        settings: Number of experts and their training.
+        augment: Augmentation of real and union images.
+        seed: Seed of the run: with the stage and the expert's number it fixes each expert.
+        device: Where the networks are trained.
+    """
+
+    def __init__(
+        self,
+        factory: NetworkFactory,
+        real: RealDataModule,
+        settings: ExpertSettings,
+        augment: DSA,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.factory = factory
+        self.real = real
+        self.settings = settings
+        self.augment = augment
+        self.seed = seed
+        self.device = device
+
+    def record(
+        self, folder: Path, epochs: int, start: StartPoint | None = None, title: str = "Experts"
+    ) -> TrajectoryStore:
+        """Records what `folder` lacks and returns it; does nothing when it is complete.
+
+        Args:
+            folder: Folder of the trajectories.
+            epochs: Epochs on the real images; 0 stores the start points only.
+            start: Start points; `None` means random initialisation.
+            title: What the progress bar says.
+
+        Raises:
+            ConfigError: The folder holds trajectories of other settings.
+            DamagedFileError: A stored file is damaged and `rerecord_damaged` is off.
+        """
+        store = TrajectoryStore(folder, self.settings.number, self._description(epochs, start))
+        self._check_files(store)
+        missing = store.missing()
+        if missing and start is not None:
+            start.previous()  # on all processes, since it may have to record first
+        mine = missing[distributed.rank() :: distributed.world_size()]
+        self._record_experts(store, mine, epochs, start, title)
+        distributed.barrier()
+        if missing and distributed.rank() == 0:
+            store.missing()
+            store.seal()
+        distributed.barrier()
+        store.missing()
+        return store
+
+    def _check_files(self, store: TrajectoryStore) -> None:
+        damaged = store.damaged()
+        if damaged and not self.settings.rerecord_damaged:
+            names = ", ".join(str(store.file(expert)) for expert in damaged)
+            raise DamagedFileError(
+                f"damaged expert files (missing, truncated or altered): {names}. Set"
+                " stages.experts.rerecord_damaged to true to record them again, or restore them from a copy."
+            )
+        distributed.barrier()
+        if damaged and distributed.rank() == 0:
+            store.discard(damaged)
+        distributed.barrier()
+
+    def _description(self, epochs: int, start: StartPoint | None) -> dict[str, Any]:
+        return {
+            "network": network_spec(self.factory),
+            "data": self.real.fingerprint,
+            "seed": self.seed,
+            "augment": self.augment.strategy,
+            "training": asdict(self.settings.training(epochs)),
+            "start": start.description() if start else None,
+        }
+
+    def _record_experts(
+        self, store: TrajectoryStore, experts: list[int], epochs: int, start: StartPoint | None, title: str
+    ) -> None:
+        if not experts:
+            return
+        train, val = self.real.train, self.real.val
+        images = EncodedImages(train.images, self.real.pixels, self.device)
+        val_images = EncodedImages(val.images, self.real.pixels, self.device)
+        data = _Data(images, train.labels.to(self.device), val_images, val.labels.to(self.device))
+        steps = self.settings.training(epochs).steps(len(images))
+        if start is not None:
+            start = StartPoint(start.previous, start.union.to(self.device), start.training)
+            steps += start.training.steps(len(start.union.labels))
+        with tqdm(
+            total=len(experts) * steps, desc=title, unit="step", disable=distributed.rank() != 0, leave=False
+        ) as bar:
+            for count, expert in enumerate(experts, 1):
+                bar.set_description(f"{title} {count}/{len(experts)}")
+                self._record_expert(store, expert, epochs, start, data, bar)
+
+    def _record_expert(
+        self,
+        store: TrajectoryStore,
+        expert: int,
+        epochs: int,
+        start: StartPoint | None,
+        data: _Data,
+        bar: tqdm[Any],
+    ) -> None:
+        begin = time.perf_counter()
+        network = self._start_network(expert, start, bar)
+        start_seconds = time.perf_counter() - begin
+        snapshots = [_snapshot(network)]
+        training = self.settings.training(epochs)
+        steps = training.steps(len(data.images)) // max(epochs, 1)
+
+        def on_epoch(_: int, __: EpochRecord) -> None:
+            snapshots.append(_snapshot(network))
+            bar.update(steps)
+
+        start_accuracy = self._val_accuracy(network, data)
+        begin = time.perf_counter()
+        generator = self._generator("expert", expert, start)
+        curve = train_network(network, data.images, data.labels, training, self.augment, generator, on_epoch)
+        record_seconds = time.perf_counter() - begin
+        store.write(
+            expert,
+            torch.stack(snapshots),
+            losses=[epoch.loss for epoch in curve],
+            accuracies=[epoch.accuracy for epoch in curve],
+            start_accuracy=start_accuracy,
+            end_accuracy=self._val_accuracy(network, data) if epochs else start_accuracy,
+            start_seconds=start_seconds,
+            record_seconds=record_seconds,
+        )
+
+    def _start_network(self, expert: int, start: StartPoint | None, bar: tqdm[Any]) -> nn.Module:
+        channels, size, _ = self.real.image_shape
+        with seeded(self.seed, "expert init", expert):
+            network = self.factory(channels, self.real.num_classes, size).to(self.device)
+        if start is None:
+            return network
+        _load(network, start.previous().segment(expert, 0, 0)[0])
+        steps = start.training.steps(len(start.union.labels)) // max(start.training.epochs, 1)
+        on_epoch: Callable[[int, EpochRecord], None] = lambda *_: bar.update(steps) and None  # noqa: E731
+        generator = self._generator("transition", expert, start)
+        train_network(
+            network, start.union.images, start.union.labels, start.training, self.augment, generator, on_epoch
+        )
+        return network
+
+    def _generator(self, purpose: str, expert: int, start: StartPoint | None) -> torch.Generator:
+        stage = start.union.num_stages if start else 0
+        return generator_for(self.seed, purpose, stage, expert)
+
+    def _val_accuracy(self, network: nn.Module, data: _Data) -> float:
+        return score_network(network, data.val_images, data.val_labels, self.real.num_classes).accuracy
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Real images on the device: training part and validation part."""
+
+    images: EncodedImages
+    labels: Tensor
+    val_images: EncodedImages
+    val_labels: Tensor
+
+
+def _snapshot(network: nn.Module) -> Tensor:
+    """Copy of all parameters as one float32 CPU vector `[P]`."""
+    return flatten(dict(network.named_parameters())).detach().to("cpu", torch.float32, copy=True)
+
+
+def _load(network: nn.Module, snapshot: Tensor) -> None:
+    """Sets all parameters from a vector `[P]`."""
+    params = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in unflatten(snapshot, params).items():
+            params[name].copy_(value)

@@ -1,0 +1,188 @@
+"""A folder of expert trajectories.
+
+    manifest.json             what was recorded: settings, and per expert its file, checksum and curves
+    expert_000.safetensors    `snapshots` float32 [epochs + 1, P]: all parameters, flat, in named_parameters()
+                              order, before the first and after each epoch
+    expert_000.json           the expert's record, until every expert is there and the manifest holds it
+
+Files appear by atomic renames, so that an expert is either recorded whole or not at all; processes may
+record different experts at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pdd_lightning import __version__
+from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ExpertRecord:
+    """What is known of one recorded expert.
+
+    Attributes:
+        sha256: Checksum of the expert's file.
+        losses: Mean training loss of each epoch on the real data.
+        accuracies: Training accuracy of each epoch on the real data, in [0, 1].
+        start_accuracy: Validation accuracy of the start point, in [0, 1].
+        end_accuracy: Validation accuracy after the last epoch, in [0, 1].
+        start_seconds: Time spent on making the start point (training on the union).
+        record_seconds: Time spent on the epochs on real data.
+    """
+
+    sha256: str
+    losses: list[float]
+    accuracies: list[float]
+    start_accuracy: float
+    end_accuracy: float
+    start_seconds: float
+    record_seconds: float
+
+
+class TrajectoryStore:
+    """Reads and writes the expert trajectories of one folder.
+
+    Args:
+        folder: Where the files are or shall be.
+        number: Number of experts.
+        settings: JSON-able description of everything that the trajectories depend on. A folder that holds
+            trajectories of other settings is refused.
+
+    Raises:
+        ConfigError: The folder's manifest says other settings; the message lists the differences.
+        DamagedFileError: The manifest cannot be read.
+    """
+
+    def __init__(self, folder: Path, number: int, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.number = number
+        self.settings = json.loads(json.dumps({**settings, "number": number}))
+        self._records: dict[int, ExpertRecord] = {}
+        self._check_manifest()
+        self._load_records()
+
+    @property
+    def records(self) -> list[ExpertRecord]:
+        """Records of all experts, in order; only once everything is recorded."""
+        return [self._records[expert] for expert in range(self.number)]
+
+    def missing(self) -> list[int]:
+        """Experts that are not recorded yet."""
+        self._load_records()
+        return [expert for expert in range(self.number) if expert not in self._records]
+
+    def segment(self, expert: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Parameters of an expert after `first` and after `last` epochs, read from the mapped file.
+
+        Returns:
+            Two float32 vectors `[P]`.
+        """
+        with safe_open(self.file(expert), framework="pt") as file:
+            snapshots = file.get_slice("snapshots")
+            return snapshots[first], snapshots[last]
+
+    def write(self, expert: int, snapshots: Tensor, **record: Any) -> None:
+        """Stores one expert.
+
+        Args:
+            expert: Number of the expert, from 0.
+            snapshots: Parameters `[epochs + 1, P]`, float32.
+            record: The fields of `ExpertRecord` but the checksum.
+        """
+        data = save({"snapshots": snapshots.contiguous()})
+        atomic_write_bytes(self.file(expert), data)
+        entry = ExpertRecord(sha256=hashlib.sha256(data).hexdigest(), **record)
+        atomic_write_json(self.file(expert).with_suffix(".json"), asdict(entry))
+
+    def seal(self) -> None:
+        """Moves the records of all experts into the manifest (one process, when nothing is missing)."""
+        experts = [{"file": self.file(expert).name, **asdict(record)} for expert, record in enumerate(self.records)]
+        self._write_manifest(experts)
+        for expert in range(self.number):
+            self.file(expert).with_suffix(".json").unlink(missing_ok=True)
+
+    def damaged(self) -> list[int]:
+        """Recorded experts whose file is missing, truncated or altered (reads every file)."""
+        return [expert for expert, record in self._records.items() if not self._is_intact(expert, record)]
+
+    def discard(self, experts: list[int]) -> None:
+        """Forgets experts, so that `missing` lists them (one process)."""
+        for expert in experts:
+            self.file(expert).unlink(missing_ok=True)
+            self.file(expert).with_suffix(".json").unlink(missing_ok=True)
+        kept = {expert: record for expert, record in self._records.items() if expert not in experts}
+        for expert, record in kept.items():
+            atomic_write_json(self.file(expert).with_suffix(".json"), asdict(record))
+        self._write_manifest([])
+        self._load_records()
+
+    def file(self, expert: int) -> Path:
+        """Where an expert's snapshots are stored."""
+        return self.folder / f"expert_{expert:03d}.safetensors"
+
+    def _is_intact(self, expert: int, record: ExpertRecord) -> bool:
+        digest = hashlib.sha256()
+        try:
+            with self.file(expert).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
+            return False
+        return digest.hexdigest() == record.sha256
+
+    def _check_manifest(self) -> None:
+        if not (self.folder / MANIFEST).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_manifest([])
+            return
+        stored = self._read_json(self.folder / MANIFEST).get("settings")
+        if stored != self.settings:
+            differences = "\n  ".join(_differences(stored, self.settings))
+            raise ConfigError(
+                f"{self.folder} holds expert trajectories recorded with other settings:\n  {differences}\n"
+                "Restore those settings, choose another folder, or delete this one."
+            )
+
+    def _write_manifest(self, experts: list[dict[str, Any]]) -> None:
+        manifest = {"package_version": __version__, "settings": self.settings, "experts": experts}
+        atomic_write_json(self.folder / MANIFEST, manifest)
+
+    def _load_records(self) -> None:
+        entries = dict(enumerate(self._read_json(self.folder / MANIFEST).get("experts", [])))
+        for path in self.folder.glob("expert_*.json"):
+            entries[int(path.stem.removeprefix("expert_"))] = self._read_json(path)
+        names = {field.name for field in fields(ExpertRecord)}
+        self._records = {
+            expert: ExpertRecord(**{name: entry[name] for name in names}) for expert, entry in entries.items()
+        }
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text())
+            if isinstance(content, dict):
+                return content
+        except (OSError, ValueError) as error:
+            raise DamagedFileError(f"{path} cannot be read ({error}); delete {self.folder}") from error
+        raise DamagedFileError(f"{path} does not hold what it should; delete {self.folder} to record again")
+
+
+def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+    """One line per setting that differs: `name: stored on disk, wanted asked for`."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted({*stored, *wanted}):
+            lines += _differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+        return lines
+    return [] if stored == wanted else [f"{name}: {stored!r} on disk, {wanted!r} asked for"]

@@ -1,0 +1,40 @@
+"""Normalisation layers by name."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from pdd_lightning.errors import ConfigError
+
+Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
+"""Name of a normalisation layer."""
+
+GROUPS = 4
+"""Number of groups of the `group` norm."""
+
+
+def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
+    """Return the normalisation named `norm` as a list of no or one layer.
+
+    All but `batch` treat each sample on its own and are group norms with a learned scale and shift per
+    channel: `instance` with one channel per group, `layer` with one group, `group` with four groups.
+
+    Args:
+        norm: One of `instance`, `batch`, `layer`, `group`, `none`.
+        channels: Number of channels to normalise.
+
+    Raises:
+        ConfigError: If the name is unknown, or `group` does not divide the channels.
+    """
+    if norm == "none":
+        return []
+    if norm == "batch":
+        return [nn.BatchNorm2d(channels)]
+    groups = {"instance": channels, "layer": 1, "group": GROUPS}.get(norm)
+    if groups is None:
+        raise ConfigError(f"unknown norm {norm!r}; choose instance, batch, layer, group or none")
+    if channels % groups:
+        raise ConfigError(f"norm 'group' needs a number of channels divisible by {GROUPS}, got {channels}")
+    return [nn.GroupNorm(groups, channels)]

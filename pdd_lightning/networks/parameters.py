@@ -1,0 +1,42 @@
+"""Parameters of a network as one flat vector and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.typing import Params
+
+
+def flatten(params: Mapping[str, Tensor]) -> Tensor:
+    """Concatenate parameters, in their order, into one vector `[P]`; differentiable.
+
+    Args:
+        params: Parameters by name, for instance `dict(network.named_parameters())`.
+    """
+    return torch.cat([parameter.reshape(-1) for parameter in params.values()])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
+    """Cut a vector `[P]` into parameters with the names and shapes of `like`; differentiable.
+
+    The results are views of `vector`, in its dtype and on its device.
+
+    Args:
+        vector: All parameters one after another `[P]`.
+        like: Parameters that give the names, the shapes and the order.
+
+    Raises:
+        ConfigError: If the vector has another number of elements than `like`.
+    """
+    expected = sum(parameter.numel() for parameter in like.values())
+    if vector.shape != (expected,):
+        raise ConfigError(
+            f"a vector of shape {tuple(vector.shape)} cannot fill a network of {expected} parameters; "
+            "use the network, the number of classes and the image size that the vector was recorded with"
+        )
+    pieces = torch.split(vector, [parameter.numel() for parameter in like.values()])
+    return {name: piece.view(parameter.shape) for (name, parameter), piece in zip(like.items(), pieces, strict=True)}

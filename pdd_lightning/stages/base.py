@@ -1,0 +1,218 @@
+"""What every distillation method shares: the learnable images of the current stage and their optimisation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from pdd_lightning.augment import DSA
+from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError, DataError, NonFiniteLossError
+from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.typing import NetworkFactory
+
+
+class DistillationStage(LightningModule, ABC):
+    """Optimises the synthetic images of one stage after another, `ipc` per class in each.
+
+    A method is a subclass with `draw_batch` (what one iteration works on) and `matching_loss` (the objective).
+    The only parameters are the current stage's images, and what else the method learns; images of earlier
+    stages stay frozen in the data module's union. Optimisation is Lightning's automatic one.
+
+    Args:
+        network: Makes the networks that are matched; called with (in_channels, num_classes, image_size).
+        ipc: Images per class and stage.
+        lr_img: Learning rate of the images.
+        momentum: Momentum of the images' SGD, and of the other learned quantities'.
+        init: Start from real images of the class, or from standard normal noise.
+        augment: Augmentation operations joined by `_`, see `pdd_lightning.augment.DSA`; `none` for none.
+        align_corners: How scaling and rotation sample; true as MTT does, false as DC and IDC do.
+
+    Attributes:
+        images: Learnable images `[num_classes * ipc, C, H, W]` in model space, class-major.
+        labels: Their classes `[num_classes * ipc]`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    images: nn.Parameter
+    labels: Tensor
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        ipc: int,
+        lr_img: float,
+        momentum: float = 0.5,
+        init: Literal["real", "noise"] = "real",
+        augment: str = "color_crop_cutout_flip_scale_rotate",
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        if ipc < 1:
+            raise ConfigError(f"ipc (images per class and stage) must be >= 1, got {ipc}")
+        if not lr_img > 0:
+            raise ConfigError(f"lr_img must be > 0, got {lr_img}")
+        if not 0 <= momentum < 1:
+            raise ConfigError(f"momentum must be in [0, 1), got {momentum}")
+        self.network = network
+        self.ipc = ipc
+        self.lr_img = lr_img
+        self.momentum = momentum
+        self.init = init
+        self.augment = DSA(augment, align_corners)
+        self._last_finite: Tensor | None = None
+
+    @property
+    def data(self) -> ProgressiveDataModule:
+        """The data module of the running trainer."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ProgressiveDataModule):
+            raise ConfigError(f"a distillation stage needs a ProgressiveDataModule, got {type(data).__name__}")
+        return data
+
+    @property
+    def trajectory_epochs(self) -> int:
+        """Epochs on real images that the method needs recorded per expert; 0: networks at theta only."""
+        return 0
+
+    @property
+    def learned_lr(self) -> float | None:
+        """The learning rate that networks should train with on the images, where the method learns one."""
+        return None
+
+    @property
+    def default_lr(self) -> float:
+        """The learning rate of training on the images where none is learned."""
+        return 0.01
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's settings as data that can be stored."""
+        return {
+            "method": type(self).__name__,
+            "network": network_spec(self.network),
+            "ipc": self.ipc,
+            "lr_img": self.lr_img,
+            "momentum": self.momentum,
+            "init": self.init,
+            "augment": self.augment.strategy,
+            "align_corners": self.augment.align_corners,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Makes the parameters, whose shapes depend on the data; keeps those that are there."""
+        if hasattr(self, "images"):
+            return
+        real = self.data.real
+        count = real.num_classes * self.ipc
+        self.images = nn.Parameter(torch.zeros(count, *real.image_shape, device=self.device))
+        self.register_buffer(
+            "labels",
+            torch.arange(real.num_classes, device=self.device).repeat_interleave(self.ipc),
+            persistent=False,
+        )
+
+    def build_network(self) -> nn.Module:
+        """A network for the data at hand, initialised from torch's global generator, on this device."""
+        real = self.data.real
+        channels, size, _ = real.image_shape
+        return self.network(channels, real.num_classes, size).to(self.device)
+
+    def restart(self, generator: torch.Generator) -> None:
+        """Begins a new stage: new initial images, the same on all processes.
+
+        Raises:
+            DataError: A class has fewer real images than `ipc`.
+        """
+        with torch.no_grad():
+            self.images.copy_(self._initial_images(generator))
+        self._last_finite = None
+
+    def last_finite_images(self) -> Tensor:
+        """The images of the last iteration whose loss was finite `[num_classes * ipc, C, H, W]`."""
+        return self.images.detach() if self._last_finite is None else self._last_finite
+
+    @property
+    def frozen(self) -> SyntheticSet:
+        """Images of the finished stages on this device."""
+        if self.data.union.images.device != self.device:
+            self.data.union = self.data.union.to(self.device)
+        return self.data.union
+
+    @abstractmethod
+    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> Any:
+        """What one iteration works on: a NamedTuple (or other collection) of CPU tensors.
+
+        Args:
+            data: Real images, union and trajectories.
+            generator: Generator of this iteration and process; nothing else random may be used.
+        """
+
+    @abstractmethod
+    def matching_loss(self, batch: Any) -> Tensor:
+        """The scalar objective, differentiable in the parameters of this module."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One iteration.
+
+        Raises:
+            NonFiniteLossError: The loss is infinite or not a number (on any process).
+        """
+        loss = self.matching_loss(batch)
+        if not self.trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
+            raise NonFiniteLossError(self._non_finite_message(batch_idx))
+        self._last_finite = self.images.detach().clone()
+        self.log("matching_loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Logs the norm of the images' gradient."""
+        if self.images.grad is not None:
+            self.log("grad_norm", self.images.grad.norm())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with momentum over all parameter groups."""
+        return torch.optim.SGD(self.parameter_groups(), lr=self.lr_img, momentum=self.momentum)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser."""
+        return [{"params": [self.images], "lr": self.lr_img}]
+
+    def test_step(self, task: Any, batch_idx: int) -> None:
+        """Each test batch is one network to train on the union and to score, see the evaluation callback."""
+        task.run()
+
+    def _initial_images(self, generator: torch.Generator) -> Tensor:
+        if self.init == "noise":
+            return torch.randn(self.images.shape, generator=generator)
+        real = self.data.real
+        chosen = []
+        for label, name in enumerate(real.class_names):
+            members = real.train.images_of_class(label)
+            if len(members) < self.ipc:
+                raise DataError(
+                    f"class {name!r} has {len(members)} training images, fewer than ipc={self.ipc}:"
+                    " lower model.init_args.ipc, add images, or set model.init_args.init to noise"
+                )
+            chosen.append(members[torch.randperm(len(members), generator=generator)[: self.ipc]])
+        return real.pixels.encode(to_unit(real.train.images[torch.cat(chosen)]))
+
+    def _non_finite_message(self, iteration: int) -> str:
+        rate = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."
+        return (
+            f"the matching loss is not finite in stage {self.data.stage}, iteration {iteration + 1}.{rate}"
+            f" Lower lr_img (now {self.lr_img:g}){self.rates_to_lower}."
+        )
+
+    @property
+    def rates_to_lower(self) -> str:
+        """Further settings to lower when the loss explodes, as the end of a sentence."""
+        return ""

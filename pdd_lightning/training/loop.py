@@ -1,0 +1,138 @@
+"""The training loop of experts, transitions and evaluation networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pdd_lightning.augment import DSA
+from pdd_lightning.errors import ConfigError
+
+
+class Images(Protocol):
+    """Images in model space that can be indexed by a batch: a tensor, or an encoding view of uint8 data."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Stochastic gradient descent on mini-batches.
+
+    Attributes:
+        epochs: Passes over the images.
+        lr: Learning rate.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty of SGD.
+        batch_size: Images per step; a smaller set is one batch.
+        milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
+        gamma: Factor of each drop.
+    """
+
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    milestones: tuple[float, ...] = (0.5,)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ConfigError(f"epochs must be >= 0, got {self.epochs}")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, got {self.batch_size}")
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be > 0, got {self.lr}")
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        drops = sum(epoch >= fraction * self.epochs for fraction in self.milestones)
+        return self.lr * self.gamma**drops
+
+    def steps(self, count: int) -> int:
+        """Optimiser steps taken on a set of `count` images."""
+        return self.epochs * -(-count // self.batch_size)
+
+
+class EpochRecord(NamedTuple):
+    """Mean loss and accuracy in [0, 1] over the (augmented) training images of one epoch."""
+
+    loss: float
+    accuracy: float
+
+
+def train_network(
+    network: nn.Module,
+    images: Images,
+    labels: Tensor,
+    settings: TrainingSettings,
+    augment: DSA,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, EpochRecord], None] | None = None,
+) -> list[EpochRecord]:
+    """Trains `network` in place by SGD with cross-entropy on augmented mini-batches.
+
+    Runs with gradients enabled even inside Lightning's evaluation hooks.
+
+    Args:
+        network: Network on the images' device; left in training mode.
+        images: `N` images in model space, see `Images`.
+        labels: Classes `[N]`, or class probabilities `[N, classes]`, on the images' device.
+        settings: Epochs, learning rate and so on.
+        augment: Augmentation; per-sample parameters drawn from `generator`.
+        generator: CPU generator of batch order and augmentation.
+        on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
+
+    Returns:
+        One record per epoch.
+    """
+    records = []
+    with torch.inference_mode(False), torch.enable_grad():
+        network.train()
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        for epoch in range(settings.epochs):
+            optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
+            order = torch.randperm(len(images), generator=generator).split(settings.batch_size)
+            records.append(_train_epoch(network, optimizer, images, labels, order, augment, generator))
+            if on_epoch is not None:
+                on_epoch(epoch + 1, records[-1])
+    return records
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    labels: Tensor,
+    order: tuple[Tensor, ...],
+    augment: DSA,
+    generator: torch.Generator,
+) -> EpochRecord:
+    total_loss = torch.zeros((), device=labels.device)
+    correct = torch.zeros((), device=labels.device)
+    for chunk in order:
+        indices = chunk.to(labels.device)
+        batch, targets = images[indices], labels[indices]
+        draw = augment.draw(len(chunk), (batch.shape[-2], batch.shape[-1]), generator)
+        logits = network(augment(batch, draw))
+        loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
+        total_loss += loss.detach() * len(chunk)
+        correct += (logits.detach().argmax(1) == classes).sum()
+    return EpochRecord(float(total_loss) / len(images), float(correct) / len(images))

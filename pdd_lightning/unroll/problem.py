@@ -1,0 +1,69 @@
+"""What the inner training loop minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from pdd_lightning.typing import Params
+
+Batch: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
+"""`batch(step, *inputs)` gives the images `[N, C, H, W]` and the labels `[N]` or `[N, classes]` of a step."""
+
+
+@dataclass(frozen=True)
+class InnerProblem:
+    """A network, the batch of each step, and the loss.
+
+    A step is a pure function of parameters and batch. Buffers are read as the network holds them and never
+    written: batch norm in training mode normalises by the batch, and its running statistics stay as they are.
+
+    Attributes:
+        network: The student, in training or evaluation mode; its own parameters are neither used nor changed.
+        batch: Gives the (augmented) images and labels of step 0, 1, .. as differentiable functions of the
+            inputs. It is called more than once per step, so it must use random numbers that were drawn
+            before.
+        criterion: Loss of logits `[N, classes]` and labels, averaged over the batch.
+    """
+
+    network: nn.Module
+    batch: Batch
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+
+    def loss(self, step: int, params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return the loss of one step, a scalar, as a function of parameters and inputs."""
+        images, labels = self.batch(step, *inputs)
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        logits = functional_call(self.network, {**buffers, **params}, (images,))
+        return self.criterion(logits, labels)
+
+    def gradient(self, step: int, params: Params, inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[Tensor, ...]:
+        """Return the gradient of the loss with respect to every parameter, in their order.
+
+        It is computed whether or not gradients are enabled outside.
+
+        Args:
+            step: Number of the step, from 0.
+            params: Parameters that require gradients.
+            inputs: Inputs of `batch`.
+            create_graph: Make the gradient itself differentiable.
+        """
+        with torch.enable_grad():
+            loss = self.loss(step, params, inputs)
+            return torch.autograd.grad(loss, tuple(params.values()), create_graph=create_graph, materialize_grads=True)
+
+
+def start_from(params: Params) -> Params:
+    """Return the parameters cut from their past, requiring gradients: the start of a step or of a loop."""
+    return {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
+
+
+def descend(params: Params, gradient: tuple[Tensor, ...], lr: Tensor) -> Params:
+    """Return the parameters after one step of gradient descent."""
+    return {name: parameter - lr * slope for (name, parameter), slope in zip(params.items(), gradient, strict=True)}

@@ -1,0 +1,114 @@
+"""A whole run through the command line: what it writes, and what reads it back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pdd_lightning import DistilledDataset
+from pdd_lightning.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was fitted and tested."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(folder)])
+    main(["test", "--config", str(recipe), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")])
+    return folder
+
+
+def test_distilled_set_holds_all_stages(run: Path) -> None:
+    dataset = DistilledDataset(run / "distilled.safetensors")
+    assert dataset.images.shape == (6, 3, 8, 8)
+    assert dataset.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert dataset.stages.tolist() == [1, 1, 1, 2, 2, 2]
+    assert dataset.class_names == ["blue", "green", "red"]
+    assert all(rate > 0 for rate in dataset.learning_rates)
+    assert dataset.metadata["settings"]["syn_steps"] == 2
+
+
+def test_summary_has_a_report_per_stage_and_the_evaluations(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert [stage["images"] for stage in summary["stages"]] == [3, 6]
+    for stage in summary["stages"]:
+        assert stage["first_loss"] > 0
+        assert 0 <= stage["val_accuracy"] <= 1
+        assert stage["val_networks"] == 2
+        assert set(stage["seconds"]) == {"distil", "transition", "experts"}
+        assert stage["peak_memory_mb"] > 0
+    rows = [(row["part"], row["row"], row["images"], row["n"]) for row in summary["evaluation"]]
+    assert rows == [
+        ("val", "distilled", 6, 2),
+        ("test", "distilled", 6, 2),
+        ("test", "random real", 6, 2),
+        ("test", "full real", 27, 2),
+    ]
+
+
+def test_pictures_are_written(run: Path) -> None:
+    names = {path.name for path in (run / "images").iterdir()}
+    assert names == {"stage_1.png", "stage_2.png", "union.png"}
+    with Image.open(run / "images" / "union.png") as union, Image.open(run / "images" / "stage_1.png") as stage:
+        assert union.width > stage.width
+
+
+def test_tensorboard_holds_scalars_images_and_histograms(run: Path) -> None:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"matching_loss", "learned_lr", "grad_norm", "stages/val_accuracy"} <= set(tags["scalars"])
+    assert "experts_of_stage_1/training_loss_mean" in tags["scalars"]
+    assert len(events.Scalars("matching_loss")) == 12
+    assert {"images/stage_1", "images/stage_2", "images/union"} <= set(tags["images"])
+    assert "pixels/stage_2" in tags["histograms"]
+
+
+def test_run_folder_holds_its_configuration_and_checkpoint(run: Path) -> None:
+    assert "syn_steps: 2" in (run / "config.yaml").read_text()
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_evaluate_reads_the_file(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.yaml"
+    data.write_text(f"class_path: pdd_lightning.data.ImageFolder\ninit_args: {{root: {image_folder}}}\n")
+    output = tmp_path / "results.json"
+    words = ["evaluate", run / "distilled.safetensors", "--data", data, "--network", "ResNet10"]
+    main([str(word) for word in [*words, "--num_networks", 1, "--epochs", 1, "--output", output]])
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["row"] for row in rows] == ["distilled", "random real"]
+    assert rows[0]["protocol"] == "progressive"
+
+
+def test_a_finished_run_ends_at_once_and_stays_as_it_is(run: Path, recipe: Path) -> None:
+    before = DistilledDataset(run / "distilled.safetensors").images
+    experts = {path: path.stat().st_mtime_ns for path in (run / "experts").rglob("*.safetensors")}
+    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(run), "--ckpt_path", "last"])
+    assert torch.equal(DistilledDataset(run / "distilled.safetensors").images, before)
+    assert {path: path.stat().st_mtime_ns for path in (run / "experts").rglob("*.safetensors")} == experts
+
+
+def test_one_stage_is_the_base_method(recipe: Path, tmp_path: Path) -> None:
+    words = ["fit", "--config", recipe, "--trainer.default_root_dir", tmp_path, "--stages.num_stages", 1]
+    main([str(word) for word in words])
+    assert DistilledDataset(tmp_path / "distilled.safetensors").num_stages == 1
+
+
+def test_time_limit_stops_and_the_run_continues(recipe: Path, tmp_path: Path, run: Path) -> None:
+    """`max_steps` leaves stage 1 early; nothing may be frozen then, and the continued run equals the straight one."""
+    words = ["fit", "--config", str(recipe), "--trainer.default_root_dir", str(tmp_path)]
+    main([*words, "--trainer.max_steps", "3"])
+    assert not (tmp_path / "distilled.safetensors").exists()
+    main([*words, "--ckpt_path", "last"])
+    straight = DistilledDataset(run / "distilled.safetensors")
+    assert torch.equal(DistilledDataset(tmp_path / "distilled.safetensors").images, straight.images)
+
+
+def test_fast_dev_run_goes_through(recipe: Path, tmp_path: Path) -> None:
+    main(
+        ["fit", "--config", str(recipe), "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]
+    )
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,0 +1,142 @@
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks import ConvNet, flatten
+from pdd_lightning.unroll import InnerProblem, unroll
+
+FORMS = ["stored", "constant", "higher"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_result_is_that_of_an_ordinary_training_loop(data, network, augmented, form):
+    problem = InnerProblem(network, augmented)
+    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    final = unroll(problem, start, (data["images"],), data["lr"], 5, form)
+    optimizer = torch.optim.SGD(network.parameters(), lr=float(data["lr"]))
+    for step in range(5):
+        images, labels = augmented(step, data["images"])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    assert list(final) == list(start)
+    torch.testing.assert_close(flatten(final), flatten(dict(network.named_parameters())).detach())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_start_and_network_are_left_alone(data, augmented, network, form):
+    own = flatten(dict(network.named_parameters())).detach().clone()
+    start = {name: torch.ones_like(p).requires_grad_() for name, p in network.named_parameters()}
+    images = data["images"].requires_grad_()
+    flatten(unroll(InnerProblem(network, augmented), start, (images,), data["lr"], 2, form)).sum().backward()
+    assert torch.equal(flatten(dict(network.named_parameters())), own)
+    assert torch.equal(flatten(start), torch.ones_like(own))
+    assert all(parameter.grad is None for parameter in start.values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_differentiated_that_nobody_asks_for(data, network, augmented, form):
+    """An input that needs no gradient never enters a graph; without any, the result has none."""
+    seen = []
+
+    def watched(step, images, soft):
+        seen.append(images.requires_grad)
+        return augmented(step, images, soft)
+
+    problem, params = InnerProblem(network, watched), dict(network.named_parameters())
+    soft = data["soft"].requires_grad_()
+    flatten(unroll(problem, params, (data["images"], soft), data["lr"], 3, form)).sum().backward()
+    assert soft.grad is not None
+    assert data["images"].grad is None and data["lr"].grad is None
+    inputs = (data["images"], soft.detach())
+    assert not flatten(unroll(problem, params, inputs, data["lr"], 3, form)).requires_grad
+    with torch.no_grad():
+        assert not flatten(unroll(problem, params, (data["images"], soft), data["lr"], 3, form)).requires_grad
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_learning_rate_alone(data, network, augmented, form):
+    problem, params = InnerProblem(network, augmented), dict(network.named_parameters())
+
+    def loss(lr):
+        return flatten(unroll(problem, params, (data["images"],), lr, 3, form)).square().sum()
+
+    assert torch.autograd.gradcheck(loss, (data["lr"].requires_grad_(),))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_flows_through_what_made_the_inputs(data, network, augmented, form):
+    """As with a learning rate that is the exponential of a parameter."""
+    problem, params = InnerProblem(network, augmented), dict(network.named_parameters())
+    log_lr = data["lr"].log().requires_grad_()
+    flatten(unroll(problem, params, (data["images"],), log_lr.exp(), 2, form)).square().sum().backward()
+    lr = data["lr"].requires_grad_()
+    flatten(unroll(problem, params, (data["images"],), lr, 2, form)).square().sum().backward()
+    torch.testing.assert_close(log_lr.grad, lr.grad * lr.detach())
+
+
+def test_constant_form_holds_no_graph_of_the_steps(data, network, augmented):
+    """What waits for the backward pass is the parameters of each step, the inputs and the learning rate."""
+    held = []
+
+    def pack(tensor):
+        held.append(tensor)
+        return tensor
+
+    images = data["images"].requires_grad_()
+    params = dict(network.named_parameters())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        final = unroll(InnerProblem(network, augmented), params, (images,), data["lr"], 5, "constant")
+    waiting = final[next(iter(final))].grad_fn.saved_tensors
+    assert len(waiting) == 2 + 5 * len(params)
+    assert sum(tensor.numel() for tensor in waiting) == images.numel() + 1 + 5 * flatten(params).numel()
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(torch.optim.SGD, lr=1.0, momentum=0.9)])
+def test_higher_takes_other_optimizers(data, network, augmented, optimizer):
+    problem, params = InnerProblem(network, augmented), dict(network.named_parameters())
+    start = {name: parameter.detach().clone() for name, parameter in params.items()}
+    lr = data["lr"].requires_grad_()
+    final = flatten(unroll(problem, start, (data["images"],), lr, 5, "higher", optimizer))
+    ordinary = optimizer(network.parameters(), lr=lr.item())
+    for step in range(5):
+        images, labels = augmented(step, data["images"])
+        ordinary.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        ordinary.step()
+    # `higher` adds the epsilon of Adam before the correction of its averages.
+    torch.testing.assert_close(final, flatten(params), rtol=0, atol=1e-3)
+    final.sum().backward()
+    assert torch.isfinite(lr.grad)
+
+
+def test_settings_that_cannot_work_are_refused(data, network, augmented):
+    problem, params = InnerProblem(network, augmented), dict(network.named_parameters())
+    call = partial(unroll, problem, params, (data["images"],), data["lr"])
+    with pytest.raises(ConfigError, match=r"unknown form 'other'.*stored, constant or higher"):
+        call(2, "other")
+    for form in ("stored", "constant"):
+        with pytest.raises(ConfigError, match="use form 'higher'"):
+            call(2, form, torch.optim.Adam)
+    with pytest.raises(ConfigError, match="AdamW is not supported"):
+        call(2, "higher", torch.optim.AdamW)
+    with pytest.raises(ConfigError, match="must be >= 1, got 0"):
+        call(0)
+    with pytest.raises(ConfigError, match="scalar tensor, got one of shape"):
+        unroll(problem, params, (data["images"],), data["lr"][None], 2)
+    other = dict(ConvNet(1, 3, 8, depth=1, width=4).named_parameters())
+    with pytest.raises(ConfigError, match="not those of the network"):
+        unroll(problem, other, (data["images"],), data["lr"], 2)
+
+
+def test_importing_the_package_leaves_higher_and_lightning_alone():
+    imports = "from pdd_lightning import augment, networks, objectives, unroll; import sys"
+    code = f"{imports}; print([name for name in ('higher', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

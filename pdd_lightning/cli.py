@@ -95,7 +95,6 @@ class PDDCLI(LightningCLI):
             default=50,
             help="Iterations between two checkpoints (default: 50).",
         )
-        parser.link_arguments("stages.num_stages", "trainer.max_epochs")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_run_seed)
 
     def before_instantiate_classes(self) -> None:
@@ -167,6 +166,7 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "default_root_dir": "runs/latest",
+                "max_epochs": -1,
                 "log_every_n_steps": 10,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
@@ -177,8 +177,11 @@ def main(args: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             args=None if args is None else words,
         )
-    except PDDError as error:
-        sys.exit(f"pdd: error: {error}")
+    except ValueError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        sys.exit(f"pdd: error: {cause}")
 
 
 def _evaluate_parser() -> ArgumentParser:
@@ -224,6 +227,13 @@ def _evaluate(words: Sequence[str]) -> None:
     print(rows_table(rows))
     if options["output"]:
         atomic_write_json(options["output"], {"distilled": options["path"], "seed": options["seed"], "rows": rows})
+
+
+def _user_error(error: BaseException | None) -> PDDError | None:
+    """The error that is meant for the user, which the parser may have wrapped in its own."""
+    while error is not None and not isinstance(error, PDDError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _run_seed(seed: bool | int) -> int:

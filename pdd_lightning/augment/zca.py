@@ -34,7 +34,7 @@ class ZCA:
 
     @classmethod
     def fit(cls, images: Tensor, eps: float = 0.1) -> ZCA:
-        """Fit to images `[N, C, H, W]` with pixels in [0, 1]; computed in float64, kept in float32.
+        """Fit to images `[N, C, H, W]` with pixels in [0, 1]; kept in float32.
 
         Args:
             images: Training images, at least two.
@@ -65,9 +65,9 @@ class ZCA:
 
 
 def _covariance(rows: Tensor, mean: Tensor) -> Tensor:
-    """Return the covariance `[D, D]` over N - 1, in float64 and by chunks, so that no copy of all is held."""
+    """Return the covariance `[D, D]` over N - 1: products by chunks in float32, summed in float64."""
     total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
     for chunk in torch.split(rows, _CHUNK):
-        centred = chunk.double() - mean
-        total.addmm_(centred.T, centred)
+        centred = (chunk.double() - mean).float()
+        total += centred.T @ centred
     return total / (len(rows) - 1)

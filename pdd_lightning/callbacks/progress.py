@@ -14,13 +14,13 @@ class StageProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Names the stage; a continued run does not start an epoch."""
         super().on_train_start(trainer, pl_module)
-        self._name_stage(trainer, pl_module)
+        self._name_stage(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Names the stage."""
         super().on_train_epoch_start(trainer, pl_module)
-        self._name_stage(trainer, pl_module)
+        self._name_stage(pl_module)
 
-    def _name_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = stage_module(pl_module).data.stage
-        self.train_progress_bar.set_description(f"Stage {stage}/{trainer.max_epochs}")
+    def _name_stage(self, pl_module: LightningModule) -> None:
+        data = stage_module(pl_module).data
+        self.train_progress_bar.set_description(f"Stage {data.stage}/{data.num_stages}")

@@ -90,15 +90,24 @@ class StageAdvance(Callback):
         self._clock = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tells the data module the length of a stage, and refuses settings that cannot work."""
+        """Tells the data module how many stages there are and how long, and refuses settings that cannot work."""
         module = stage_module(pl_module)
+        module.data.num_stages = self.num_stages
         module.data.iterations = self.iterations
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # The union says when the run is over. Lightning's count of epochs does not: it is one too low after a
+            # transition that was interrupted and made up for.
+            trainer.fit_loop.max_epochs = -1
         needed = module.trajectory_epochs
         if self.experts.epochs is not None and self.experts.epochs < needed:
             raise ConfigError(
                 f"the method reads expert snapshots up to epoch {needed} (max_start_epoch + expert_epochs), but"
                 f" stages.experts.epochs records only {self.experts.epochs}: raise it, or lower max_start_epoch"
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the fit of a finished run before it begins."""
+        self._stop_if_finished(trainer, stage_module(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
@@ -173,6 +182,11 @@ class StageAdvance(Callback):
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage(module)
+        self._stop_if_finished(trainer, module)
+
+    def _stop_if_finished(self, trainer: Trainer, module: DistillationStage) -> None:
+        if module.data.union.num_stages >= self.num_stages:
+            trainer.should_stop = True
 
     def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore:
         """Gives the data module the trajectories that start from theta of the last finished stage."""

@@ -51,8 +51,9 @@ class ProgressiveDataModule(LightningDataModule):
     Attributes:
         union: Images of the finished stages, frozen, in model space.
         iteration: Iterations done in the current stage.
-        iterations: Iterations of a stage; set by the callback that advances stages.
-        trajectories: Expert trajectories of the current stage; set by the same callback.
+        num_stages: Number of stages of the run; like the next two, set by the callback that advances stages.
+        iterations: Iterations of a stage.
+        trajectories: Expert trajectories of the current stage.
         test_tasks: Makes what `test` works through on this process; set by the evaluation callback.
     """
 
@@ -65,6 +66,7 @@ class ProgressiveDataModule(LightningDataModule):
         self.real = real
         self.seed = seed
         self.iteration = 0
+        self.num_stages = 0
         self.iterations = 0
         self.trajectories: Trajectories | None = None
         self.test_tasks: Callable[[], list[Any]] = list
@@ -121,7 +123,7 @@ class ProgressiveDataModule(LightningDataModule):
             )
         if state_dict["seed"] != self.seed:
             raise DataError(
-                f"the checkpoint was made with data.seed {state_dict['seed']}, not {self.seed}; set it back"
+                f"the checkpoint was made with seed_everything {state_dict['seed']}, not {self.seed}: set it back"
             )
         self.union = SyntheticSet.from_state_dict(state_dict["union"])
         self.iteration = state_dict["iteration"]

@@ -21,11 +21,11 @@ class Phase(NamedTuple):
 
 
 def protocol_phases(synthetic: SyntheticSet, protocol: str, training: TrainingSettings) -> list[Phase]:
-    """Phases of a protocol; all protocols take the same number of optimiser steps.
+    """Phases of a protocol; all protocols take the same number of optimiser steps, up to part of an epoch.
 
     - `progressive`: the unions U_1, U_2, .. U_P in turn, `training.epochs` epochs each.
     - `union`: U_P alone, for as many steps (rounded up to whole epochs).
-    - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there.
+    - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there (rounded up).
 
     Args:
         synthetic: A staged set.
@@ -38,6 +38,7 @@ def protocol_phases(synthetic: SyntheticSet, protocol: str, training: TrainingSe
     Reference:
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3: progressive training.
     """
+    check_protocol(protocol)
     stages = range(1, synthetic.num_stages + 1)
     unions = [synthetic.union(stage) for stage in stages]
     steps = [training.steps(len(union.labels)) for union in unions]
@@ -45,10 +46,18 @@ def protocol_phases(synthetic: SyntheticSet, protocol: str, training: TrainingSe
         return [_phase(union, training, step) for union, step in zip(unions, steps, strict=True)]
     if protocol == "union":
         return [_phase(synthetic, training, sum(steps))]
-    if protocol == "sequential":
-        sets = [synthetic.stage(stage) for stage in stages]
-        return [_phase(images, training, step) for images, step in zip(sets, steps, strict=True)]
-    raise ConfigError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+    sets = [synthetic.stage(stage) for stage in stages]
+    return [_phase(images, training, step) for images, step in zip(sets, steps, strict=True)]
+
+
+def check_protocol(protocol: str) -> None:
+    """Refuses an unknown protocol.
+
+    Raises:
+        ConfigError: It is not one of `PROTOCOLS`.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
 
 
 def _phase(images: SyntheticSet, training: TrainingSettings, steps: int) -> Phase:

@@ -60,7 +60,7 @@ def evaluate_file(
         distilled.synthetic,
         real,
         distilled.pixels,
-        factory or factory_from_spec(distilled.metadata["network"]),
+        factory or _stored_network(path, distilled),
         settings,
         augment,
         part,
@@ -74,6 +74,12 @@ def evaluate_file(
             bar.set_description(f"Evaluating {task.label}")
             results.append(task.run())
     return rows_from_results(results, real.class_names)
+
+
+def _stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+    if "network" not in distilled.metadata:
+        raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
+    return factory_from_spec(distilled.metadata["network"])
 
 
 def _check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:

@@ -17,8 +17,8 @@ from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import random_real_set
-from pdd_lightning.evaluation.protocols import Protocol, protocol_phases
-from pdd_lightning.randomness import generator_for, seeded
+from pdd_lightning.evaluation.protocols import Protocol, check_protocol, protocol_phases
+from pdd_lightning.randomness import derive_seed, generator_for, seeded
 from pdd_lightning.training import Score, TrainingSettings, score_network, train_network
 from pdd_lightning.typing import NetworkFactory
 
@@ -56,6 +56,8 @@ class EvaluationSettings:
             raise ConfigError(f"evaluation epochs must be >= 1, got {self.epochs}")
         if self.full_data_epochs < 0:
             raise ConfigError(f"full_data_epochs must be >= 0, got {self.full_data_epochs}")
+        check_protocol(self.protocol)
+        _ = self.training  # refuses what cannot work before hours are spent on what shall be evaluated
 
     @property
     def training(self) -> TrainingSettings:
@@ -141,8 +143,9 @@ def evaluation_tasks(
     numbers = range(settings.num_networks)
     tasks = [evaluator.staged_task("distilled", lambda _: synthetic, number) for number in numbers]
     if baselines:
+        choices = [derive_seed(seed, "random real", number) for number in numbers]
         tasks += [
-            evaluator.staged_task("random real", lambda n: random_real_set(real, pixels, synthetic, seed + n), number)
+            evaluator.staged_task("random real", lambda n: random_real_set(real, pixels, synthetic, choices[n]), number)
             for number in numbers
         ]
         if settings.full_data_epochs:

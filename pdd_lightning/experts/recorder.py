@@ -56,6 +56,7 @@ class ExpertSettings:
     def __post_init__(self) -> None:
         if self.number < 1:
             raise ConfigError(f"experts.number must be >= 1, got {self.number}")
+        self.training(self.epochs or 0)  # refuses what cannot work before anything is recorded
 
     def training(self, epochs: int) -> TrainingSettings:
         """The experts' training on real images, at a constant learning rate."""
@@ -138,6 +139,7 @@ class ExpertRecorder:
         store = TrajectoryStore(folder, self.settings.number, self._description(epochs, start))
         self._check_files(store)
         missing = store.missing()
+        distributed.barrier()  # nobody records before everybody has seen what is missing, and so agrees on the shares
         if missing and start is not None:
             start.previous()  # on all processes, since it may have to record first
         mine = missing[distributed.rank() :: distributed.world_size()]
@@ -169,6 +171,7 @@ class ExpertRecorder:
             "data": self.real.fingerprint,
             "seed": self.seed,
             "augment": self.augment.strategy,
+            "align_corners": self.augment.align_corners,
             "training": asdict(self.settings.training(epochs)),
             "start": start.description() if start else None,
         }

@@ -148,6 +148,8 @@ class TrajectoryStore:
             self._write_manifest([])
             return
         stored = self._read_json(self.folder / MANIFEST).get("settings")
+        if not isinstance(stored, dict):
+            raise _damaged(self.folder / MANIFEST, "it holds no settings")
         if stored != self.settings:
             differences = "\n  ".join(_differences(stored, self.settings))
             raise ConfigError(
@@ -160,22 +162,37 @@ class TrajectoryStore:
         atomic_write_json(self.folder / MANIFEST, manifest)
 
     def _load_records(self) -> None:
-        entries = dict(enumerate(self._read_json(self.folder / MANIFEST).get("experts", [])))
-        for path in self.folder.glob("expert_*.json"):
-            entries[int(path.stem.removeprefix("expert_"))] = self._read_json(path)
-        names = {field.name for field in fields(ExpertRecord)}
-        self._records = {
-            expert: ExpertRecord(**{name: entry[name] for name in names}) for expert, entry in entries.items()
-        }
+        manifest = self.folder / MANIFEST
+        entries = self._read_json(manifest).get("experts")
+        if not isinstance(entries, list):
+            raise _damaged(manifest, "it lists no experts")
+        self._records = {expert: _record(manifest, entry) for expert, entry in enumerate(entries)}
+        for expert in range(self.number):
+            path = self.file(expert).with_suffix(".json")
+            if path.exists():
+                self._records[expert] = _record(path, self._read_json(path))
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             content = json.loads(path.read_text())
-            if isinstance(content, dict):
-                return content
         except (OSError, ValueError) as error:
-            raise DamagedFileError(f"{path} cannot be read ({error}); delete {self.folder}") from error
-        raise DamagedFileError(f"{path} does not hold what it should; delete {self.folder} to record again")
+            raise _damaged(path, str(error)) from error
+        if not isinstance(content, dict):
+            raise _damaged(path, "it holds no JSON object")
+        return content
+
+
+def _record(path: Path, entry: Any) -> ExpertRecord:
+    """The record that an entry of a manifest, or a record's own file, stands for."""
+    names = [field.name for field in fields(ExpertRecord)]
+    if not isinstance(entry, dict) or not entry.keys() >= set(names):
+        raise _damaged(path, "an expert's record is incomplete")
+    return ExpertRecord(**{name: entry[name] for name in names})
+
+
+def _damaged(path: Path, reason: str) -> DamagedFileError:
+    remedy = f"the folder {path.parent} to record its experts" if path.name == MANIFEST else "it to record this expert"
+    return DamagedFileError(f"{path} is damaged ({reason}): restore it from a copy, or delete {remedy} again")
 
 
 def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:

@@ -108,9 +108,14 @@ class DistillationStage(LightningModule, ABC):
         }
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters, whose shapes depend on the data; keeps those that are there."""
+        """Makes the parameters, whose shapes depend on the data; keeps those that are there.
+
+        Raises:
+            DataError: A class has fewer real images than `ipc`.
+        """
         if hasattr(self, "images"):
             return
+        self._check_real_images()
         real = self.data.real
         count = real.num_classes * self.ipc
         self.images = nn.Parameter(torch.zeros(count, *real.image_shape, device=self.device))
@@ -120,6 +125,19 @@ class DistillationStage(LightningModule, ABC):
             persistent=False,
         )
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose images have another shape.
+
+        Raises:
+            ConfigError: `ipc`, the number of classes or the image size has changed.
+        """
+        stored = checkpoint["state_dict"]["images"].shape
+        if stored != self.images.shape:
+            raise ConfigError(
+                f"the checkpoint holds images {list(stored)} for a stage, these settings need"
+                f" {list(self.images.shape)} (ipc {self.ipc}): set ipc and the image size back, or start afresh"
+            )
+
     def build_network(self) -> nn.Module:
         """A network for the data at hand, initialised from torch's global generator, on this device."""
         real = self.data.real
@@ -127,11 +145,7 @@ class DistillationStage(LightningModule, ABC):
         return self.network(channels, real.num_classes, size).to(self.device)
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, the same on all processes.
-
-        Raises:
-            DataError: A class has fewer real images than `ipc`.
-        """
+        """Begins a new stage: new initial images, the same on all processes."""
         with torch.no_grad():
             self.images.copy_(self._initial_images(generator))
         self._last_finite = None
@@ -193,17 +207,21 @@ class DistillationStage(LightningModule, ABC):
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         if self.init == "noise":
             return torch.randn(self.images.shape, generator=generator)
-        real = self.data.real
+        train = self.data.real.train
         chosen = []
-        for label, name in enumerate(real.class_names):
-            members = real.train.images_of_class(label)
-            if len(members) < self.ipc:
-                raise DataError(
-                    f"class {name!r} has {len(members)} training images, fewer than ipc={self.ipc}:"
-                    " lower model.init_args.ipc, add images, or set model.init_args.init to noise"
-                )
+        for label in range(self.data.real.num_classes):
+            members = train.images_of_class(label)
             chosen.append(members[torch.randperm(len(members), generator=generator)[: self.ipc]])
-        return real.pixels.encode(to_unit(real.train.images[torch.cat(chosen)]))
+        return self.data.real.pixels.encode(to_unit(train.images[torch.cat(chosen)]))
+
+    def _check_real_images(self) -> None:
+        real = self.data.real
+        for name, count in zip(real.class_names, real.train.class_counts(real.num_classes), strict=True):
+            if self.init == "real" and count < self.ipc:
+                raise DataError(
+                    f"class {name!r} has {int(count)} training images (without the validation part), fewer than"
+                    f" ipc={self.ipc}: lower model.init_args.ipc, add images, or set model.init_args.init to noise"
+                )
 
     def _non_finite_message(self, iteration: int) -> str:
         rate = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.randomness import seeded
 
 
 class Images(Protocol):
@@ -51,6 +53,10 @@ class TrainingSettings:
             raise ConfigError(f"batch_size must be >= 1, got {self.batch_size}")
         if not self.lr > 0:
             raise ConfigError(f"lr must be > 0, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay}")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -88,14 +94,14 @@ def train_network(
         labels: Classes `[N]`, or class probabilities `[N, classes]`, on the images' device.
         settings: Epochs, learning rate and so on.
         augment: Augmentation; per-sample parameters drawn from `generator`.
-        generator: CPU generator of batch order and augmentation.
+        generator: CPU generator of batch order, augmentation and dropout.
         on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
 
     Returns:
         One record per epoch.
     """
     records = []
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _seeded_dropout(generator):
         network.train()
         optimizer = torch.optim.SGD(
             network.parameters(),
@@ -110,6 +116,13 @@ def train_network(
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])
     return records
+
+
+def _seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
+    """Makes what a network draws for itself depend on `generator` alone, which stays as it is."""
+    copy = torch.Generator()
+    copy.set_state(generator.get_state())
+    return seeded(int(torch.randint(2**62, (), generator=copy)), "dropout")
 
 
 def _train_epoch(

@@ -31,8 +31,9 @@ def score_network(network: nn.Module, images: Images, labels: Tensor, num_classe
     """
     metrics = MetricCollection(
         {
-            "overall": MulticlassAccuracy(num_classes, average="micro"),
-            "per_class": MulticlassAccuracy(num_classes, average="none"),
+            # Each process scores networks of its own: nothing to add up over processes.
+            "overall": MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False),
+            "per_class": MulticlassAccuracy(num_classes, average="none", sync_on_compute=False),
         }
     ).to(labels.device)
     was_training = network.training

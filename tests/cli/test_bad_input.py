@@ -1,0 +1,129 @@
+"""Bad input ends at once with one clear message and a non-zero exit status."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pdd_lightning.cli import main
+from tests.cli.conftest import write_folder
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(folder)])
+    return folder
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The message that a command line ends with; nothing may have been trained."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    errors = capsys.readouterr().err
+    assert stop.value.code not in (0, None)
+    assert "step/s" not in errors, "experts were trained before the input was refused"
+    return stop.value.code if isinstance(stop.value.code, str) else errors
+
+
+def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
+    return ["fit", "--config", recipe, "--trainer.default_root_dir", folder, *words]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data.real.root", "no/such/folder"], "no/such/folder"),
+        (["--model.ipc", "10"], "class 'blue' has 9 training images"),
+        (["--model.ipc", "0"], "ipc (images per class and stage) must be >= 1, got 0"),
+        (["--model.network.depth", "4"], "8"),
+        (["--model.max_start_epoch", "5", "--stages.experts.epochs", "4"], "stages.experts.epochs records only 4"),
+        (["--model.syn_stepz", "3"], "syn_stepz"),
+        (["--stages.num_stages", "0"], "num_stages must be >= 1, got 0"),
+        (["--model.lr_img", "-1"], "lr_img must be > 0"),
+        (["--model.augment", "colour"], "unknown operation 'colour'"),
+        (["--seed_everything", "true"], "seed_everything must be a number"),
+    ],
+)
+def test_setting_is_refused(
+    words: list[str], expected: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *fit(recipe, tmp_path, *words))
+
+
+def test_unknown_key_in_a_configuration(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(recipe.read_text().replace("num_stages", "number_of_stages"))
+    assert "number_of_stages" in refusal(capsys, *fit(config, tmp_path))
+
+
+def test_checkpoint_of_another_dataset(
+    run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_folder(tmp_path / "other", seed=1)
+    words = ["--data.real.root", other, "--ckpt_path", run / "checkpoints" / "last.ckpt"]
+    assert "the checkpoint was made with" in refusal(capsys, *fit(recipe, tmp_path, *words))
+
+
+def test_checkpoint_of_another_seed(run: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed_everything 3" in refusal(capsys, *fit(recipe, run, "--seed_everything", 4, "--ckpt_path", "last"))
+
+
+def test_checkpoint_of_another_ipc(run: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ipc" in refusal(capsys, *fit(recipe, run, "--model.ipc", 2, "--ckpt_path", "last"))
+
+
+def test_folder_that_holds_a_run(run: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "continue it with --ckpt_path last" in refusal(capsys, *fit(recipe, run))
+
+
+def test_experts_of_other_settings(run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--stages.experts.folder", run / "experts" / "theta_0", "--stages.experts.batch_size", 8]
+    message = refusal(capsys, *fit(recipe, tmp_path, *words))
+    assert "training.batch_size: 16 on disk, 8 asked for" in message
+
+
+def test_test_without_a_checkpoint(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["test", "--config", recipe, "--trainer.default_root_dir", tmp_path]
+    assert "there is no checkpoint" in refusal(capsys, *words)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_distilled_file(
+    damage: str, run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((run / "distilled.safetensors").read_bytes())
+    if damage == "truncated":
+        del content[-100:]
+    else:
+        content[-100] ^= 1
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(content)
+    words = ["evaluate", path, "--data", "ImageFolder", "--data.root", image_folder]
+    assert f"{path} is damaged" in refusal(capsys, *words)
+
+
+def test_damaged_expert_is_named_and_recorded_again_on_request(
+    run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "experts"
+    shutil.copytree(run / "experts" / "theta_0", folder)
+    sound = (folder / "expert_001.safetensors").read_bytes()
+    (folder / "expert_001.safetensors").write_bytes(sound[:-8])
+    words = fit(recipe, tmp_path / "b", "--stages.experts.folder", folder, "--stages.num_stages", 1)
+    assert "expert_001.safetensors" in refusal(capsys, *words)
+    main([str(word) for word in [*words, "--stages.experts.rerecord_damaged", "true"]])
+    assert (folder / "expert_001.safetensors").read_bytes() == sound
+
+
+def test_exploding_loss_stops_with_the_last_good_images(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = fit(recipe, tmp_path, "--model.lr_img", 1e30, "--model.lr_lr", 1)
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert "the matching loss is not finite in stage 1" in str(stop.value.code)
+    assert "Lower lr_img" in str(stop.value.code)
+    assert (tmp_path / "last_good.safetensors").exists()

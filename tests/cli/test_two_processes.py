@@ -1,0 +1,75 @@
+"""Two CPU processes under DDP: one run, equal images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdd_lightning import DistilledDataset
+from tests.cli.conftest import run_pdd
+
+pytestmark = pytest.mark.slow
+
+CALLBACK = '''
+"""A callback that stores what each process holds after a stage."""
+
+from pathlib import Path
+
+import torch
+
+from pdd_lightning.callbacks import StageObserver
+
+
+class StoreRanks(StageObserver):
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_experts_ready(self, trainer, stage_module, store, after_stage):
+        (self.folder / f"experts_{after_stage}_{trainer.global_rank}").touch()
+
+    def on_stage_end(self, trainer, stage_module, history):
+        union = stage_module.data.union
+        torch.save(union.images, self.folder / f"stage_{union.num_stages}_{trainer.global_rank}.pt")
+'''
+
+
+def test_two_processes_run_all_stages_with_equal_images(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store_ranks.py").write_text(CALLBACK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    run = tmp_path / "run"
+    words = ["--config", recipe, "--trainer.default_root_dir", run, "--trainer.strategy", "ddp", "--trainer.devices", 2]
+    result = run_pdd(
+        "fit", *words, "--trainer.callbacks", "store_ranks.StoreRanks", "--trainer.callbacks.folder", tmp_path
+    )
+    assert result.returncode == 0, result.stdout
+    for stage in (1, 2):
+        first, second = (torch.load(tmp_path / f"stage_{stage}_{rank}.pt") for rank in (0, 1))
+        assert torch.equal(first, second)
+        assert len(first) == 3 * stage
+    assert len(list((run / "experts" / "theta_1").glob("*.safetensors"))) == 2
+    assert DistilledDataset(run / "distilled.safetensors").num_stages == 2
+    rows = json.loads((run / "summary.json").read_text())["evaluation"]
+    assert rows[0]["n"] == 2
+
+    tested = run_pdd("test", *words)
+    assert tested.returncode == 0, tested.stdout
+    rows = json.loads((run / "summary.json").read_text())["evaluation"]
+    assert [(row["part"], row["row"], row["n"]) for row in rows[1:]] == [
+        ("test", "distilled", 2),
+        ("test", "random real", 2),
+        ("test", "full real", 2),
+    ]
+
+
+def test_experts_do_not_depend_on_the_number_of_processes(recipe: Path, tmp_path: Path) -> None:
+    files = []
+    for devices in (1, 2):
+        run = tmp_path / str(devices)
+        words = ["--trainer.default_root_dir", run, "--stages.num_stages", 1, "--trainer.devices", devices]
+        result = run_pdd("fit", "--config", recipe, "--trainer.strategy", "ddp", *words)
+        assert result.returncode == 0, result.stdout
+        files.append([path.read_bytes() for path in sorted((run / "experts" / "theta_0").glob("*.safetensors"))])
+    assert files[0] == files[1]

@@ -1,0 +1,194 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pdd_lightning.augment import DSA
+from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.networks import flatten, unflatten
+from pdd_lightning.training import TrainingSettings, score_network
+
+SETTINGS = ExpertSettings(number=2, lr=0.05, batch_size=16)
+TRANSITION = TrainingSettings(epochs=20, lr=0.05, batch_size=16)
+EPOCHS = 3
+
+
+@pytest.fixture
+def recorder(blobs, factory):
+    """Makes recorders; other settings, another augmentation or seed are the test's choice."""
+
+    def make(settings=SETTINGS, augment="color_crop", align_corners=True, seed=5):
+        augmentation = DSA(augment, align_corners)
+        return ExpertRecorder(factory, blobs, settings, augmentation, seed, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture
+def first(recorder, tmp_path):
+    """Experts of the first stage."""
+    return recorder().record(tmp_path / "first", EPOCHS)
+
+
+@pytest.fixture
+def start(first, staged_blobs):
+    """Makes start points after the two stages of `staged_blobs`."""
+
+    def make(epochs=TRANSITION.epochs):
+        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs))
+
+    return make
+
+
+def snapshots(store, expert, epochs=EPOCHS):
+    return torch.stack([store.segment(expert, epoch, epoch)[0] for epoch in range(epochs + 1)])
+
+
+def files(store):
+    return [store.file(expert).read_bytes() for expert in range(store.number)]
+
+
+def times(store):
+    """When each file was written."""
+    return [store.file(expert).stat().st_mtime_ns for expert in range(store.number)]
+
+
+def val_accuracy(snapshot, blobs, factory):
+    """Accuracy on the validation part of a network with the parameters of a snapshot."""
+    network = factory(3, 3, 8)
+    network.load_state_dict(unflatten(snapshot, dict(network.named_parameters())))
+    images = EncodedImages(blobs.val.images, blobs.pixels)
+    return score_network(network, images, blobs.val.labels, 3).accuracy
+
+
+def test_equal_seeds_give_equal_files_and_other_seeds_others(recorder, first, tmp_path):
+    torch.manual_seed(1234)  # the global generator does not matter
+    assert files(recorder().record(tmp_path / "again", EPOCHS)) == files(first)
+    others = files(recorder(seed=6).record(tmp_path / "other", EPOCHS))
+    assert not set(others) & set(files(first))
+
+
+def test_an_expert_does_not_depend_on_how_many_there_are(recorder, first, tmp_path):
+    more = recorder(replace(SETTINGS, number=3)).record(tmp_path / "more", EPOCHS)
+    assert files(more)[:2] == files(first)
+    assert len(set(files(more))) == 3
+
+
+def test_recording_leaves_the_global_generator_alone(recorder, tmp_path):
+    before = torch.get_rng_state()
+    recorder().record(tmp_path, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_snapshots_follow_the_training(first, blobs, factory):
+    recorded = snapshots(first, 0)
+    moves = (recorded[1:] - recorded[:-1]).norm(dim=1)
+    assert recorded.shape == (EPOCHS + 1, flatten(dict(factory(3, 3, 8).named_parameters())).numel())
+    assert bool((moves > 0.01).all())
+    assert val_accuracy(recorded[-1], blobs, factory) == pytest.approx(first.records[0].end_accuracy)
+    assert val_accuracy(recorded[0], blobs, factory) == pytest.approx(first.records[0].start_accuracy)
+
+
+def test_longer_recordings_begin_like_shorter_ones(recorder, first, tmp_path):
+    """Also: a snapshot is a copy, which further training does not change."""
+    longer = recorder().record(tmp_path / "longer", EPOCHS + 2)
+    for expert in range(2):
+        assert torch.equal(snapshots(longer, expert), snapshots(first, expert))
+
+
+def test_curves_have_one_entry_per_epoch(first):
+    for record in first.records:
+        assert len(record.losses) == len(record.accuracies) == EPOCHS
+        assert all(0 <= accuracy <= 1 for accuracy in record.accuracies)
+        assert record.losses[-1] < record.losses[0]
+        assert record.record_seconds > 0
+
+
+def test_experts_learn(recorder, tmp_path):
+    store = recorder(replace(SETTINGS, momentum=0.9)).record(tmp_path, 15)
+    assert min(record.end_accuracy for record in store.records) > 0.8
+
+
+def test_no_epochs_store_the_start_points_only(recorder, first, tmp_path):
+    store = recorder().record(tmp_path / "starts", 0)
+    for expert, record in enumerate(store.records):
+        assert torch.equal(snapshots(store, expert, epochs=0), snapshots(first, expert)[:1])
+        assert (record.losses, record.end_accuracy) == ([], record.start_accuracy)
+        with pytest.raises(IndexError):
+            store.segment(expert, 0, 1)
+
+
+def test_later_experts_start_where_the_former_ones_started(recorder, first, start, tmp_path):
+    store = recorder().record(tmp_path / "later", 1, start(epochs=0))
+    for expert in range(2):
+        assert torch.equal(snapshots(store, expert, 1)[0], snapshots(first, expert)[0])
+
+
+def test_later_experts_are_trained_on_the_union_first(recorder, first, start, blobs, factory, tmp_path):
+    store = recorder().record(tmp_path / "later", 1, start())
+    for expert, record in enumerate(store.records):
+        theta = snapshots(store, expert, 1)[0]
+        assert not torch.equal(theta, snapshots(first, expert)[0])
+        assert val_accuracy(theta, blobs, factory) == pytest.approx(record.start_accuracy)
+        assert record.start_accuracy > max(0.5, first.records[expert].start_accuracy)
+        assert len(record.losses) == 1 and record.start_seconds > 0
+
+
+def test_former_experts_are_opened_only_to_record(recorder, start, tmp_path):
+    recorder().record(tmp_path / "later", 0, start())
+
+    def refuse():
+        raise AssertionError("nothing had to be recorded")
+
+    recorder().record(tmp_path / "later", 0, replace(start(), previous=refuse))
+
+
+@pytest.mark.parametrize("change", [{"augment": "crop"}, {"align_corners": False}, {"seed": 6}])
+def test_experts_of_other_settings_are_refused(recorder, first, change):
+    with pytest.raises(ConfigError, match=rf"other settings:\s+{next(iter(change))}: .* asked for"):
+        recorder(**change).record(first.folder, EPOCHS)
+
+
+def test_start_points_of_another_union_are_refused(recorder, start, tmp_path):
+    recorder().record(tmp_path / "later", 0, start())
+    other = replace(start(), union=start().union.union(1))
+    with pytest.raises(ConfigError, match=r"start\.union"):
+        recorder().record(tmp_path / "later", 0, other)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_recorded_experts_are_not_touched_again(recorder, first, interrupted):
+    """A recording that was interrupted before its last expert goes on with that one."""
+    whole, before = files(first), times(first)
+    if interrupted:
+        first.discard([1])  # leaves what an interruption leaves: an open manifest and some experts
+        assert json.loads((first.folder / "manifest.json").read_text())["experts"] == []
+    store = recorder().record(first.folder, EPOCHS)
+    assert [time == old for time, old in zip(times(store), before, strict=True)] == [True, not interrupted]
+    assert files(store) == whole and len(store.records) == 2
+
+
+def test_damaged_files_are_named(recorder, first):
+    first.file(1).write_bytes(first.file(1).read_bytes()[:-4])
+    with pytest.raises(DamagedFileError, match=r"expert_001\.safetensors\. Set stages\.experts\.rerecord_damaged"):
+        recorder().record(first.folder, EPOCHS)
+
+
+def test_damaged_files_are_recorded_again_on_request(recorder, first):
+    whole = files(first)
+    before = first.file(0).stat().st_mtime_ns
+    first.file(1).write_bytes(b"")
+    store = recorder(replace(SETTINGS, rerecord_damaged=True)).record(first.folder, EPOCHS)
+    assert files(store) == whole and store.damaged() == []
+    assert store.file(0).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "bad", [{"number": 0}, {"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}, {"momentum": 1.0}, {"weight_decay": -1.0}]
+)
+def test_settings_that_cannot_work_are_refused_at_once(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        ExpertSettings(**bad)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pdd_lightning.cli import main
+
 PROJECT = Path(__file__).parents[2]
 
 RECIPE = """
@@ -64,6 +66,15 @@ def recipe(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(RECIPE.replace("ROOT", str(image_folder)))
     return path
+
+
+@pytest.fixture(scope="session")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was fitted and tested."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(folder)])
+    main(["test", "--config", str(recipe), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")])
+    return folder
 
 
 def start_pdd(*arguments: object) -> "subprocess.Popen[str]":

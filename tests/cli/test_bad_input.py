@@ -9,14 +9,6 @@ from pdd_lightning.cli import main
 from tests.cli.conftest import write_folder
 
 
-@pytest.fixture(scope="module")
-def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(folder)])
-    return folder
-
-
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The message that a command line ends with; nothing may have been trained."""
     capsys.readouterr()

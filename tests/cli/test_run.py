@@ -3,22 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
-
-
-@pytest.fixture(scope="module")
-def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was fitted and tested."""
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    main(["fit", "--config", str(recipe), "--trainer.default_root_dir", str(folder)])
-    main(["test", "--config", str(recipe), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")])
-    return folder
 
 
 def test_distilled_set_holds_all_stages(run: Path) -> None:

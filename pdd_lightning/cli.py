@@ -116,6 +116,7 @@ class PDDCLI(LightningCLI):
             RollingCheckpoint(root / "checkpoints", every),
         ]
         trainer = super().instantiate_trainer(**kwargs)
+        # After `StageAdvance`, which Lightning's parser adds, so that the stages' table is printed first.
         evaluation = self._get(self.config_init, "evaluation")
         trainer.callbacks += [Evaluation(evaluation), ExportRun()]  # type: ignore[attr-defined]
         return trainer

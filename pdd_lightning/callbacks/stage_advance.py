@@ -39,6 +39,9 @@ class TransitionSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
+    def __post_init__(self) -> None:
+        self.training(lr=1.0)  # refuses bad values now rather than at the first transition
+
     def training(self, lr: float) -> TrainingSettings:
         """Training on the union at rate `lr`."""
         return TrainingSettings(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
 from pdd_lightning.callbacks.pictures import as_tensor, labelled_grid
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.stages import DistillationStage
@@ -24,7 +25,7 @@ class TensorBoardImages(StageObserver):
     Does nothing without a `TensorBoardLogger`.
 
     Args:
-        every_n_iterations: How often the evolving images are written.
+        every_n_iterations: How often the evolving images are written, in iterations.
 
     Raises:
         ConfigError: `every_n_iterations` is below 1.
@@ -55,17 +56,18 @@ class TensorBoardImages(StageObserver):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The images of the current stage and their pixel values."""
+        """The images of the current stage and their pixel values, at the first iteration and every few."""
         writer = _writer(trainer)
         module = stage_module(pl_module)
-        if writer is None or batch_idx % self.every_n_iterations:
+        iteration, stage = batch_idx + 1, module.data.stage
+        if writer is None or (iteration > 1 and iteration % self.every_n_iterations):
             return
-        stage = module.data.stage
-        current = SyntheticSet.empty(module.data.real.image_shape).append(module.images.cpu(), module.labels.cpu())
-        picture = _picture(current, module, f"stage {stage}, iteration {batch_idx + 1}")
-        writer.add_image(f"images/stage_{stage}", picture, batch_idx + 1)
+        stages = torch.full_like(module.labels, stage)
+        title = f"{module.data.real.name}, iteration {iteration}"
+        picture = _picture(module.images.detach(), module.labels, stages, module, title)
+        writer.add_image(f"images/stage_{stage}", picture, iteration)
         pixels = module.data.real.pixels.decode(module.images.detach())
-        writer.add_histogram(f"pixels/stage_{stage}", pixels, batch_idx + 1)
+        writer.add_histogram(f"pixels/stage_{stage}", pixels, iteration)
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
@@ -74,7 +76,8 @@ class TensorBoardImages(StageObserver):
         if writer is None:
             return
         report, union = history[-1], stage_module.data.union
-        picture = _picture(union, stage_module, f"union of {report.stage} stages")
+        title = f"{stage_module.data.real.name}, {len(union)} distilled images"
+        picture = _picture(union.images, union.labels, union.stages, stage_module, title)
         writer.add_image("images/union", picture, report.stage)
         figures = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
         if report.learned_lr is not None:
@@ -101,7 +104,6 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
     return logger.experiment if isinstance(logger, TensorBoardLogger) else None
 
 
-def _picture(synthetic: SyntheticSet, module: DistillationStage, title: str) -> Any:
+def _picture(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
     real = module.data.real
-    pixels = real.pixels.decode(synthetic.images)
-    return as_tensor(labelled_grid(pixels, synthetic.labels, synthetic.stages, real.class_names, title))
+    return as_tensor(labelled_grid(real.pixels.decode(images), labels, stages, real.class_names, title))

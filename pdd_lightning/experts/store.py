@@ -145,6 +145,8 @@ class TrajectoryStore:
     def _check_manifest(self) -> None:
         if not (self.folder / MANIFEST).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.glob("expert_*")):
+                raise DamagedFileError(f"{self.folder} has expert files but no {MANIFEST}: delete it to record again")
             self._write_manifest([])
             return
         stored = self._read_json(self.folder / MANIFEST).get("settings")

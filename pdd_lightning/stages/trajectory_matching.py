@@ -177,7 +177,7 @@ class TrajectoryMatching(DistillationStage):
 
     def matching_loss(self, batch: TrajectoryBatch) -> Tensor:
         """Normalised distance of the student to the expert after the student's steps."""
-        (student,) = self._student
+        student = self._student[0].to(self.device)
         params = unflatten(batch.start, dict(student.named_parameters()))
         lr = self.log_lr.exp()
         self.log("learned_lr", lr, prog_bar=True)

@@ -19,12 +19,18 @@ def make(constructor, *args, **kwargs):
     return constructor(*args, **kwargs)
 
 
+def kept_apart(factory):
+    """A `partial` with an attribute, which Python does not merge with one around it."""
+    factory.note = "own"
+    return factory
+
+
 @pytest.mark.parametrize(
     ("factory", "path", "arguments"),
     [
         (ConvNet, CONVNET, {}),
         (partial(ConvNet, width=8, norm="batch"), CONVNET, {"width": 8, "norm": "batch"}),
-        (partial(partial(ConvNet, width=8, depth=2), width=16), CONVNET, {"width": 16, "depth": 2}),
+        (partial(kept_apart(partial(ConvNet, width=8, depth=2)), width=16), CONVNET, {"width": 16, "depth": 2}),
         (partial(make, ConvNet, depth=1), CONVNET, {"depth": 1}),
         (ResNet10, "pdd_lightning.networks.resnet.ResNet10", {}),
     ],

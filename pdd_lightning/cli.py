@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments after the program's name; by default those of the process.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
+    # Of no use to the reader: a line of Lightning's that newer versions of torch deprecate.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     words = list(sys.argv[1:] if args is None else args)
     try:
         if words[:1] == ["evaluate"]:

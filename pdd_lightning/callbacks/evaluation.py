@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
 from pdd_lightning.callbacks.observer import observers, stage_module
@@ -16,6 +15,7 @@ from pdd_lightning.evaluation import (
     evaluation_tasks,
     rows_from_results,
     rows_table,
+    run_tasks,
 )
 from pdd_lightning.evaluation.tasks import Part
 from pdd_lightning.stages import DistillationStage
@@ -47,10 +47,7 @@ class Evaluation(Callback):
         if module.data.union.num_stages == 0:
             return
         mine = self._make_tasks(module, "val", baselines=False)
-        with tqdm(mine, unit="network", disable=distributed.rank() != 0, leave=False) as bar:
-            for task in bar:
-                bar.set_description(f"Evaluating {task.label}")
-                task.run()
+        run_tasks(mine, progress=trainer.progress_bar_callback is not None)
         self._report(trainer, module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -205,7 +205,15 @@ class StageAdvance(Callback):
         if stage in self._stores:
             return self._stores[stage]
         data, needed = module.data, module.trajectory_epochs
-        recorder = ExpertRecorder(module.network, data.real, self.experts, module.augment, data.seed, module.device)
+        recorder = ExpertRecorder(
+            module.network,
+            data.real,
+            self.experts,
+            module.augment,
+            data.seed,
+            module.device,
+            progress=module.trainer.progress_bar_callback is not None,
+        )
         if stage == 0:
             folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
             store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")

@@ -8,6 +8,7 @@ from pdd_lightning.evaluation.tasks import (
     EvaluationTask,
     TaskResult,
     evaluation_tasks,
+    run_tasks,
 )
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "protocol_phases",
     "rows_from_results",
     "rows_table",
+    "run_tasks",
     "stages_table",
 ]

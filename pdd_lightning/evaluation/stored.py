@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.report import rows_from_results
-from pdd_lightning.evaluation.tasks import EvaluationSettings, Part, evaluation_tasks
+from pdd_lightning.evaluation.tasks import EvaluationSettings, Part, evaluation_tasks, run_tasks
 from pdd_lightning.networks.spec import factory_from_spec
 from pdd_lightning.typing import NetworkFactory
 
@@ -68,11 +67,7 @@ def evaluate_file(
         torch.device(device),
         baselines,
     )
-    with tqdm(tasks, unit="network", leave=False) as bar:
-        results = []
-        for task in bar:
-            bar.set_description(f"Evaluating {task.label}")
-            results.append(task.run())
+    results = run_tasks(tasks)
     return rows_from_results(results, real.class_names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import random_real_set
 from pdd_lightning.evaluation.protocols import Protocol, check_protocol, protocol_phases
+from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
 from pdd_lightning.training import Score, TrainingSettings, score_network, train_network
 from pdd_lightning.typing import NetworkFactory
@@ -151,6 +152,17 @@ def evaluation_tasks(
         if settings.full_data_epochs:
             tasks += [evaluator.full_task(number) for number in numbers]
     return tasks
+
+
+def run_tasks(tasks: Sequence[EvaluationTask], progress: bool = True) -> list[TaskResult]:
+    """Runs tasks one after another under a progress bar."""
+    results = []
+    with progress_bar(len(tasks), "Evaluating", "network", progress) as bar:
+        for task in tasks:
+            bar.set_description(f"Evaluating {task.label}")
+            results.append(task.run())
+            bar.update()
+    return results
 
 
 class _Evaluator:

@@ -21,6 +21,7 @@ from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts.store import TrajectoryStore
 from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import generator_for, seeded
 from pdd_lightning.training import EpochRecord, TrainingSettings, score_network, train_network
 from pdd_lightning.typing import NetworkFactory
@@ -103,6 +104,7 @@ class ExpertRecorder:
         augment: Augmentation of real and union images.
         seed: Seed of the run: with the stage and the expert's number it fixes each expert.
         device: Where the networks are trained.
+        progress: Show a progress bar.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class ExpertRecorder:
         augment: DSA,
         seed: int,
         device: torch.device,
+        progress: bool = True,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -120,6 +123,7 @@ class ExpertRecorder:
         self.augment = augment
         self.seed = seed
         self.device = device
+        self.progress = progress
 
     def record(
         self, folder: Path, epochs: int, start: StartPoint | None = None, title: str = "Experts"
@@ -189,11 +193,9 @@ class ExpertRecorder:
         if start is not None:
             start = StartPoint(start.previous, start.union.to(self.device), start.training)
             steps += start.training.steps(len(start.union.labels))
-        with tqdm(
-            total=len(experts) * steps, desc=title, unit="step", disable=distributed.rank() != 0, leave=False
-        ) as bar:
+        with progress_bar(len(experts) * steps, title, "step", self.progress) as bar:
             for count, expert in enumerate(experts, 1):
-                bar.set_description(f"{title} {count}/{len(experts)}")
+                bar.set_description(f"{title} {count}/{len(experts)}", refresh=False)
                 self._record_expert(store, expert, epochs, start, data, bar)
 
     def _record_expert(

@@ -1,0 +1,26 @@
+"""Progress bars of long work."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from pdd_lightning import distributed
+
+
+def progress_bar(total: int, title: str, unit: str, show: bool = True) -> tqdm[Any]:
+    """A bar that shows what is done, how fast, and how long is left, and vanishes at the end.
+
+    It is drawn by the first process only, and in a log file, where each drawing is a line, rarely.
+
+    Args:
+        total: Units of work.
+        title: What is being done.
+        unit: Name of a unit.
+        show: Whether to draw it at all.
+    """
+    hidden = not show or distributed.rank() != 0
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, desc=title, unit=unit, disable=hidden, leave=False, mininterval=interval)

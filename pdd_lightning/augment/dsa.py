@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -191,7 +191,54 @@ def _resample(images: Tensor, matrix: _Matrix, align_corners: bool) -> Tensor:
     x, y = x.view(1, 1, 1, -1), y.view(1, 1, -1, 1)
     grid = torch.stack([a * x + b * y for a, b in matrix], dim=-1).squeeze(1)
     grid = grid.expand(len(images), -1, -1, -1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
+    sampled: Tensor = _Sample.apply(images, grid, align_corners)
+    return sampled
+
+
+class _Sample(torch.autograd.Function):
+    """`grid_sample`, differentiable in the images as often as wanted; older versions of torch manage it once.
+
+    Sampling is linear in the images: its derivative is the adjoint, and the adjoint's derivative is sampling.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(images: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.align_corners = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        return _SampleAdjoint.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
+
+
+class _SampleAdjoint(torch.autograd.Function):
+    """The adjoint of `_Sample`: from sampled images back to images of the same size."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(cotangent: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+        bilinear = zero_padding = 0
+        images = torch.zeros_like(cotangent)
+        gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+            cotangent, images, grid, bilinear, zero_padding, align_corners, [True, False]
+        )[0]
+        return gradient
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.align_corners = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        return _Sample.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
 
 
 def _coordinates(size: int, like: Tensor, align_corners: bool) -> Tensor:

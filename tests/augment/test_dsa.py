@@ -117,3 +117,18 @@ def test_strategy_none_is_the_identity_and_consumes_no_random_numbers():
 def test_an_unknown_operation_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'blur'.*color, crop, cutout, flip, scale, rotate"):
         DSA("crop_blur")
+
+
+@pytest.mark.parametrize("operation", ["scale", "rotate"])
+def test_resampling_works_under_function_transforms(operation):
+    dsa = DSA(operation)
+    draw = dsa.draw(2, (6, 6), seeded())
+    images = torch.randn(3, 2, 1, 6, 6, generator=seeded(1))
+
+    def energy(batch):
+        return dsa(batch, draw).square().sum()
+
+    together = torch.func.vmap(torch.func.grad(energy))(images)
+    for batch, gradient in zip(images, together, strict=True):
+        batch.requires_grad_()
+        torch.testing.assert_close(gradient, torch.autograd.grad(energy(batch), batch)[0])

@@ -163,7 +163,7 @@ def test_a_continued_run_equals_the_straight_one(
     assert module.data.union.learning_rates == whole.data.union.learning_rates
 
 
-CALLBACK = '''
+CALLBACK = """
 from pathlib import Path
 
 import torch
@@ -178,7 +178,7 @@ class StoreRanks(StageObserver):
     def on_stage_end(self, trainer, stage_module, history):
         union = stage_module.data.union
         torch.save(union.images, self.folder / f"stage_{union.num_stages}_{trainer.global_rank}.pt")
-'''
+"""
 
 
 @pytest.mark.slow

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from pdd_lightning.callbacks import StageAdvance
     from pdd_lightning.data.distilled import DistilledDataset
     from pdd_lightning.data.progressive import ProgressiveDataModule
-    from pdd_lightning.stages import DistillationStage, TrajectoryMatching
+    from pdd_lightning.stages import DistillationStage, DistributionMatching, GradientMatching, TrajectoryMatching
 
 __version__ = "0.1.0"
 
 _HOME = {
     "DistillationStage": "stages",
     "DistilledDataset": "data.distilled",
+    "DistributionMatching": "stages",
+    "GradientMatching": "stages",
     "ProgressiveDataModule": "data.progressive",
     "StageAdvance": "callbacks",
     "TrajectoryMatching": "stages",
@@ -27,6 +29,8 @@ _HOME = {
 __all__ = [
     "DistillationStage",
     "DistilledDataset",
+    "DistributionMatching",
+    "GradientMatching",
     "ProgressiveDataModule",
     "StageAdvance",
     "TrajectoryMatching",

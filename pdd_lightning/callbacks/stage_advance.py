@@ -56,11 +56,11 @@ class TransitionSettings:
 class StageAdvance(Callback):
     """Runs all stages of a progressive distillation.
 
-    Before the first stage it has the experts recorded. When a stage's iterations are done it freezes the images
-    into the union, trains every expert's start point on the union (theta_i), scores theta_i on the validation
-    part, has the next experts recorded from there, and begins the next stage with new images. Processes share
-    the networks to train. Everything that takes long is stored as soon as it is done, so that a run can be stopped
-    at any moment and continued.
+    Before the first stage it has the experts recorded, where the method follows trajectories. When a stage's
+    iterations are done it freezes the images into the union, trains every expert's start point on the union (theta_i),
+    scores theta_i on the validation part, has the next experts recorded from there, and begins the next stage with new
+    images. Processes share the networks to train. Everything that takes long is stored as soon as it is done, so that
+    a run can be stopped at any moment and continued.
 
     Args:
         num_stages: Number of stages P; 1 is the base method.
@@ -106,6 +106,11 @@ class StageAdvance(Callback):
             raise ConfigError(
                 f"the method reads expert snapshots up to epoch {needed} (max_start_epoch + expert_epochs), but"
                 f" stages.experts.epochs records only {self.experts.epochs}: raise it, or lower max_start_epoch"
+            )
+        if needed == 0 and (self.experts.epochs or self.experts.folder):
+            raise ConfigError(
+                f"{type(module).__name__} follows no trajectories, so that no experts are recorded for it: leave out"
+                " stages.experts.epochs and stages.experts.folder"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,6 +185,7 @@ class StageAdvance(Callback):
         finished = data.stage
         data.union = module.frozen.append(module.images.detach().clone(), module.labels.clone(), module.learned_lr)
         store = self._open_experts(trainer, module)
+        assert store is not None  # a stage is finished
         self.history.append(self._report(finished, module, store))
         _say(_summary_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
@@ -191,20 +197,27 @@ class StageAdvance(Callback):
         if module.data.union.num_stages >= self.num_stages:
             trainer.should_stop = True
 
-    def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore:
-        """Gives the data module the trajectories that start from theta of the last finished stage."""
+    def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore | None:
+        """Gives the data module the trajectories that start from theta of the last finished stage, if any."""
         finished = module.data.union.num_stages
         store = self._experts_after(finished, Path(trainer.default_root_dir) / "experts", module)
         module.data.trajectories = store
-        for observer in observers(trainer):
-            observer.on_experts_ready(trainer, module, store, finished)
+        if store is not None:
+            for observer in observers(trainer):
+                observer.on_experts_ready(trainer, module, store, finished)
         return store
 
-    def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore:
-        """Trajectories from theta_`stage`, recorded where they are missing."""
+    def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore | None:
+        """Trajectories from theta_`stage`, recorded where they are missing.
+
+        A method that follows no trajectories gets theta alone, and nothing before the first stage, since it draws
+        random networks itself.
+        """
         if stage in self._stores:
             return self._stores[stage]
         data, needed = module.data, module.trajectory_epochs
+        if stage == 0 and needed == 0:
+            return None
         recorder = ExpertRecorder(
             module.network,
             data.real,
@@ -222,7 +235,8 @@ class StageAdvance(Callback):
             training = self.transition.training(union.learning_rates[-1] or module.default_lr)
             start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
             if stage < self.num_stages:
-                store = recorder.record(root / f"theta_{stage}", needed, start, f"Experts of stage {stage + 1}")
+                title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
+                store = recorder.record(root / f"theta_{stage}", needed, start, title)
             else:
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
     from pdd_lightning.data.digits import Digits
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _HOME = {
     "CIFAR10": "torchvision_sets",
     "CIFAR100": "torchvision_sets",
+    "ClassBatches": "class_batches",
+    "ClassSampler": "class_batches",
     "Digits": "digits",
     "DistilledDataset": "distilled",
     "EncodedImages": "splits",
@@ -38,6 +41,7 @@ _HOME = {
     "SyntheticSet": "synthetic",
     "TinyImageNet": "tiny_imagenet",
     "Whitened": "pixels",
+    "by_class": "class_batches",
     "save_distilled": "distilled",
 }
 
@@ -46,6 +50,8 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "SVHN",
+    "ClassBatches",
+    "ClassSampler",
     "Digits",
     "DistilledDataset",
     "EncodedImages",
@@ -59,6 +65,7 @@ __all__ = [
     "SyntheticSet",
     "TinyImageNet",
     "Whitened",
+    "by_class",
     "save_distilled",
 ]
 

@@ -19,7 +19,7 @@ from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts.store import TrajectoryStore
-from pdd_lightning.networks.parameters import flatten, unflatten
+from pdd_lightning.networks.parameters import flatten, load_flat
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import generator_for, seeded
@@ -76,13 +76,13 @@ class StartPoint:
     """Where the experts of a later stage start: the former start points, trained on the union.
 
     Attributes:
-        previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0. Called only
-            when an expert has to be recorded.
+        previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0, or from its
+            random initialisation where there are none. Called only when an expert has to be recorded.
         union: All images distilled so far.
         training: Settings of the training on the union.
     """
 
-    previous: Callable[[], TrajectoryStore]
+    previous: Callable[[], TrajectoryStore | None]
     union: SyntheticSet
     training: TrainingSettings
 
@@ -240,7 +240,9 @@ class ExpertRecorder:
             network = self.factory(channels, self.real.num_classes, size).to(self.device)
         if start is None:
             return network
-        _load(network, start.previous().segment(expert, 0, 0)[0])
+        previous = start.previous()
+        if previous is not None:
+            load_flat(network, previous.segment(expert, 0, 0)[0])
         steps = start.training.steps(len(start.union.labels)) // max(start.training.epochs, 1)
         on_epoch: Callable[[int, EpochRecord], None] = lambda *_: bar.update(steps) and None  # noqa: E731
         generator = self._generator("transition", expert, start)
@@ -270,11 +272,3 @@ class _Data:
 def _snapshot(network: nn.Module) -> Tensor:
     """Copy of all parameters as one float32 CPU vector `[P]`."""
     return flatten(dict(network.named_parameters())).detach().to("cpu", torch.float32, copy=True)
-
-
-def _load(network: nn.Module, snapshot: Tensor) -> None:
-    """Sets all parameters from a vector `[P]`."""
-    params = dict(network.named_parameters())
-    with torch.no_grad():
-        for name, value in unflatten(snapshot, params).items():
-            params[name].copy_(value)

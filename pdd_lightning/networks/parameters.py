@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.typing import Params
@@ -40,3 +40,15 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
         )
     pieces = torch.split(vector, [parameter.numel() for parameter in like.values()])
     return {name: piece.view(parameter.shape) for (name, parameter), piece in zip(like.items(), pieces, strict=True)}
+
+
+def load_flat(network: nn.Module, vector: Tensor) -> None:
+    """Sets all parameters of a network from a vector `[P]`.
+
+    Raises:
+        ConfigError: The vector does not fit, see `unflatten`.
+    """
+    params = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in unflatten(vector, params).items():
+            params[name].copy_(value)

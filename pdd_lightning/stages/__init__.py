@@ -1,6 +1,8 @@
 """Distillation stages: one LightningModule per base method."""
 
 from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.distribution_matching import DistributionMatching
+from pdd_lightning.stages.gradient_matching import GradientMatching
 from pdd_lightning.stages.trajectory_matching import TrajectoryMatching
 
-__all__ = ["DistillationStage", "TrajectoryMatching"]
+__all__ = ["DistillationStage", "DistributionMatching", "GradientMatching", "TrajectoryMatching"]

@@ -138,6 +138,13 @@ def test_later_experts_are_trained_on_the_union_first(recorder, first, start, bl
         assert len(record.losses) == 1 and record.start_seconds > 0
 
 
+def test_without_former_experts_the_first_start_from_their_initialisation(recorder, first, start, tmp_path):
+    """What methods without trajectories have after stage 1 is what those with them have."""
+    with_experts = recorder().record(tmp_path / "later", 0, start())
+    without = recorder().record(tmp_path / "alone", 0, replace(start(), previous=lambda: None))
+    assert files(without) == files(with_experts)
+
+
 def test_former_experts_are_opened_only_to_record(recorder, start, tmp_path):
     recorder().record(tmp_path / "later", 0, start())
 

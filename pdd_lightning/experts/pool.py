@@ -1,0 +1,59 @@
+"""The networks that gradients and features are matched in: random ones in stage 1, theta_{i-1} in stage i."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.parameters import load_flat
+from pdd_lightning.randomness import seeded
+
+
+class NetworkStart(NamedTuple):
+    """Where a matching network starts.
+
+    Attributes:
+        seed: Seed of its random initialisation.
+        params: Parameters of one of the theta_{i-1}, flat `[P]`; empty for a network that stays random.
+    """
+
+    seed: int
+    params: Tensor
+
+
+def draw_start(data: ProgressiveDataModule, generator: torch.Generator) -> NetworkStart:
+    """Draws a fresh random network in the first stage, one of the theta_{i-1} in later ones.
+
+    Args:
+        data: Says which stage it is, and holds the networks of the finished ones.
+        generator: Source of the random numbers.
+
+    Raises:
+        ConfigError: There are no networks trained on the finished stages.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    if data.stage == 1:
+        return NetworkStart(seed, torch.empty(0))
+    if data.trajectories is None:
+        raise ConfigError(f"stage {data.stage} starts from trained networks; run it with the StageAdvance callback")
+    expert = int(torch.randint(data.trajectories.number, (), generator=generator))
+    return NetworkStart(seed, data.trajectories.segment(expert, 0, 0)[0])
+
+
+def start_network(build: Callable[[], nn.Module], start: NetworkStart) -> nn.Module:
+    """Makes the network that `draw_start` drew.
+
+    Args:
+        build: Makes a network, initialised from torch's global generator.
+        start: The draw.
+    """
+    with seeded(start.seed, "matching network"):
+        network = build()
+    if len(start.params):
+        load_flat(network, start.params)
+    return network

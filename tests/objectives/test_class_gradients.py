@@ -1,0 +1,94 @@
+"""All classes in one pass, one class at a time, and the plain formula give the same distance and image gradient."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks import ConvNet, fix_statistics
+from pdd_lightning.objectives import ClassSides, class_distance, class_distances_together, gradient_distance
+
+CLASSES, COUNTS = 3, [5, 2, 4]
+
+
+@pytest.fixture(params=["instance", "batch"])
+def network(request):
+    torch.manual_seed(0)
+    network = ConvNet(3, CLASSES, 8, depth=2, width=6, norm=request.param).double()
+    fix_statistics(network, torch.randn(20, 3, 8, 8).double())
+    return network
+
+
+def make_sides(frozen):
+    """Stacked sides of all classes; rows of real images are filled up with values that must not matter."""
+    generator = torch.Generator().manual_seed(1)
+
+    def images(count):
+        return torch.randn(CLASSES, count, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+    weights = torch.zeros(CLASSES, max(COUNTS), dtype=torch.float64)
+    for label, count in enumerate(COUNTS):
+        weights[label, :count] = 1 / count
+    return ClassSides(torch.arange(CLASSES), images(max(COUNTS)), weights, images(frozen), images(2))
+
+
+def one_class(sides, label, used=None):
+    parts = [part[label] for part in sides]
+    return ClassSides(parts[0], parts[1][:used], parts[2][:used], *parts[3:])
+
+
+def gradient_of_mean(network, images, label, create_graph=False):
+    loss = F.cross_entropy(network(images), torch.full((len(images),), label))
+    return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)
+
+
+def by_formula(network, sides, metric):
+    """Mean cross-entropy of each side, without any of the shortcuts."""
+    total = torch.zeros((), dtype=torch.float64)
+    for label, count in enumerate(COUNTS):
+        real = gradient_of_mean(network, sides.real[label, :count], label)
+        union = torch.cat([sides.frozen[label], sides.new[label]])
+        total = total + gradient_distance(gradient_of_mean(network, union, label, True), real, metric)
+    return total
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+@pytest.mark.parametrize("metric", ["ours", "mse", "cos"])
+def test_forms_agree(network, metric, frozen):
+    params = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    results = []
+    for form in ("formula", "in turn", "together"):
+        sides = make_sides(frozen)
+        sides.new.requires_grad_()
+        if form == "formula":
+            distance = by_formula(network, sides, metric)
+        elif form == "in turn":
+            rows = [one_class(sides, label, count) for label, count in enumerate(COUNTS)]
+            distance = torch.stack([class_distance(network, params, row, metric) for row in rows]).sum()
+        else:
+            distance = class_distances_together(network, params, sides, metric)
+        (gradient,) = torch.autograd.grad(distance, sides.new)
+        results.append((distance.detach(), gradient))
+    assert results[0][1].abs().max() > 0
+    for distance, gradient in results[1:]:
+        torch.testing.assert_close(distance, results[0][0], rtol=1e-10, atol=0)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-8, atol=1e-12)
+
+
+def test_images_that_fill_up_do_not_matter(network):
+    params = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    sides = make_sides(1)
+    real = torch.where(sides.weights.view(CLASSES, -1, 1, 1, 1) > 0, sides.real, 7.0)
+    first = class_distances_together(network, params, sides, "ours")
+    torch.testing.assert_close(class_distances_together(network, params, sides._replace(real=real), "ours"), first)
+
+
+def test_a_dead_channel_gives_a_finite_gradient():
+    synthetic = torch.zeros(2, 3, requires_grad=True)
+    gradient_distance([synthetic], [torch.ones(2, 3)], "ours").backward()
+    assert synthetic.grad.isfinite().all()
+
+
+def test_unknown_metric_is_refused():
+    with pytest.raises(ConfigError, match="unknown metric 'l2'"):
+        gradient_distance([torch.ones(1, 1)], [torch.ones(1, 1)], "l2")

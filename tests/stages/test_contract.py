@@ -1,0 +1,218 @@
+"""What every distillation stage keeps, whatever its method: checked for each class found in the package."""
+
+import functools
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch import Tensor
+
+import pdd_lightning.stages
+from pdd_lightning import DistilledDataset
+from pdd_lightning.callbacks import StageAdvance, StageObserver
+from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.stage_advance import TransitionSettings
+from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.experts import ExpertSettings
+from pdd_lightning.networks import ConvNet
+from pdd_lightning.stages import DistillationStage
+from tests.cli.conftest import run_pdd, write_folder
+from tests.tiny import Blobs
+
+# What each method's shortest sensible run needs; a new method adds a line.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "DistributionMatching": {"ipc": 1, "lr_img": 0.1},
+    "GradientMatching": {"ipc": 1, "outer": 3, "inner": 2, "lr_net": 0.1},
+    "TrajectoryMatching": {"ipc": 1, "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 10.0},
+}
+ITERATIONS = 5
+
+
+def found_stages() -> list[type[DistillationStage]]:
+    """Every concrete stage in any module of the package's stages."""
+    found = set()
+    for module in pkgutil.iter_modules(pdd_lightning.stages.__path__, "pdd_lightning.stages."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if inspect.isclass(value) and issubclass(value, DistillationStage) and not inspect.isabstract(value):
+                found.add(value)
+    return sorted(found, key=lambda stage: stage.__name__)
+
+
+STAGES = found_stages()
+every_stage = pytest.mark.parametrize("kind", STAGES, ids=lambda kind: kind.__name__)
+
+
+def arguments(kind: type[DistillationStage]) -> dict[str, Any]:
+    assert kind.__name__ in ARGUMENTS, f"{kind.__name__} is a new method: add its shortest run to ARGUMENTS"
+    return ARGUMENTS[kind.__name__]
+
+
+class Remember(StageObserver):
+    """Remembers what each iteration and each stage left; can interrupt the run."""
+
+    def __init__(self, stop: tuple[int, int] | None = None) -> None:
+        self.stop = stop
+        self.images: list[Tensor] = []
+        self.gradients: list[dict[str, bool]] = []
+        self.losses: list[float] = []
+        self.frozen: list[Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.gradients.append(
+            {name: p.grad is not None and bool(p.grad.abs().sum() > 0) for name, p in pl_module.named_parameters()}
+        )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.images.append(pl_module.images.detach().clone())
+        self.losses.append(float(outputs["loss"]))
+        self.frozen.append(pl_module.data.union.images.clone())
+        if self.stop == (pl_module.data.stage, pl_module.data.iteration):
+            raise InterruptedError("the run is interrupted here")
+
+
+def fit(kind: type[DistillationStage], folder: Path, resume: bool = False, stop: Any = None) -> tuple[Any, Remember]:
+    """A run of two stages on blobs; the module and what was remembered."""
+    seed_everything(0, verbose=False)
+    module = kind(functools.partial(ConvNet, depth=2, width=4), **arguments(kind))  # type: ignore[arg-type]
+    remember = Remember(stop)
+    experts = ExpertSettings(number=2, batch_size=16)
+    callbacks: list[Callback] = [
+        StageAdvance(2, ITERATIONS, experts, TransitionSettings(epochs=3)),
+        RollingCheckpoint(folder / "checkpoints", 2),
+        remember,
+    ]
+    trainer = Trainer(
+        default_root_dir=folder,
+        callbacks=callbacks,
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    data = ProgressiveDataModule(Blobs())
+    trainer.fit(module, datamodule=data, ckpt_path=folder / "checkpoints" / "last.ckpt" if resume else None)
+    return module, remember
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Gives each method's uninterrupted run, made once."""
+    return functools.cache(lambda kind: fit(kind, tmp_path_factory.mktemp(kind.__name__)))
+
+
+def test_the_table_has_no_strangers() -> None:
+    assert set(ARGUMENTS) == {kind.__name__ for kind in STAGES}
+
+
+@every_stage
+def test_two_stages_are_made(kind: type[DistillationStage], straight: Any) -> None:
+    module, seen = straight(kind)
+    union = module.data.union
+    assert len(seen.losses) == 2 * ITERATIONS
+    assert torch.tensor(seen.losses).isfinite().all()
+    assert union.stages.tolist() == [1, 1, 1, 2, 2, 2]
+    assert union.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    # Checkpoints come before the observer, so the union still is that of the iteration.
+    assert not torch.equal(seen.images[0], seen.images[ITERATIONS - 1])
+
+
+@every_stage
+def test_gradients_reach_the_learned_quantities_and_nothing_else(kind: type[DistillationStage], straight: Any) -> None:
+    module, seen = straight(kind)
+    learned = {name for group in module.parameter_groups() for name in names_of(module, group["params"])}
+    assert "images" in learned
+    assert {name for name, _ in module.named_parameters()} == learned
+    for reached in seen.gradients:
+        assert set(reached) == learned and reached["images"]
+    assert not module.data.union.images.requires_grad
+
+
+def names_of(module: torch.nn.Module, params: list[Tensor]) -> list[str]:
+    return [name for name, parameter in module.named_parameters() for wanted in params if parameter is wanted]
+
+
+@every_stage
+def test_frozen_images_stay_as_they_are(kind: type[DistillationStage], straight: Any) -> None:
+    module, seen = straight(kind)
+    first_stage = seen.images[ITERATIONS - 1]
+    for frozen in seen.frozen[ITERATIONS:]:
+        assert torch.equal(frozen, first_stage)
+    assert torch.equal(module.data.union.stage(1).images, first_stage)
+    assert torch.equal(module.data.union.stage(2).images, seen.images[-1])
+
+
+@every_stage
+@pytest.mark.parametrize("stop", [(1, 3), (2, 4)], ids=["stage 1", "stage 2"])
+def test_a_continued_run_equals_the_straight_one(
+    kind: type[DistillationStage], stop: tuple[int, int], straight: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptedError):
+        fit(kind, tmp_path, stop=stop)
+    module, seen = fit(kind, tmp_path, resume=True)
+    whole, _ = straight(kind)
+    assert len(seen.losses) < 2 * ITERATIONS, "the run was not continued but made again"
+    assert torch.equal(module.data.union.images, whole.data.union.images)
+    assert module.data.union.learning_rates == whole.data.union.learning_rates
+
+
+CALLBACK = """
+from pathlib import Path
+
+import torch
+
+from pdd_lightning.callbacks import StageObserver
+
+
+class StoreRanks(StageObserver):
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_stage_end(self, trainer, stage_module, history):
+        union = stage_module.data.union
+        torch.save(union.images, self.folder / f"stage_{union.num_stages}_{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@every_stage
+def test_two_processes_hold_equal_images(
+    kind: type[DistillationStage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store_ranks.py").write_text(CALLBACK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    images = write_folder(tmp_path / "images")
+    network = {"class_path": "pdd_lightning.networks.ConvNet", "init_args": {"depth": 2, "width": 4}}
+    recipe = {
+        "model": {
+            "class_path": f"{kind.__module__}.{kind.__qualname__}",
+            "init_args": {"network": network, **arguments(kind)},
+        },
+        "data": {
+            "real": {"class_path": "pdd_lightning.data.ImageFolder", "init_args": {"root": str(images)}},
+        },
+        "stages": {
+            "num_stages": 2,
+            "iterations": ITERATIONS,
+            "experts": {"number": 2, "batch_size": 16},
+            "transition": {"epochs": 3},
+        },
+        "evaluation": {"num_networks": 2, "epochs": 2},
+        "checkpoint_every": 2,
+        "trainer": {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "default_root_dir": str(tmp_path / "run")},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    words = ["--trainer.callbacks", "store_ranks.StoreRanks", "--trainer.callbacks.folder", tmp_path]
+    result = run_pdd("fit", "--config", tmp_path / "recipe.yaml", *words)
+    assert result.returncode == 0, result.stdout
+    for stage in (1, 2):
+        first, second = (torch.load(tmp_path / f"stage_{stage}_{rank}.pt") for rank in (0, 1))
+        assert torch.equal(first, second)
+    assert DistilledDataset(tmp_path / "run" / "distilled.safetensors").num_stages == 2

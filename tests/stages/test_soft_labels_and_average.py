@@ -230,6 +230,13 @@ def test_a_checkpoint_of_other_options_is_refused(
     assert f"of a run with {option}" in str(stop.value.code)
 
 
+def test_what_a_failed_run_leaves_has_soft_labels_too(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"lr_label \(now 5\)"):
+        fit(recipe, tmp_path, "--model.lr_img", 1e25, "--stages.num_stages", 1)
+    left = DistilledDataset(tmp_path / "last_good.safetensors")
+    assert left.images.isfinite().all() and left.labels.shape == (6, 3)
+
+
 class Watch(StageAdvance):
     """Remembers the images after each iteration, and what the stage would give."""
 

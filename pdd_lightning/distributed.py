@@ -33,6 +33,15 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def broadcast(value: T) -> T:
+    """The first process's picklable `value`, on every process."""
+    if not is_distributed():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def barrier() -> None:
     """Waits until every process is here."""
     if is_distributed():

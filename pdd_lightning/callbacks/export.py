@@ -57,9 +57,8 @@ class ExportRun(StageObserver):
         if not isinstance(exception, NonFiniteLossError):
             return
         module = stage_module(pl_module)
-        images = module.last_finite_images()
         path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.frozen.append(images, module.labels, module.learned_lr), module)
+        _save_set(path, module.frozen.append(*module.last_finite, module.learned_lr), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 

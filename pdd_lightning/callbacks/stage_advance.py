@@ -171,7 +171,8 @@ class StageAdvance(Callback):
 
     def _begin_stage(self, module: DistillationStage) -> None:
         data = module.data
-        module.restart(data.generator("initial images", data.stage))
+        if data.stage <= self.num_stages:
+            module.restart(data.generator("initial images", data.stage))
         data.iteration = 0
         self._losses = []
         self._distil_seconds = 0.0
@@ -183,7 +184,7 @@ class StageAdvance(Callback):
         """Freezes the images, makes theta_i and the next experts, reports, and begins the next stage."""
         data = module.data
         finished = data.stage
-        data.union = module.frozen.append(module.images.detach().clone(), module.labels.clone(), module.learned_lr)
+        data.union = module.frozen.append(*module.distilled, module.learned_lr)
         store = self._open_experts(trainer, module)
         assert store is not None  # a stage is finished
         self.history.append(self._report(finished, module, store))

@@ -51,6 +51,8 @@ class ProgressiveDataModule(LightningDataModule):
     Attributes:
         union: Images of the finished stages, frozen, in model space.
         iteration: Iterations done in the current stage.
+        batch_iteration: Iteration of the stage (from 0) whose batch is being drawn; ahead of `iteration` where batches
+            are fetched early. For methods whose batches change in the course of a stage.
         num_stages: Number of stages of the run; like the next two, set by the callback that advances stages.
         iterations: Iterations of a stage.
         trajectories: Expert trajectories of the current stage.
@@ -66,6 +68,7 @@ class ProgressiveDataModule(LightningDataModule):
         self.real = real
         self.seed = seed
         self.iteration = 0
+        self.batch_iteration = 0
         self.num_stages = 0
         self.iterations = 0
         self.trajectories: Trajectories | None = None
@@ -149,6 +152,7 @@ class StageBatches:
         # interrupted transition is made up for.
         stage, process = self.data.stage, distributed.rank()
         for iteration in range(self.data.iteration, self.data.iterations):
+            self.data.batch_iteration = iteration
             yield self.source.draw_batch(self.data, self.data.generator("batch", stage, iteration, process))
 
     def state_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class DistillationStage(LightningModule, ABC):
         self.momentum = momentum
         self.init = init
         self.augment = DSA(augment, align_corners)
-        self._last_finite: Tensor | None = None
+        self._last_finite: tuple[Tensor, Tensor] | None = None
 
     @property
     def data(self) -> ProgressiveDataModule:
@@ -150,9 +150,22 @@ class DistillationStage(LightningModule, ABC):
             self.images.copy_(self._initial_images(generator))
         self._last_finite = None
 
-    def last_finite_images(self) -> Tensor:
-        """The images of the last iteration whose loss was finite `[num_classes * ipc, C, H, W]`."""
-        return self.images.detach() if self._last_finite is None else self._last_finite
+    @property
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """What the stage adds to the union when it is done, without gradients.
+
+        By default the images and their classes. A method that makes something else of its parameters (learned
+        labels, an average of the images) says so here, and `StageAdvance` freezes that.
+
+        Returns:
+            Images `[num_classes * ipc, C, H, W]` in model space, and hard `[N]` or soft `[N, classes]` labels.
+        """
+        return self.images.detach(), self.labels
+
+    @property
+    def last_finite(self) -> tuple[Tensor, Tensor]:
+        """What `distilled` was in the last iteration whose loss was finite."""
+        return self.distilled if self._last_finite is None else self._last_finite
 
     @property
     def frozen(self) -> SyntheticSet:
@@ -183,7 +196,8 @@ class DistillationStage(LightningModule, ABC):
         loss = self.matching_loss(batch)
         if not self.trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
             raise NonFiniteLossError(self._non_finite_message(batch_idx))
-        self._last_finite = self.images.detach().clone()
+        images, labels = self.distilled
+        self._last_finite = images.clone(), labels.clone()
         self.log("matching_loss", loss, prog_bar=True)
         return loss
 

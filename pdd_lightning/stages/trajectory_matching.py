@@ -1,4 +1,4 @@
-"""Trajectory matching under progression (MTT, and PDD on it)."""
+"""Trajectory matching under progression (MTT, and PDD on it), with what FTD and DATM add as options."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.data.expert_labels import ExpertPanel
+from pdd_lightning.data.progressive import ProgressiveDataModule, Trajectories
+from pdd_lightning.data.segments import StartWindow, draw_segment
+from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.objectives import trajectory_distance
 from pdd_lightning.stages.base import DistillationStage
@@ -46,12 +49,25 @@ class TrajectoryMatching(DistillationStage):
     The learning rate is the exponential of a parameter, hence positive. To first order it moves as under plain
     SGD with rate `lr_lr`.
 
+    Options of its successors, off by default:
+
+    - Average of the images (FTD): what a stage gives to the union is the exponential moving average of its images,
+      with decay `image_average`, begun at the initial images; the students see the images themselves. FTD's flat
+      trajectories are a setting of the experts, see `pdd_lightning.experts.ExpertSettings`.
+    - Moving start window (DATM): segments start in [min_start_epoch, end), where the end grows from
+      `first_max_start_epoch` to `max_start_epoch` over the share `window_growth` of a stage's iterations; every
+      stage begins anew with the small window.
+    - Soft labels (DATM): the labels are learned, too, as logits; students see their softmax, and so does whoever
+      uses the distilled set. A stage starts from real images that one expert of the stage, drawn at random,
+      classifies correctly, with the mean logits of all experts that do; experts are taken at the last epoch that
+      segments reach. DATM's authors also skip updates whose loss is above a threshold of 1; here all are made.
+
     Args:
         network: See `DistillationStage`.
         ipc: Images per class and stage.
         syn_steps: Student steps per iteration.
         expert_epochs: Length of a matched segment in expert epochs.
-        max_start_epoch: Segments start at an epoch in [0, max_start_epoch).
+        max_start_epoch: Segments start at an epoch in [min_start_epoch, max_start_epoch).
         batch_syn: Images per student step; null takes as many as one stage has.
         lr_img: Learning rate of the images.
         lr_lr: Learning rate of the learned learning rate.
@@ -62,16 +78,31 @@ class TrajectoryMatching(DistillationStage):
         align_corners: Sampling of scale and rotation.
         unroll_form: How the student's steps are differentiated: `stored` is fastest, `constant` needs the memory of
             one step, `higher` is the library's; see `pdd_lightning.unroll.unroll`.
+        image_average: Decay of the average of the images per iteration; 0 freezes the images themselves.
+        min_start_epoch: First epoch that segments start at.
+        first_max_start_epoch: End of the start window at the beginning of a stage; null keeps it at max_start_epoch.
+        window_growth: Share of a stage's iterations, in (0, 1], after which the window has its full width.
+        lr_label: Learning rate of the label logits; null keeps hard labels.
+        momentum_label: Momentum of the label logits.
+
+    Attributes:
+        log_lr: Logarithm of the student's learning rate.
+        label_logits: Learnable label logits `[num_classes * ipc, num_classes]`; only with soft labels.
+        averaged_images: The images' average; only with `image_average`.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: A setting is out of range, or soft labels are asked for without real images to start from.
 
     Reference:
         Cazenavette et al., Dataset Distillation by Matching Training Trajectories (CVPR 2022), algorithm 1.
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
+        Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation (CVPR 2023).
+        Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (ICLR 2024).
     """
 
     log_lr: nn.Parameter
+    label_logits: nn.Parameter
+    averaged_images: Tensor
 
     def __init__(
         self,
@@ -89,6 +120,12 @@ class TrajectoryMatching(DistillationStage):
         augment: str = "color_crop_cutout_flip_scale_rotate",
         align_corners: bool = True,
         unroll_form: Form = "stored",
+        image_average: float = 0.0,
+        min_start_epoch: int = 0,
+        first_max_start_epoch: int | None = None,
+        window_growth: float = 1.0,
+        lr_label: float | None = None,
+        momentum_label: float = 0.9,
     ) -> None:
         super().__init__(network, ipc, lr_img, momentum, init, augment, align_corners)
         counts = {"syn_steps": syn_steps, "expert_epochs": expert_epochs, "max_start_epoch": max_start_epoch}
@@ -97,7 +134,10 @@ class TrajectoryMatching(DistillationStage):
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"{name} must be >= 1, got {value}")
-        for name, rate in {"lr_lr": lr_lr, "lr_teacher": lr_teacher}.items():
+        rates = {"lr_lr": lr_lr, "lr_teacher": lr_teacher}
+        if lr_label is not None:
+            rates["lr_label"] = lr_label
+        for name, rate in rates.items():
             if not rate > 0:
                 raise ConfigError(f"{name} must be > 0, got {rate}")
         self.syn_steps = syn_steps
@@ -107,6 +147,14 @@ class TrajectoryMatching(DistillationStage):
         self.lr_lr = lr_lr
         self.lr_teacher = lr_teacher
         self.unroll_form = unroll_form
+        self.image_average = image_average
+        self.min_start_epoch = min_start_epoch
+        self.first_max_start_epoch = first_max_start_epoch
+        self.window_growth = window_growth
+        self.lr_label = lr_label
+        self.momentum_label = momentum_label
+        self.start_window = StartWindow(min_start_epoch, first_max_start_epoch, max_start_epoch, window_growth)
+        self._check_options()
 
     @property
     def trajectory_epochs(self) -> int:
@@ -129,13 +177,28 @@ class TrajectoryMatching(DistillationStage):
             "lr_lr",
             "lr_teacher",
             "unroll_form",
+            "image_average",
+            "min_start_epoch",
+            "first_max_start_epoch",
+            "window_growth",
+            "lr_label",
+            "momentum_label",
         )
         return {**super().settings, **{name: getattr(self, name) for name in names}}
 
     @property
     def rates_to_lower(self) -> str:
         """Further settings to lower when the loss explodes."""
-        return f", lr_lr (now {self.lr_lr:g}) or lr_teacher (now {self.lr_teacher:g})"
+        label = "" if self.lr_label is None else f" lr_label (now {self.lr_label:g}),"
+        return f",{label} lr_lr (now {self.lr_lr:g}) or lr_teacher (now {self.lr_teacher:g})"
+
+    @property
+    def distilled(self) -> tuple[Tensor, Tensor]:
+        """The images, or their average, with their classes or the learned class probabilities."""
+        images, labels = super().distilled
+        if self.image_average:
+            images = self.averaged_images
+        return images, labels if self.lr_label is None else self.label_logits.detach().softmax(1)
 
     def setup(self, stage: str) -> None:
         """Makes the parameters and the student network."""
@@ -143,33 +206,58 @@ class TrajectoryMatching(DistillationStage):
         if hasattr(self, "log_lr"):
             return
         self.log_lr = nn.Parameter(torch.tensor(math.log(self.lr_teacher), device=self.device))
+        if self.lr_label is not None:
+            shape = (len(self.labels), self.data.real.num_classes)
+            self.label_logits = nn.Parameter(torch.zeros(shape, device=self.device))
+        if self.image_average:
+            self.register_buffer("averaged_images", torch.zeros_like(self.images))
         # In a tuple, so that Lightning and DDP do not take the student's parameters for the module's own.
         self._student = (self.build_network(),)
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, and the learning rate at `lr_teacher` again."""
+        """Begins a new stage: new initial images and labels, and the learning rate at `lr_teacher` again."""
         super().restart(generator)
         with torch.no_grad():
             self.log_lr.fill_(math.log(self.lr_teacher))
+            if self.lr_label is not None:
+                logits = self._expert_panel().mean_logits(self.images, self.labels)
+                # Processes may round differently, and their labels must not differ in a single bit.
+                self.label_logits.copy_(distributed.broadcast(logits.cpu()))
+            if self.image_average:
+                self.averaged_images.copy_(self.images)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of other images, or of a run with other options.
+
+        Raises:
+            ConfigError: Image shapes, `lr_label` or `image_average` do not fit the checkpoint.
+        """
+        super().on_load_checkpoint(checkpoint)
+        for name, setting in {"label_logits": "lr_label", "averaged_images": "image_average"}.items():
+            if (name in checkpoint["state_dict"]) != hasattr(self, name):
+                was = "with" if name in checkpoint["state_dict"] else "without"
+                raise ConfigError(f"the checkpoint is of a run {was} {setting}: set it back, or start afresh")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Images and learning rate, each at its own rate."""
         # d lr = lr * d log(lr), so this rate makes the first step in lr the one that plain SGD takes.
         rate = self.lr_lr / self.lr_teacher**2
-        return [*super().parameter_groups(), {"params": [self.log_lr], "lr": rate}]
+        groups = [*super().parameter_groups(), {"params": [self.log_lr], "lr": rate}]
+        if self.lr_label is not None:
+            groups += [{"params": [self.label_logits], "lr": self.lr_label, "momentum": self.momentum_label}]
+        return groups
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step, after which the images enter their average."""
+        # Not in a hook at the end of the batch, for checkpoints are saved before that.
+        super().optimizer_step(*args, **kwargs)
+        if self.image_average:
+            self.averaged_images.lerp_(self.images.detach(), 1 - self.image_average)
 
     def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> TrajectoryBatch:
         """An expert, a start epoch, shuffled passes over the union, and augmentation parameters."""
-        if data.trajectories is None:
-            raise ConfigError("trajectory matching needs expert trajectories; run it with the StageAdvance callback")
-        expert = int(torch.randint(data.trajectories.number, (), generator=generator))
-        first = int(torch.randint(self.max_start_epoch, (), generator=generator))
-        start, target = data.trajectories.segment(expert, first, first + self.expert_epochs)
-        if torch.equal(start, target):
-            raise DataError(
-                f"expert {expert} did not move between epochs {first} and {first + self.expert_epochs}:"
-                " raise stages.experts.lr"
-            )
+        window = self.start_window.at(data.batch_iteration, data.iterations)
+        start, target = draw_segment(_trajectories(data), window, self.expert_epochs, generator)
         indices = self._student_batches(len(data.union.labels) + len(self.labels), generator)
         height, width = data.real.image_shape[1:]
         draws = [self.augment.draw(len(chunk), (height, width), generator) for chunk in indices]
@@ -182,7 +270,8 @@ class TrajectoryMatching(DistillationStage):
         lr = self.log_lr.exp()
         self.log("learned_lr", lr, prog_bar=True)
         problem = InnerProblem(student, partial(self._student_batch, batch))
-        final = unroll(problem, params, (self.images,), lr, self.syn_steps, self.unroll_form)
+        inputs = (self.images,) if self.lr_label is None else (self.images, self.label_logits)
+        final = unroll(problem, params, inputs, lr, self.syn_steps, self.unroll_form)
         return trajectory_distance(flatten(final), batch.start, batch.target)
 
     def _student_batches(self, count: int, generator: torch.Generator) -> list[Tensor]:
@@ -193,9 +282,38 @@ class TrajectoryMatching(DistillationStage):
             chunks += torch.randperm(count, generator=generator).split(size)
         return chunks[: self.syn_steps]
 
-    def _student_batch(self, batch: TrajectoryBatch, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _student_batch(
+        self, batch: TrajectoryBatch, step: int, images: Tensor, logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Augmented images and labels of one student step."""
-        union = torch.cat([self.frozen.images, images])
-        labels = torch.cat([self.frozen.labels, self.labels])
+        frozen = self.frozen
+        union = torch.cat([frozen.images, images])
+        labels = self.labels if logits is None else logits.softmax(1)
+        labels = torch.cat([frozen.labels, labels]) if len(frozen) else labels
         chosen = batch.indices[step]
         return self.augment(union[chosen], batch.draws[step]), labels[chosen]
+
+    def _initial_images(self, generator: torch.Generator) -> Tensor:
+        if self.lr_label is None:
+            return super()._initial_images(generator)
+        return distributed.broadcast(self._expert_panel().recognised_images(self.data.real, self.ipc, generator))
+
+    def _expert_panel(self) -> ExpertPanel:
+        student = self._student[0].to(self.device)
+        return ExpertPanel(student, _trajectories(self.data), self.trajectory_epochs, self.device)
+
+    def _check_options(self) -> None:
+        if not 0 <= self.image_average < 1:
+            raise ConfigError(f"image_average must be in [0, 1), got {self.image_average}")
+        if not 0 <= self.momentum_label < 1:
+            raise ConfigError(f"momentum_label must be in [0, 1), got {self.momentum_label}")
+        if self.lr_label is not None and self.init == "noise":
+            raise ConfigError(
+                "soft labels start from experts' logits on real images: set init to real, or lr_label null"
+            )
+
+
+def _trajectories(data: ProgressiveDataModule) -> Trajectories:
+    if data.trajectories is None:
+        raise ConfigError("trajectory matching needs expert trajectories; run it with the StageAdvance callback")
+    return data.trajectories

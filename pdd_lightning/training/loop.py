@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.randomness import seeded
+from pdd_lightning.training.sharpness import sharpen_gradients
 
 
 class Images(Protocol):
@@ -36,6 +37,8 @@ class TrainingSettings:
         batch_size: Images per step; a smaller set is one batch.
         milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
         gamma: Factor of each drop.
+        rho: Radius of sharpness-aware steps, see `sharpen_gradients`; 0 takes plain steps, which cost half.
+        alpha: Weight of the surrogate gap in sharpness-aware steps.
     """
 
     epochs: int
@@ -45,6 +48,8 @@ class TrainingSettings:
     batch_size: int = 256
     milestones: tuple[float, ...] = (0.5,)
     gamma: float = 0.1
+    rho: float = 0.0
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -57,6 +62,12 @@ class TrainingSettings:
             raise ConfigError(f"momentum must be in [0, 1), got {self.momentum}")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if not self.rho >= 0:
+            raise ConfigError(f"rho (radius of sharpness-aware steps) must be >= 0, got {self.rho}")
+        if not self.alpha >= 0:
+            raise ConfigError(f"alpha (weight of the surrogate gap) must be >= 0, got {self.alpha}")
+        if self.alpha and not self.rho:
+            raise ConfigError(f"alpha {self.alpha} works in sharpness-aware steps only: set rho > 0, or alpha to 0")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -112,7 +123,7 @@ def train_network(
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
             order = torch.randperm(len(images), generator=generator).split(settings.batch_size)
-            records.append(_train_epoch(network, optimizer, images, labels, order, augment, generator))
+            records.append(_train_epoch(network, optimizer, images, labels, order, settings, augment, generator))
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])
     return records
@@ -131,6 +142,7 @@ def _train_epoch(
     images: Images,
     labels: Tensor,
     order: tuple[Tensor, ...],
+    settings: TrainingSettings,
     augment: DSA,
     generator: torch.Generator,
 ) -> EpochRecord:
@@ -140,10 +152,13 @@ def _train_epoch(
         indices = chunk.to(labels.device)
         batch, targets = images[indices], labels[indices]
         draw = augment.draw(len(chunk), (batch.shape[-2], batch.shape[-1]), generator)
-        logits = network(augment(batch, draw))
+        batch = augment(batch, draw)
+        logits = network(batch)
         loss = F.cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if settings.rho:
+            sharpen_gradients(network, batch, targets, settings.rho, settings.alpha)
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)

@@ -30,25 +30,33 @@ class StoreRanks(StageObserver):
 
     def on_stage_end(self, trainer, stage_module, history):
         union = stage_module.data.union
-        torch.save(union.images, self.folder / f"stage_{union.num_stages}_{trainer.global_rank}.pt")
+        content = {"images": union.images, "labels": union.labels}
+        torch.save(content, self.folder / f"stage_{union.num_stages}_{trainer.global_rank}.pt")
 '''
 
 
+SUCCESSORS = ["--model.lr_label", 5.0, "--model.image_average", 0.9, "--model.first_max_start_epoch", 1]
+
+
+@pytest.mark.parametrize("options", [[], SUCCESSORS], ids=["plain", "soft labels and average"])
 def test_two_processes_run_all_stages_with_equal_images(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[object], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "store_ranks.py").write_text(CALLBACK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     run = tmp_path / "run"
     words = ["--config", recipe, "--trainer.default_root_dir", run, "--trainer.strategy", "ddp", "--trainer.devices", 2]
+    words += options
     result = run_pdd(
         "fit", *words, "--trainer.callbacks", "store_ranks.StoreRanks", "--trainer.callbacks.folder", tmp_path
     )
     assert result.returncode == 0, result.stdout
     for stage in (1, 2):
         first, second = (torch.load(tmp_path / f"stage_{stage}_{rank}.pt") for rank in (0, 1))
-        assert torch.equal(first, second)
-        assert len(first) == 3 * stage
+        assert torch.equal(first["images"], second["images"])
+        assert torch.equal(first["labels"], second["labels"])
+        assert first["labels"].is_floating_point() == bool(options)
+        assert len(first["images"]) == 3 * stage
     assert len(list((run / "experts" / "theta_1").glob("*.safetensors"))) == 2
     assert DistilledDataset(run / "distilled.safetensors").num_stages == 2
     rows = json.loads((run / "summary.json").read_text())["evaluation"]

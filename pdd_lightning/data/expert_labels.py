@@ -1,0 +1,98 @@
+"""What recorded experts see in images: initial images that they recognise, and soft labels in their words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pdd_lightning.data.progressive import Trajectories
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import to_unit
+from pdd_lightning.networks.parameters import unflatten
+from pdd_lightning.randomness import seeded
+
+_BATCH = 512
+
+
+class ExpertPanel:
+    """The experts of a stage as they were after some epochs.
+
+    Batches mix all classes and networks are in the mode they came in, so that batch norm in training mode sees
+    statistics like those of the experts' training.
+
+    Args:
+        network: A network of the experts' kind; its own parameters are neither used nor changed.
+        trajectories: The experts' parameters.
+        epoch: Epoch at which they are asked.
+        device: Where the network is.
+    """
+
+    def __init__(self, network: nn.Module, trajectories: Trajectories, epoch: int, device: torch.device) -> None:
+        self.network = network
+        self.trajectories = trajectories
+        self.epoch = epoch
+        self.device = device
+
+    def logits(self, expert: int, images: Tensor) -> Tensor:
+        """One expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
+        vector = self.trajectories.segment(expert, self.epoch, self.epoch)[0].to(self.device)
+        params = unflatten(vector, dict(self.network.named_parameters()))
+        parts = -(-len(images) // _BATCH)
+        # Every so-many-th image: in class-major order, too, each part then holds all classes.
+        results = [self._forward(expert, params, images[part::parts]) for part in range(parts)]
+        logits = results[0].new_empty(len(images), results[0].shape[1])
+        for part, result in enumerate(results):
+            logits[part::parts] = result
+        return logits
+
+    def recognised_images(self, real: RealDataModule, per_class: int, generator: torch.Generator) -> Tensor:
+        """Random training images that one expert, drawn at random, classifies correctly.
+
+        A class of which the expert recognises too few is filled up with other images of the class.
+
+        Args:
+            real: Real images, with at least `per_class` of each class.
+            per_class: Images per class.
+            generator: Draws the expert and the images.
+
+        Returns:
+            Images `[classes * per_class, C, H, W]` in model space on the CPU, class-major.
+        """
+        train = real.train
+        expert = int(torch.randint(self.trajectories.number, (), generator=generator))
+        members = [train.images_of_class(label) for label in range(real.num_classes)]
+        orders = [places[torch.randperm(len(places), generator=generator)] for places in members]
+        right = torch.zeros(len(train), dtype=torch.bool)
+        size = max(1, _BATCH // real.num_classes)
+        for first in range(0, max(map(len, orders)), size):
+            places = torch.cat([order[first : first + size] for order in orders])
+            logits = self.logits(expert, real.pixels.encode(to_unit(train.images[places])))
+            right[places] = logits.argmax(1).cpu() == train.labels[places]
+            if all(int(right[order].sum()) >= per_class for order in orders):
+                break
+        ranked = [torch.cat([order[right[order]], order[~right[order]]]) for order in orders]
+        chosen = torch.cat([order[:per_class] for order in ranked])
+        return real.pixels.encode(to_unit(train.images[chosen]))
+
+    def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Per image, the mean logits of the experts that classify it correctly; of all experts where none does.
+
+        Args:
+            images: `[N, C, H, W]` in model space.
+            labels: Classes `[N]`.
+
+        Returns:
+            Logits `[N, classes]` on the panel's device.
+        """
+        logits = torch.stack([self.logits(expert, images) for expert in range(self.trajectories.number)])
+        right = logits.argmax(2) == labels.to(self.device)
+        weights = torch.where(right.any(0), right, torch.ones_like(right)).to(logits.dtype)
+        return torch.einsum("en,enc->nc", weights / weights.sum(0), logits)
+
+    @torch.no_grad()
+    def _forward(self, expert: int, params: dict[str, Tensor], images: Tensor) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        with seeded(expert, "dropout"):
+            logits: Tensor = functional_call(self.network, {**buffers, **params}, (images.to(self.device),))
+        return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,13 +20,21 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+# The parser knows the classes that are imported by their short names.
+import pdd_lightning.data.digits
+import pdd_lightning.data.folder
+import pdd_lightning.data.tiny_imagenet
+import pdd_lightning.data.torchvision_sets
+import pdd_lightning.networks  # noqa: F401
 from pdd_lightning.callbacks import Evaluation, ExportRun, StageAdvance, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.callbacks.progress import StageProgressBar
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.errors import ConfigError, PDDError
+from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
 from pdd_lightning.files import atomic_write_json
 from pdd_lightning.stages import DistillationStage
@@ -50,11 +59,16 @@ class _Parser(_ShortHelp, LightningArgumentParser):
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes the whole configuration as `config.yaml` into the run folder."""
+    """Writes the whole configuration as `config.yaml` into the run folder, once a run begins or continues."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Not yet: a checkpoint may still refuse the settings."""
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
@@ -76,6 +90,10 @@ class PDDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning that arguments were given while the process has some, too."""
         self.config = parser.parse_args(args)
+        options = self.config[self.config.subcommand]
+        _check_checkpoint(options.ckpt_path)
+        if options.trainer.max_epochs != -1:
+            raise ConfigError("trainer.max_epochs has no effect: set stages.num_stages, and stages.iterations")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -127,23 +145,36 @@ class PDDCLI(LightningCLI):
         last = _last_checkpoint(self.trainer)
         if kwargs.get("ckpt_path") == "last":
             kwargs["ckpt_path"] = last if last.is_file() else None
+            _check_checkpoint(kwargs["ckpt_path"])
         elif kwargs.get("ckpt_path") is None and last.is_file() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigError(
                 f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path last, or choose"
                 " another folder with --trainer.default_root_dir"
             )
-        self.trainer.fit(model, **kwargs)
+        try:
+            self.trainer.fit(model, **kwargs)
+        except SIGTERMException:
+            sys.exit(128 + signal.SIGTERM)
+        finally:
+            self._say_how_to_continue()
+
+    def _say_how_to_continue(self) -> None:
+        data = self.datamodule
+        if getattr(data, "union", None) is None or not _last_checkpoint(self.trainer).is_file():
+            return
+        if data.union.num_stages < data.num_stages and self.trainer.is_global_zero:
+            print(f"Stopped in stage {data.stage} of {data.num_stages}; --ckpt_path last continues the run.")
 
     def test(self, model: DistillationStage, **kwargs: Any) -> None:
         """Evaluates the union of a checkpoint, by default the last one of the run folder."""
         if kwargs.get("ckpt_path") in (None, "last"):
             kwargs["ckpt_path"] = _last_checkpoint(self.trainer)
-        if not Path(kwargs["ckpt_path"]).is_file():
-            raise ConfigError(
-                f"there is no checkpoint {kwargs['ckpt_path']}: run `pdd fit` first, or correct --ckpt_path"
-            )
+        _check_checkpoint(kwargs["ckpt_path"])
         kwargs["verbose"] = False
         self.trainer.test(model, **kwargs)
+        data = self.datamodule
+        if data.union.num_stages < data.num_stages and self.trainer.is_global_zero:
+            print(f"Note: the checkpoint has {data.union.num_stages} of {data.num_stages} stages.")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -181,7 +212,7 @@ def main(args: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             args=None if args is None else words,
         )
-    except ValueError as error:
+    except (ValueError, SystemExit) as error:
         cause = _user_error(error)
         if cause is None:
             raise
@@ -196,8 +227,8 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_subclass_arguments(RealDataModule, "data", required=True, help="Real images: a class or a YAML file.")
     parser.add_argument(
         "--network",
-        type=NetworkFactory | None,
-        default=None,
+        type=NetworkFactory,
+        sub_configs=True,
         help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
     )
     parser.add_class_arguments(EvaluationSettings)
@@ -215,9 +246,9 @@ def _evaluate(words: Sequence[str]) -> None:
     options = parser.instantiate(config).as_dict()
     names = EvaluationSettings.__dataclass_fields__
     settings = EvaluationSettings(**{name: options[name] for name in names})
-    device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(options["device"])
+    if options["output"] and Path(options["output"]).is_dir():
+        raise ConfigError(f"--output {options['output']} is a folder: name a file")
     rows = evaluate_file(
         options["path"],
         options["data"],
@@ -249,6 +280,31 @@ def _run_seed(seed: bool | int) -> int:
 def _run_folder(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, if this machine has it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error
+
+
+def _check_checkpoint(path: str | Path | None) -> None:
+    """Refuses a checkpoint that is missing, damaged, or not one of ours, before anything else is done."""
+    if path in (None, "last"):
+        return
+    if not Path(str(path)).is_file():
+        raise ConfigError(f"there is no checkpoint {path}: run `pdd fit` first, or correct --ckpt_path")
+    try:
+        known = "ProgressiveDataModule" in torch.load(str(path), map_location="cpu", weights_only=True)
+    except Exception as error:  # many unrelated types on damaged files
+        raise DamagedFileError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+    if not known:
+        raise ConfigError(f"{path} is not a checkpoint of a distillation: correct --ckpt_path")
 
 
 def _last_checkpoint(trainer: Trainer) -> Path:

@@ -46,6 +46,14 @@ def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -
     return path
 
 
+def publish(partial: Path, path: Path) -> None:
+    """Rename a finished file over `path`, after its content has reached the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
 def atomic_write_json(path: str | Path, obj: object) -> Path:
     """Write `obj` as indented UTF-8 JSON with a final newline; see `atomic_write_bytes`.
 

@@ -32,7 +32,8 @@ def generator_for(seed: int, *key: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *key: str | int) -> Iterator[None]:
-    """Seeds torch's global CPU generator inside the block (network initialisation) and restores it after."""
-    with torch.random.fork_rng(devices=[]):
+    """Seeds torch's global generators inside the block (initialisation, dropout) and restores them after."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, *key))
         yield

@@ -18,7 +18,7 @@ GROUPS = [
     {"data"},
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
-    {"typing", "errors", "files", "randomness", "distributed", "progress"},
+    {"typing", "errors", "files", "randomness", "distributed", "progress", "settings"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[4:])
 TOUCH_FILES = ("data/", "experts/store.py", "callbacks/export.py", "callbacks/checkpoint.py", "cli.py", "files.py")

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pdd_lightning.callbacks.observer import stage_module
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.files import publish
 
 
 class RollingCheckpoint(ModelCheckpoint):
@@ -58,7 +59,9 @@ class RollingCheckpoint(ModelCheckpoint):
         """Saves at the interval, at the end of the stage, and when the trainer is about to stop."""
         last = batch_idx + 1 >= trainer.num_training_batches
         stopping = trainer.should_stop or trainer.received_sigterm
-        if last or stopping or (batch_idx + 1) % self.every_n_iterations == 0:
+        # Between two optimiser steps accumulated gradients would be lost.
+        intervals = (self.every_n_iterations, trainer.accumulate_grad_batches)
+        if last or stopping or not any((batch_idx + 1) % interval for interval in intervals):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,5 +78,5 @@ class RollingCheckpoint(ModelCheckpoint):
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
-            partial.replace(self.path)
+            publish(partial, self.path)
         trainer.strategy.barrier()

@@ -71,12 +71,16 @@ class Evaluation(Callback):
             module.device,
             baselines,
         )
-        self._tasks = tasks[distributed.rank() :: distributed.world_size()]
+        processes = distributed.world_size()
+        mine = tasks[distributed.rank() :: processes]
+        # As many for each, or Lightning would leave out the end of the test where there is none.
+        self._tasks = mine + [EvaluationTask("waiting", lambda: None)] * (-(-len(tasks) // processes) - len(mine))
         return self._tasks
 
     def _report(self, trainer: Trainer, module: DistillationStage) -> None:
-        mine = [task.result for task in self._tasks if task.result is not None]
-        results = [result for part in distributed.gather(mine) for result in part]
+        parts = distributed.gather([task.result for task in self._tasks])
+        in_order = (result for turn in zip(*parts, strict=True) for result in turn)
+        results = [result for result in in_order if result is not None]
         rows = rows_from_results(results, module.data.real.class_names)
         if trainer.is_global_zero:
             print("\n" + rows_table(rows) + "\n")

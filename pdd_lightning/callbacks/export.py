@@ -49,7 +49,7 @@ class ExportRun(StageObserver):
         root = Path(trainer.default_root_dir)
         parts = {row["part"] for row in rows}
         kept = [row for row in _read_summary(root).get("evaluation", []) if row["part"] not in parts]
-        _update_summary(root, _about(stage_module) | {"evaluation": kept + rows})
+        _update_summary(root, {"evaluation": kept + rows})
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -21,19 +21,21 @@ class StageReport:
         stage: Number of the stage, from 1.
         images: Images in the union after the stage.
         learned_lr: Learning rate learned in the stage, if any.
+        lr_img: Learning rate of the images at the end of the stage.
         first_loss: Mean matching loss over the first twentieth of the iterations.
         last_loss: Mean matching loss over the last twentieth of the iterations.
         val_accuracy: Validation accuracy of theta_i, mean over the experts, in [0, 1].
         val_std: Standard deviation of that accuracy over the experts.
         val_networks: Number of experts.
-        seconds: Time by part: `distil`, `transition` (training on the union), `experts` (training on real images),
-            summed over the networks.
+        seconds: Time by part, summed over the networks: `experts` (training those that the stage matched on real
+            images), `distil`, and `transition` (training on the union after the stage).
         peak_memory_mb: Highest memory use so far, of the GPU or else of the process, in MB.
     """
 
     stage: int
     images: int
     learned_lr: float | None
+    lr_img: float
     first_loss: float
     last_loss: float
     val_accuracy: float

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pdd_lightning.callbacks.observer import StageReport, observers, stage_modul
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
+from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import TrainingSettings
 
@@ -51,6 +53,13 @@ class TransitionSettings:
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Precisions of the trainer that stages support."""
+
+MAY_CHANGE = ("lr_img", "lr_lr", "lr_label", "unroll_form")
+"""Settings of a method that may be changed when a run is continued: rates that turned out too high, and the form."""
 
 
 class StageAdvance(Callback):
@@ -87,6 +96,7 @@ class StageAdvance(Callback):
         self.experts = experts
         self.transition = transition
         self.history: list[StageReport] = []
+        self._settings: dict[str, Any] = {}
         self._losses: list[float] = []
         self._stores: dict[int, TrajectoryStore] = {}
         self._distil_seconds = 0.0
@@ -101,6 +111,11 @@ class StageAdvance(Callback):
             # The union says when the run is over. Lightning's count of epochs does not: it is one too low after a
             # transition that was interrupted and made up for.
             trainer.fit_loop.max_epochs = -1
+        if trainer.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision {trainer.precision} is not supported, since images and trajectories are float32: choose"
+                f" one of {', '.join(PRECISIONS)}"
+            )
         needed = module.trajectory_epochs
         if self.experts.epochs is not None and self.experts.epochs < needed:
             raise ConfigError(
@@ -114,8 +129,17 @@ class StageAdvance(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the fit of a finished run before it begins."""
-        self._stop_if_finished(trainer, stage_module(pl_module))
+        """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
+
+        Raises:
+            ConfigError: The checkpoint was made with other settings; the message lists them.
+        """
+        module = stage_module(pl_module)
+        self._check_settings(self._describe(module))
+        for optimizer in trainer.optimizers:
+            for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
+                group["lr"] = configured["lr"]  # the checkpoint restored the former ones
+        self._stop_if_finished(trainer, module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
@@ -124,6 +148,7 @@ class StageAdvance(Callback):
         if module.data.iteration == 0:
             self._begin_stage(module)
         self._advance_if_done(trainer, module)
+        self._clock = time.perf_counter()  # a continued run does not start an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the stage's iterations."""
@@ -132,10 +157,15 @@ class StageAdvance(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the iteration."""
+        """Counts the iteration.
+
+        Raises:
+            NonFiniteLossError: The update ruined the images or the learned rate.
+        """
         module = stage_module(pl_module)
+        module.check_parameters()
         module.data.iteration += 1
-        self._losses.append(float(outputs["loss"]))
+        self._losses.append(float(module.last_loss))
         now = time.perf_counter()
         self._distil_seconds += now - self._clock
         self._clock = now
@@ -153,6 +183,7 @@ class StageAdvance(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Reports of the finished stages, and losses and time of the current one."""
         return {
+            "settings": self._settings,
             "history": [report.as_dict() for report in self.history],
             "losses": self._losses,
             "distil_seconds": self._distil_seconds,
@@ -160,9 +191,27 @@ class StageAdvance(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
+        self._settings = state_dict["settings"]
         self.history = [StageReport(**report) for report in state_dict["history"]]
         self._losses = list(state_dict["losses"])
         self._distil_seconds = state_dict["distil_seconds"]
+
+    def _describe(self, module: DistillationStage) -> dict[str, Any]:
+        """All settings that the images depend on, but those that may change when a run is continued."""
+        settings = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
+        stages = {"iterations": self.iterations, "transition": asdict(self.transition)}
+        # As it comes back from a checkpoint or a file, so that the two compare equal.
+        described: dict[str, Any] = json.loads(json.dumps({"model": settings, "stages": stages}))
+        return described
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        if self._settings and self._settings != settings:
+            changes = "\n  ".join(differences(self._settings, settings))
+            raise ConfigError(
+                f"the checkpoint was made with other settings:\n  {changes}\nRestore them, or begin a new run in"
+                f" another folder. Only {', '.join(MAY_CHANGE)} and stages.num_stages may change."
+            )
+        self._settings = settings
 
     def _advance_if_done(self, trainer: Trainer, module: DistillationStage) -> None:
         # `limit_train_batches` and `fast_dev_run` make stages shorter.
@@ -184,10 +233,11 @@ class StageAdvance(Callback):
         """Freezes the images, makes theta_i and the next experts, reports, and begins the next stage."""
         data = module.data
         finished = data.stage
+        used = self._stores.get(finished - 1)
         data.union = module.frozen.append(*module.distilled, module.learned_lr)
         store = self._open_experts(trainer, module)
         assert store is not None  # a stage is finished
-        self.history.append(self._report(finished, module, store))
+        self.history.append(self._report(finished, module, used, store))
         _say(_summary_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
@@ -233,7 +283,8 @@ class StageAdvance(Callback):
             store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
         else:
             union = data.union.union(stage)
-            training = self.transition.training(union.learning_rates[-1] or module.default_lr)
+            learned = union.learning_rates[-1]
+            training = self.transition.training(module.default_lr if learned is None else learned)
             start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
             if stage < self.num_stages:
                 title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
@@ -243,22 +294,26 @@ class StageAdvance(Callback):
         self._stores[stage] = store
         return store
 
-    def _report(self, stage: int, module: DistillationStage, store: TrajectoryStore) -> StageReport:
+    def _report(
+        self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore
+    ) -> StageReport:
+        """Figures of a stage that matched the trajectories `used`, and after which `made` was recorded."""
         few = max(1, len(self._losses) // 20)
-        accuracies = [record.start_accuracy for record in store.records]
+        accuracies = [record.start_accuracy for record in made.records]
         return StageReport(
             stage=stage,
             images=len(module.data.union.labels),
             learned_lr=module.learned_lr,
+            lr_img=module.lr_img,
             first_loss=statistics.fmean(self._losses[:few]),
             last_loss=statistics.fmean(self._losses[-few:]),
             val_accuracy=statistics.fmean(accuracies),
             val_std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
             val_networks=len(accuracies),
             seconds={
+                "experts": sum(record.record_seconds for record in used.records) if used else 0.0,
                 "distil": self._distil_seconds,
-                "transition": sum(record.start_seconds for record in store.records),
-                "experts": sum(record.record_seconds for record in store.records),
+                "transition": sum(record.start_seconds for record in made.records),
             },
             peak_memory_mb=_peak_memory_mb(module.device),
         )

@@ -142,7 +142,9 @@ def _decode(path: Path, image_size: int | None, grayscale: bool) -> np.ndarray:
             if image_size is not None:
                 # JPEG files can be decoded at a fraction of their size, which is most of the time saved.
                 file.draft(mode, (2 * image_size, 2 * image_size))
-            image = file.convert(mode)
+            if file.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+                raise ValueError(f"its pixel format {file.mode} has more than 8 bits per channel, or none known here")
+            image = ImageOps.exif_transpose(file).convert(mode)
     except Exception as error:  # the decoders raise many unrelated types on damaged files
         raise DataError(f"cannot read image {path}: {error}; replace or remove it") from error
     if image_size is not None:

@@ -34,7 +34,7 @@ def random_real_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet
         if len(members) < len(places):
             raise DataError(
                 f"class {real.class_names[label]!r} has {len(members)} training images, fewer than the"
-                f" {len(places)} that the random baseline needs"
+                f" {len(places)} that the random baseline needs: leave it out (--baselines false), or add images"
             )
         chosen[places] = members[torch.randperm(len(members), generator=generator)[: len(places)]]
     images = pixels.encode(to_unit(real.train.images[chosen]))

@@ -63,5 +63,6 @@ def check_protocol(protocol: str) -> None:
 def _phase(images: SyntheticSet, training: TrainingSettings, steps: int) -> Phase:
     """Training on `images` for `steps` optimiser steps at the rate learned in its last stage."""
     per_epoch = replace(training, epochs=1).steps(len(images.labels))
-    lr = images.learning_rates[-1] or training.lr
+    learned = images.learning_rates[-1]
+    lr = training.lr if learned is None else learned
     return Phase(images, replace(training, epochs=-(-steps // per_epoch), lr=lr))

@@ -92,18 +92,18 @@ class EvaluationTask:
 
     Args:
         label: What the progress bar says.
-        work: Trains and scores.
+        work: Trains and scores; None from a task that only keeps processes in step.
 
     Attributes:
         result: The outcome, once `run` was called.
     """
 
-    def __init__(self, label: str, work: Callable[[], TaskResult]) -> None:
+    def __init__(self, label: str, work: Callable[[], TaskResult | None]) -> None:
         self.label = label
         self.work = work
         self.result: TaskResult | None = None
 
-    def run(self) -> TaskResult:
+    def run(self) -> TaskResult | None:
         """Trains and scores the network; may be called in Lightning's inference mode."""
         with torch.inference_mode(False):
             self.result = self.work()
@@ -144,11 +144,10 @@ def evaluation_tasks(
     numbers = range(settings.num_networks)
     tasks = [evaluator.staged_task("distilled", lambda _: synthetic, number) for number in numbers]
     if baselines:
-        choices = [derive_seed(seed, "random real", number) for number in numbers]
-        tasks += [
-            evaluator.staged_task("random real", lambda n: random_real_set(real, pixels, synthetic, choices[n]), number)
-            for number in numbers
-        ]
+        # Drawn now: whether there are enough real images is not to be found out after hours.
+        seeds = [derive_seed(seed, "random real", number) for number in numbers]
+        sets = [random_real_set(real, pixels, synthetic, choice) for choice in seeds]
+        tasks += [evaluator.staged_task("random real", sets.__getitem__, number) for number in numbers]
         if settings.full_data_epochs:
             tasks += [evaluator.full_task(number) for number in numbers]
     return tasks
@@ -160,7 +159,8 @@ def run_tasks(tasks: Sequence[EvaluationTask], progress: bool = True) -> list[Ta
     with progress_bar(len(tasks), "Evaluating", "network", progress) as bar:
         for task in tasks:
             bar.set_description(f"Evaluating {task.label}")
-            results.append(task.run())
+            if (result := task.run()) is not None:
+                results.append(result)
             bar.update()
     return results
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+from pdd_lightning.settings import differences
 
 MANIFEST = "manifest.json"
 
@@ -153,9 +154,9 @@ class TrajectoryStore:
         if not isinstance(stored, dict):
             raise _damaged(self.folder / MANIFEST, "it holds no settings")
         if stored != self.settings:
-            differences = "\n  ".join(_differences(stored, self.settings))
+            changes = "\n  ".join(differences(stored, self.settings))
             raise ConfigError(
-                f"{self.folder} holds expert trajectories recorded with other settings:\n  {differences}\n"
+                f"{self.folder} holds expert trajectories recorded with other settings:\n  {changes}\n"
                 "Restore those settings, choose another folder, or delete this one."
             )
 
@@ -195,13 +196,3 @@ def _record(path: Path, entry: Any) -> ExpertRecord:
 def _damaged(path: Path, reason: str) -> DamagedFileError:
     remedy = f"the folder {path.parent} to record its experts" if path.name == MANIFEST else "it to record this expert"
     return DamagedFileError(f"{path} is damaged ({reason}): restore it from a copy, or delete {remedy} again")
-
-
-def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
-    """One line per setting that differs: `name: stored on disk, wanted asked for`."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        lines = []
-        for key in sorted({*stored, *wanted}):
-            lines += _differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-        return lines
-    return [] if stored == wanted else [f"{name}: {stored!r} on disk, {wanted!r} asked for"]

@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError, NonFiniteLossError
 from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
 
 
@@ -37,6 +39,7 @@ class DistillationStage(LightningModule, ABC):
     Attributes:
         images: Learnable images `[num_classes * ipc, C, H, W]` in model space, class-major.
         labels: Their classes `[num_classes * ipc]`.
+        last_loss: Matching loss of the last iteration, a scalar.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -44,6 +47,7 @@ class DistillationStage(LightningModule, ABC):
 
     images: nn.Parameter
     labels: Tensor
+    last_loss: Tensor
 
     def __init__(
         self,
@@ -131,6 +135,8 @@ class DistillationStage(LightningModule, ABC):
         Raises:
             ConfigError: `ipc`, the number of classes or the image size has changed.
         """
+        if "images" not in checkpoint["state_dict"]:
+            raise ConfigError("the checkpoint is not one of a distillation: correct --ckpt_path")
         stored = checkpoint["state_dict"]["images"].shape
         if stored != self.images.shape:
             raise ConfigError(
@@ -193,13 +199,26 @@ class DistillationStage(LightningModule, ABC):
         Raises:
             NonFiniteLossError: The loss is infinite or not a number (on any process).
         """
-        loss = self.matching_loss(batch)
-        if not self.trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
-            raise NonFiniteLossError(self._non_finite_message(batch_idx))
+        with seeded(self.data.seed, "step", self.data.stage, self.data.iteration, distributed.rank()):
+            loss = self.matching_loss(batch)
+        self._require(bool(loss.isfinite()), "the matching loss is")
         images, labels = self.distilled
         self._last_finite = images.clone(), labels.clone()
+        self.last_loss = loss.detach()
         self.log("matching_loss", loss, prog_bar=True)
         return loss
+
+    def check_parameters(self) -> None:
+        """Makes sure, after an update, that what was learned can be used.
+
+        Raises:
+            NonFiniteLossError: A parameter is infinite or not a number, or the learned rate is 0 or infinite (on any
+                process).
+        """
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
+        rate = self.learned_lr
+        usable = rate is None or 0 < rate < float("inf")
+        self._require(finite and usable, "after the update, the images or the learned rate are")
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the images' gradient."""
@@ -237,11 +256,14 @@ class DistillationStage(LightningModule, ABC):
                     f" ipc={self.ipc}: lower model.init_args.ipc, add images, or set model.init_args.init to noise"
                 )
 
-    def _non_finite_message(self, iteration: int) -> str:
+    def _require(self, good: bool, what: str) -> None:
+        if self.trainer.strategy.reduce_boolean_decision(good, all=True):
+            return
         rate = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."
-        return (
-            f"the matching loss is not finite in stage {self.data.stage}, iteration {iteration + 1}.{rate}"
-            f" Lower lr_img (now {self.lr_img:g}){self.rates_to_lower}."
+        raise NonFiniteLossError(
+            f"{what} not finite in stage {self.data.stage}, iteration {self.data.iteration + 1}.{rate} Lower lr_img"
+            f" (now {self.lr_img:g}){self.rates_to_lower}, and continue with --ckpt_path last; if that fails at once,"
+            " begin anew in another folder, where stages.experts.folder may name this run's experts/theta_0."
         )
 
     @property

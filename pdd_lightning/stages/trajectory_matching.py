@@ -47,7 +47,7 @@ class TrajectoryMatching(DistillationStage):
     target. The gradient flows into the new images and the learning rate only.
 
     The learning rate is the exponential of a parameter, hence positive. To first order it moves as under plain
-    SGD with rate `lr_lr`.
+    SGD with rate `lr_lr`, but in one step by no more than a factor of 2.
 
     Options of its successors, off by default:
 
@@ -164,7 +164,7 @@ class TrajectoryMatching(DistillationStage):
     @property
     def learned_lr(self) -> float:
         """The student's learning rate."""
-        return math.exp(self.log_lr.detach().item())
+        return float(self.log_lr.detach().exp())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -240,19 +240,25 @@ class TrajectoryMatching(DistillationStage):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Images and learning rate, each at its own rate."""
-        # d lr = lr * d log(lr), so this rate makes the first step in lr the one that plain SGD takes.
-        rate = self.lr_lr / self.lr_teacher**2
-        groups = [*super().parameter_groups(), {"params": [self.log_lr], "lr": rate}]
+        groups = [*super().parameter_groups(), {"params": [self.log_lr], "lr": self._log_rate(self.lr_teacher)}]
         if self.lr_label is not None:
             groups += [{"params": [self.label_logits], "lr": self.lr_label, "momentum": self.momentum_label}]
         return groups
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Takes the step, after which the images enter their average."""
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Takes the step, in which the learned rate at most doubles or halves; then the images enter their average."""
         # Not in a hook at the end of the batch, for checkpoints are saved before that.
-        super().optimizer_step(*args, **kwargs)
+        before = self.log_lr.detach().clone()
+        optimizer.param_groups[1]["lr"] = self._log_rate(self.learned_lr)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            self.log_lr.clamp_(before - math.log(2), before + math.log(2))
         if self.image_average:
             self.averaged_images.lerp_(self.images.detach(), 1 - self.image_average)
+
+    def _log_rate(self, lr: float) -> float:
+        """Rate of the logarithm that moves a rate `lr` as plain SGD with `lr_lr` does: d lr = lr * d log(lr)."""
+        return self.lr_lr / lr**2
 
     def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> TrajectoryBatch:
         """An expert, a start epoch, shuffled passes over the union, and augmentation parameters."""

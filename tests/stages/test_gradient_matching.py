@@ -214,7 +214,7 @@ def test_settings_that_cannot_work_are_refused(bad, factory):
 
 def test_stage_advance_records_nothing_before_the_first_stage_and_says_so(make):
     stage, _ = make()
-    trainer = type("T", (), {"fast_dev_run": True})()
+    trainer = type("T", (), {"fast_dev_run": True, "precision": "32-true"})()
     for useless in ({"epochs": 3}, {"folder": "x"}):
         with pytest.raises(ConfigError, match="GradientMatching follows no trajectories"):
             StageAdvance(experts=ExpertSettings(number=1, **useless)).setup(trainer, stage, "fit")

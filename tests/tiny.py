@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.networks import ConvNet
 
 NAMES = ["red", "green", "blue"]
 
@@ -65,3 +66,13 @@ def _bumps(centres: Tensor) -> Tensor:
     squares = (torch.arange(8) - centres.unsqueeze(2)).square()
     distance = squares[:, 0].unsqueeze(2) + squares[:, 1].unsqueeze(1)
     return torch.exp(-distance / 4)
+
+
+class DropoutNet(ConvNet):
+    """A small ConvNet that draws random numbers in each training pass."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        super().__init__(in_channels, num_classes, image_size, depth=2, width=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(nn.functional.dropout(self.features(images), 0.5, self.training))

@@ -136,14 +136,14 @@ class StageAdvance(Callback):
         """
         module = stage_module(pl_module)
         self._check_settings(self._describe(module))
-        for optimizer in trainer.optimizers:
-            for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
-                group["lr"] = configured["lr"]  # the checkpoint restored the former ones
         self._stop_if_finished(trainer, module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
         module = stage_module(pl_module)
+        for optimizer in trainer.optimizers:
+            for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
+                group["lr"] = configured["lr"]  # the checkpoint restored the former ones
         self._open_experts(trainer, module)
         if module.data.iteration == 0:
             self._begin_stage(module)

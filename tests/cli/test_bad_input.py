@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
 from tests.cli.conftest import write_folder
 
@@ -37,6 +39,9 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
         (["--model.lr_img", "-1"], "lr_img must be > 0"),
         (["--model.augment", "colour"], "unknown operation 'colour'"),
         (["--seed_everything", "true"], "seed_everything must be a number"),
+        (["--trainer.max_epochs", "3"], "set stages.num_stages"),
+        (["--trainer.precision", "64-true"], "precision 64-true is not supported"),
+        (["--ckpt_path", "no/such.ckpt"], "there is no checkpoint no/such.ckpt"),
     ],
 )
 def test_setting_is_refused(
@@ -97,6 +102,25 @@ def test_damaged_distilled_file(
     assert f"{path} is damaged" in refusal(capsys, *words)
 
 
+@pytest.mark.parametrize("content", ["truncated", "foreign"])
+def test_unusable_checkpoint(
+    content: str, run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "last.ckpt"
+    if content == "truncated":
+        path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:-500])
+    else:
+        torch.save({"state_dict": {}}, path)
+    message = refusal(capsys, *fit(recipe, tmp_path, "--ckpt_path", path))
+    assert ("is damaged" if content == "truncated" else "is not a checkpoint of a distillation") in message
+
+
+def test_too_few_images_for_the_random_baseline(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = write_folder(tmp_path / "few", per_class=2)
+    words = ["evaluate", run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", few]
+    assert "fewer than the 2 that the random baseline needs" in refusal(capsys, *words)
+
+
 def test_damaged_expert_is_named_and_recorded_again_on_request(
     run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,3 +143,12 @@ def test_exploding_loss_stops_with_the_last_good_images(
     assert "the matching loss is not finite in stage 1" in str(stop.value.code)
     assert "Lower lr_img" in str(stop.value.code)
     assert (tmp_path / "last_good.safetensors").exists()
+
+
+def test_an_update_that_ruins_the_images_is_not_frozen(recipe: Path, tmp_path: Path) -> None:
+    words = fit(recipe, tmp_path, "--model.lr_img", 3e38, "--stages.iterations", 1, "--stages.num_stages", 1)
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in [*words, "--model.lr_teacher", 1, "--model.syn_steps", 5]])
+    assert "not finite in stage 1" in str(stop.value.code)
+    assert not (tmp_path / "distilled.safetensors").exists()
+    assert DistilledDataset(tmp_path / "last_good.safetensors").images.isfinite().all()

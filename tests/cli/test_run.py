@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
+from tests.cli.conftest import PROJECT, run_pdd
 
 
 def test_distilled_set_holds_all_stages(run: Path) -> None:
@@ -102,3 +103,11 @@ def test_fast_dev_run_goes_through(recipe: Path, tmp_path: Path) -> None:
         ["fit", "--config", str(recipe), "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]
     )
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_short_names_and_network_files_work_in_a_process_of_its_own(run: Path, image_folder: Path) -> None:
+    network = PROJECT / "configs" / "network" / "convnet_digits.yaml"
+    words = ["--data", "ImageFolder", "--data.root", image_folder, "--network", network]
+    result = run_pdd("evaluate", run / "distilled.safetensors", *words, "--num_networks", 1, "--epochs", 1)
+    assert result.returncode == 0, result.stdout
+    assert "random real" in result.stdout

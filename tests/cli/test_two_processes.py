@@ -81,3 +81,17 @@ def test_experts_do_not_depend_on_the_number_of_processes(recipe: Path, tmp_path
         assert result.returncode == 0, result.stdout
         files.append([path.read_bytes() for path in sorted((run / "experts" / "theta_0").glob("*.safetensors"))])
     assert files[0] == files[1]
+
+
+def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
+    words = ["--config", recipe, "--trainer.default_root_dir", tmp_path, "--trainer.strategy", "ddp"]
+    few = ["--evaluation.num_networks", 1, "--evaluation.full_data_epochs", 0, "--trainer.devices", 3]
+    for verb in ("fit", "test"):
+        result = run_pdd(verb, *words, *few)
+        assert result.returncode == 0, result.stdout
+    rows = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
+    assert [(row["part"], row["row"]) for row in rows] == [
+        ("val", "distilled"),
+        ("test", "distilled"),
+        ("test", "random real"),
+    ]

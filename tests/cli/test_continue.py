@@ -1,0 +1,82 @@
+"""Continuing a run: what may change, and what has to stay as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdd_lightning import DistilledDataset
+from pdd_lightning.cli import main
+
+
+def fit(recipe: Path, folder: Path, *words: object) -> None:
+    main([str(word) for word in ["fit", "--config", recipe, "--trainer.default_root_dir", folder, *words]])
+
+
+@pytest.fixture
+def stopped(recipe: Path, tmp_path: Path) -> Path:
+    """A run that was left in the middle of its first stage."""
+    fit(recipe, tmp_path, "--trainer.max_steps", 3)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["--model.syn_steps", "3"], "model.syn_steps: 2 on disk, 3 asked for"),
+        (["--model.momentum", "0.1"], "model.momentum: 0.5 on disk, 0.1 asked for"),
+        (["--stages.iterations", "9"], "stages.iterations: 6 on disk, 9 asked for"),
+        (["--stages.transition.epochs", "9"], "stages.transition.epochs: 3 on disk, 9 asked for"),
+    ],
+)
+def test_other_settings_are_refused(words: list[str], change: str, recipe: Path, stopped: Path) -> None:
+    before = (stopped / "config.yaml").read_text()
+    with pytest.raises(SystemExit) as stop:
+        fit(recipe, stopped, "--ckpt_path", "last", *words)
+    assert change in str(stop.value.code)
+    assert (stopped / "config.yaml").read_text() == before
+
+
+def test_a_lower_rate_is_taken_over(recipe: Path, stopped: Path, run: Path) -> None:
+    fit(recipe, stopped, "--ckpt_path", "last", "--model.lr_img", 1e-9)
+    before = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    rates = {group["lr"] for group in before["optimizer_states"][0]["param_groups"]}
+    assert 1e-9 in rates and 10.0 not in rates
+    assert json.loads((stopped / "summary.json").read_text())["stages"][0]["lr_img"] == 1e-9
+    straight = DistilledDataset(run / "distilled.safetensors")
+    assert not torch.equal(DistilledDataset(stopped / "distilled.safetensors").images, straight.images)
+
+
+def test_more_stages_can_be_added_to_a_finished_run(recipe: Path, tmp_path: Path) -> None:
+    fit(recipe, tmp_path, "--stages.num_stages", 1)
+    first = DistilledDataset(tmp_path / "distilled.safetensors").images
+    fit(recipe, tmp_path, "--ckpt_path", "last")
+    both = DistilledDataset(tmp_path / "distilled.safetensors")
+    assert both.num_stages == 2
+    assert torch.equal(both.union(1).images, first)
+
+
+def test_the_time_of_a_continued_stage_is_its_own(recipe: Path, stopped: Path) -> None:
+    fit(recipe, stopped, "--ckpt_path", "last")
+    stages = json.loads((stopped / "summary.json").read_text())["stages"]
+    assert all(0 < stage["seconds"]["distil"] < 60 for stage in stages)
+    assert stages[0]["seconds"]["experts"] > 0
+
+
+def test_students_with_dropout_continue_to_the_same_images(recipe: Path, tmp_path: Path) -> None:
+    network = ["--model.network", "tests.tiny.DropoutNet"]
+    fit(recipe, tmp_path / "straight", *network)
+    fit(recipe, tmp_path / "broken", *network, "--trainer.max_steps", 3)
+    fit(recipe, tmp_path / "broken", *network, "--ckpt_path", "last")
+    sets = [DistilledDataset(tmp_path / name / "distilled.safetensors").images for name in ("straight", "broken")]
+    assert torch.equal(*sets)
+
+
+def test_accumulated_gradients_are_not_lost(recipe: Path, tmp_path: Path) -> None:
+    accumulate = ["--trainer.accumulate_grad_batches", 3, "--checkpoint_every", 1]
+    fit(recipe, tmp_path / "straight", *accumulate)
+    fit(recipe, tmp_path / "broken", *accumulate, "--trainer.max_steps", 1)
+    fit(recipe, tmp_path / "broken", *accumulate, "--ckpt_path", "last")
+    sets = [DistilledDataset(tmp_path / name / "distilled.safetensors").images for name in ("straight", "broken")]
+    assert torch.equal(*sets)

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pdd_lightning.callbacks import StageAdvance
     from pdd_lightning.data.distilled import DistilledDataset
     from pdd_lightning.data.progressive import ProgressiveDataModule
-    from pdd_lightning.stages import DistillationStage, TrajectoryMatching
+    from pdd_lightning.stages import IDC, DistillationStage, TrajectoryMatching
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "IDC": "stages",
     "DistillationStage": "stages",
     "DistilledDataset": "data.distilled",
     "ProgressiveDataModule": "data.progressive",
@@ -25,6 +26,7 @@ _HOME = {
 }
 
 __all__ = [
+    "IDC",
     "DistillationStage",
     "DistilledDataset",
     "ProgressiveDataModule",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.randomness import seeded
+from pdd_lightning.training.cutmix import mix
 
 
 class Images(Protocol):
@@ -36,6 +36,7 @@ class TrainingSettings:
         batch_size: Images per step; a smaller set is one batch.
         milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
         gamma: Factor of each drop.
+        cutmix: Probability with which a batch is mixed by CutMix, see `pdd_lightning.training.cutmix`.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class TrainingSettings:
     batch_size: int = 256
     milestones: tuple[float, ...] = (0.5,)
     gamma: float = 0.1
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -57,6 +59,14 @@ class TrainingSettings:
             raise ConfigError(f"momentum must be in [0, 1), got {self.momentum}")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if not all(0 < fraction < 1 for fraction in self.milestones):
+            raise ConfigError(
+                f"milestones are fractions of the epochs between 0 and 1, both excluded, got {list(self.milestones)}"
+            )
+        if not self.gamma > 0:
+            raise ConfigError(f"gamma must be > 0, got {self.gamma}")
+        if not 0 <= self.cutmix <= 1:
+            raise ConfigError(f"cutmix is a probability and must be in [0, 1], got {self.cutmix}")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -84,7 +94,7 @@ def train_network(
     generator: torch.Generator,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
-    """Trains `network` in place by SGD with cross-entropy on augmented mini-batches.
+    """Trains `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
 
     Runs with gradients enabled even inside Lightning's evaluation hooks.
 
@@ -94,58 +104,75 @@ def train_network(
         labels: Classes `[N]`, or class probabilities `[N, classes]`, on the images' device.
         settings: Epochs, learning rate and so on.
         augment: Augmentation; per-sample parameters drawn from `generator`.
-        generator: CPU generator of batch order, augmentation and dropout.
+        generator: CPU generator of batch order, augmentation, mixing and dropout.
         on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
 
     Returns:
         One record per epoch.
     """
     records = []
-    with torch.inference_mode(False), torch.enable_grad(), _seeded_dropout(generator):
+    with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = sgd(network, settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
             order = torch.randperm(len(images), generator=generator).split(settings.batch_size)
-            records.append(_train_epoch(network, optimizer, images, labels, order, augment, generator))
+            records.append(train_epoch(network, optimizer, images, labels, order, augment, generator, settings.cutmix))
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])
     return records
 
 
-def _seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
+def sgd(network: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+    """The optimiser of a training, at its first learning rate."""
+    return torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
     """Makes what a network draws for itself depend on `generator` alone, which stays as it is."""
     copy = torch.Generator()
     copy.set_state(generator.get_state())
     return seeded(int(torch.randint(2**62, (), generator=copy)), "dropout")
 
 
-def _train_epoch(
+def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Images,
     labels: Tensor,
-    order: tuple[Tensor, ...],
+    order: Sequence[Tensor],
     augment: DSA,
     generator: torch.Generator,
+    cutmix: float = 0.0,
 ) -> EpochRecord:
+    """One pass over mini-batches with a given optimiser; see `train_network`.
+
+    Args:
+        network: In training mode.
+        optimizer: Optimiser of its parameters.
+        images: See `train_network`.
+        labels: See `train_network`.
+        order: Indices of the images of each step, on the CPU.
+        augment: See `train_network`.
+        generator: CPU generator of augmentation and mixing.
+        cutmix: Probability of mixing a batch.
+    """
     total_loss = torch.zeros((), device=labels.device)
     correct = torch.zeros((), device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
         batch, targets = images[indices], labels[indices]
         draw = augment.draw(len(chunk), (batch.shape[-2], batch.shape[-1]), generator)
-        logits = network(augment(batch, draw))
-        loss = F.cross_entropy(logits, targets)
+        mixed = mix(augment(batch, draw), cutmix, generator)
+        logits = network(mixed.images)
+        loss = mixed.loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
         correct += (logits.detach().argmax(1) == classes).sum()
-    return EpochRecord(float(total_loss) / len(images), float(correct) / len(images))
+    seen = sum(map(len, order))
+    return EpochRecord(float(total_loss) / seen, float(correct) / seen)

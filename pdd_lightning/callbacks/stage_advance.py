@@ -128,6 +128,7 @@ class StageAdvance(Callback):
         if module.data.iteration == 0:
             self._begin_stage(module)
         self._advance_if_done(trainer, module)
+        self._clock = time.perf_counter()  # a run continued within a stage starts no epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the stage's iterations."""

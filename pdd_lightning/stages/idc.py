@@ -166,7 +166,8 @@ class IDC(DistillationStage):
         """Stores the network that is being matched, with its momentum."""
         training = self._training
         # A run that is saved again before it has gone on still holds what it was continued with.
-        checkpoint["matching_network"] = self._stored_training if training is None else training.state_dict()
+        network = self._stored_training if training is None else training.state_dict()
+        checkpoint["idc"] = {"factor": self.factor, "matching_network": network}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the network that was being matched.
@@ -175,12 +176,13 @@ class IDC(DistillationStage):
             ConfigError: `ipc`, `factor`, the number of classes or the image size has changed.
         """
         super().on_load_checkpoint(checkpoint)
-        if self.data.union.decode_factor != self.factor:
+        stored = checkpoint.get("idc", {"factor": 1, "matching_network": None})
+        if stored["factor"] != self.factor:
             raise ConfigError(
-                f"the checkpoint was made with factor {self.data.union.decode_factor}, not {self.factor}: set it back,"
-                " or start afresh"
+                f"the checkpoint was made with factor {stored['factor']}, not {self.factor}: set it back, or start"
+                " afresh"
             )
-        self._training, self._stored_training = None, checkpoint["matching_network"]
+        self._training, self._stored_training = None, stored["matching_network"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the step and brings the images back into [0, 1]."""

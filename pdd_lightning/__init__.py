@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from pdd_lightning.callbacks import StageAdvance
     from pdd_lightning.data.distilled import DistilledDataset
     from pdd_lightning.data.progressive import ProgressiveDataModule
-    from pdd_lightning.stages import DistillationStage, DistributionMatching, GradientMatching, TrajectoryMatching
+    from pdd_lightning.stages import (
+        IDC,
+        DistillationStage,
+        DistributionMatching,
+        GradientMatching,
+        TrajectoryMatching,
+    )
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "IDC": "stages",
     "DistillationStage": "stages",
     "DistilledDataset": "data.distilled",
     "DistributionMatching": "stages",
@@ -27,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "IDC",
     "DistillationStage",
     "DistilledDataset",
     "DistributionMatching",

@@ -1,6 +1,7 @@
-"""Differentiable augmentation and whitening of batches of images."""
+"""Differentiable augmentation, whitening and multi-formation of batches of images."""
 
 from pdd_lightning.augment.dsa import DSA, DSADraw
+from pdd_lightning.augment.multiformation import decode, tile
 from pdd_lightning.augment.zca import ZCA
 
-__all__ = ["DSA", "ZCA", "DSADraw"]
+__all__ = ["DSA", "ZCA", "DSADraw", "decode", "tile"]

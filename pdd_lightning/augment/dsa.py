@@ -17,6 +17,8 @@ _CUTOUT_RATIO = 0.5
 _FLIP_PROBABILITY = 0.5
 _LARGEST_SCALE = 1.2
 _LARGEST_ANGLE = math.radians(15)
+# What augmenting together applies whenever it is listed.
+_ALWAYS = ("flip", "color", "cutout")
 # Numbers drawn from U(0, 1) by each operation; the other operations draw a row and a column.
 _UNIFORM_DRAWS = {"color": 3, "flip": 1, "scale": 2, "rotate": 1}
 
@@ -30,14 +32,16 @@ class DSADraw(NamedTuple):
         operation: Name of the operation, or `none`.
         parameters: The random numbers it uses, each `[batch_size]`, or `[1]` where the draw is shared by
             all images.
+        then: What is applied after it, in order.
     """
 
     operation: str
     parameters: tuple[Tensor, ...]
+    then: tuple[DSADraw, ...] = ()
 
 
 class DSA:
-    """Apply one operation, drawn uniformly from a strategy, to a batch of images.
+    """Apply operations of a strategy to a batch of images: one, drawn uniformly, or most of them together.
 
     Drawing and applying are apart: the student steps of an unrolled loop are computed twice with the same
     draw, and matching methods apply one shared draw to the real and to the synthetic images ("siamese").
@@ -53,13 +57,16 @@ class DSA:
         align_corners: Where `scale` and `rotate` put the outermost samples: True on the centres of the
             outermost pixels (trajectory matching), False on their outer edges (gradient and distribution
             matching).
+        together: Apply `flip`, `color` and `cutout` whenever the strategy lists them, and one of its other
+            operations: flip first, then color, then the drawn one, cutout last.
 
     Raises:
         ConfigError: If the strategy names an unknown operation.
 
     Reference:
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section
-        3.2.
+        3.2. Together: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML
+        2022, appendix C.
 
     Example:
         >>> dsa = DSA("crop_flip")
@@ -68,10 +75,16 @@ class DSA:
         torch.Size([4, 3, 32, 32])
     """
 
-    def __init__(self, strategy: str = "color_crop_cutout_flip_scale_rotate", align_corners: bool = True) -> None:
+    def __init__(
+        self,
+        strategy: str = "color_crop_cutout_flip_scale_rotate",
+        align_corners: bool = True,
+        together: bool = False,
+    ) -> None:
         self.strategy = strategy
         self.operations = () if strategy == "none" else tuple(strategy.split("_"))
         self.align_corners = align_corners
+        self.together = together
         unknown = [name for name in self.operations if name not in _OPERATIONS]
         if unknown:
             known = ", ".join(_OPERATIONS)
@@ -83,7 +96,7 @@ class DSA:
     def draw(
         self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator, shared: bool = False
     ) -> DSADraw:
-        """Draw an operation for the batch, and its parameters for each image.
+        """Draw an operation (or, together, several) for the batch, and parameters for each image.
 
         Args:
             batch_size: Number of images.
@@ -94,25 +107,28 @@ class DSA:
         """
         if not self.operations:
             return DSADraw("none", ())
-        device = generator.device
-        choice = torch.randint(len(self.operations), (), generator=generator, device=device)
-        operation = self.operations[int(choice)]
         count = 1 if shared else batch_size
-        if operation in _UNIFORM_DRAWS:
-            uniforms = torch.rand(_UNIFORM_DRAWS[operation], count, generator=generator, device=device)
-            return DSADraw(operation, tuple(uniforms))
-        bounds = _shift_bounds if operation == "crop" else _cutout_bounds
-        ranges = [bounds(size) for size in image_size]
-        return DSADraw(
-            operation,
-            tuple(torch.randint(*r, (count,), generator=generator, device=device) for r in ranges),
-        )
+        chosen = self._draw_together(generator) if self.together else [_draw_one(self.operations, generator)]
+        draws = [_draw_parameters(operation, count, image_size, generator) for operation in chosen]
+        return draws[0]._replace(then=tuple(draws[1:]))
+
+    def _draw_together(self, generator: torch.Generator) -> list[str]:
+        """Return the operations to apply, in order."""
+        others = tuple(name for name in self.operations if name not in _ALWAYS)
+        drawn = [_draw_one(others, generator)] if others else []
+        listed = {name: [name] if name in self.operations else [] for name in _ALWAYS}
+        return [*listed["flip"], *listed["color"], *drawn, *listed["cutout"]]
 
     def __call__(self, images: Tensor, draw: DSADraw) -> Tensor:
         """Return the images `[N, C, H, W]` under a draw, differentiably.
 
         The draw's parameters are brought to the images' device and its uniform numbers to their dtype.
         """
+        for step in (draw, *draw.then):
+            images = self._apply(images, step)
+        return images
+
+    def _apply(self, images: Tensor, draw: DSADraw) -> Tensor:
         if draw.operation == "none":
             return images
         parameters = [
@@ -121,6 +137,25 @@ class DSA:
         if draw.operation in _RESAMPLING:
             return _resample(images, _RESAMPLING[draw.operation](*parameters), self.align_corners)
         return _POINTWISE[draw.operation](images, *parameters)
+
+
+def _draw_one(operations: tuple[str, ...], generator: torch.Generator) -> str:
+    choice = torch.randint(len(operations), (), generator=generator, device=generator.device)
+    return operations[int(choice)]
+
+
+def _draw_parameters(operation: str, count: int, image_size: tuple[int, int], generator: torch.Generator) -> DSADraw:
+    """Draw `count` sets of an operation's parameters."""
+    device = generator.device
+    if operation in _UNIFORM_DRAWS:
+        uniforms = torch.rand(_UNIFORM_DRAWS[operation], count, generator=generator, device=device)
+        return DSADraw(operation, tuple(uniforms))
+    bounds = _shift_bounds if operation == "crop" else _cutout_bounds
+    ranges = [bounds(size) for size in image_size]
+    return DSADraw(
+        operation,
+        tuple(torch.randint(*r, (count,), generator=generator, device=device) for r in ranges),
+    )
 
 
 def _shift_bounds(size: int) -> tuple[int, int]:

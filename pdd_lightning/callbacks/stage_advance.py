@@ -30,16 +30,22 @@ class TransitionSettings:
     """Training on the union at the end of a stage, at the stage's learned learning rate.
 
     Attributes:
-        epochs: Passes over the union; the learning rate drops tenfold half way.
+        epochs: Passes over the union.
         batch_size: Images per step.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
+        milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
+        gamma: Factor of each drop.
+        cutmix: Probability with which a batch is mixed by CutMix.
     """
 
     epochs: int = 1000
     batch_size: int = 256
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    milestones: tuple[float, ...] = (0.5,)
+    gamma: float = 0.1
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         self.training(lr=1.0)  # refuses bad values now rather than at the first transition
@@ -52,6 +58,9 @@ class TransitionSettings:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
+            milestones=self.milestones,
+            gamma=self.gamma,
+            cutmix=self.cutmix,
         )
 
 
@@ -282,7 +291,7 @@ class StageAdvance(Callback):
             folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
             store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
         else:
-            union = data.union.union(stage)
+            union = data.union.union(stage).decoded(data.real.pixels)
             learned = union.learning_rates[-1]
             training = self.transition.training(module.default_lr if learned is None else learned)
             start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)

@@ -35,11 +35,15 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
     Images are in model space, ready for training; a network trained on them expects its test images in the
     same space: `dataset.pixels.encode(images)` for images in [0, 1].
 
+    A set whose stored images stand for several training images each (`decode_factor` above 1) is decoded when it is
+    read: items, lengths and images are those that networks are trained on.
+
     Args:
         path: A `.safetensors` file written by `save_distilled`.
+        stored: Give the images as they are stored, not decoded.
 
     Attributes:
-        synthetic: Images, labels, stages and learning rates as a `SyntheticSet`.
+        synthetic: Images, labels, stages and learning rates as a `SyntheticSet`; decoded unless `stored`.
         pixels: The pixel space of the images.
         class_names: Name of each class, by label.
         metadata: What the file says about itself: dataset, network, method, settings and so on.
@@ -53,24 +57,26 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
         >>> loader = DataLoader(dataset.union(1), batch_size=256, shuffle=True)  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, stored: bool = False) -> None:
         path = Path(path)
         tensors, header = _read_checked(path)
         try:
             rates = tensors["learning_rates"].tolist()
-            self.synthetic = SyntheticSet(
+            synthetic = SyntheticSet(
                 images=tensors["images"],
                 labels=tensors["labels"],
                 stages=tensors["stages"],
                 learning_rates=tuple(None if math.isnan(rate) else rate for rate in rates),
+                decode_factor=int(header["decode_factor"]),
             )
-            stored = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
-            self.pixels = PixelSpace.from_tensors(header["pixel_space"], stored)
+            space = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
+            self.pixels = PixelSpace.from_tensors(header["pixel_space"], space)
+            self.synthetic = synthetic if stored else synthetic.decoded(self.pixels)
             self.metadata: dict[str, Any] = {
                 name: value if name in _TEXT else json.loads(value) for name, value in header.items()
             }
             self.class_names: list[str] = list(json.loads(header["class_names"]))
-        except (KeyError, DataError) as error:
+        except (KeyError, ValueError) as error:
             raise DataError(f"{path} is not a distilled set that this version can use: {error}") from error
 
     def __len__(self) -> int:
@@ -158,7 +164,7 @@ def save_distilled(
     header = {
         "format_version": str(FORMAT_VERSION),
         "pixel_space": pixels.kind,
-        "decode_factor": "1",
+        "decode_factor": str(synthetic.decode_factor),
         "pdd_lightning_version": __version__,
         "class_names": json.dumps(list(class_names)),
         **_encode_metadata(metadata),

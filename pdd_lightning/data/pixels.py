@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
-from pdd_lightning.errors import DataError
+from pdd_lightning.errors import ConfigError, DataError
 
 
 class PixelSpace(ABC):
@@ -25,6 +25,14 @@ class PixelSpace(ABC):
     @abstractmethod
     def decode(self, images: Tensor) -> Tensor:
         """Map images `[N, C, H, W]` from model space to the [0, 1] scale, not clipped."""
+
+    @abstractmethod
+    def level(self, value: float) -> Tensor:
+        """Return what a plain level (0 black, 1 white) is in model space: per channel `[C, 1, 1]`.
+
+        Raises:
+            ConfigError: Levels have no such counterpart, because the space mixes pixels.
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -91,6 +99,10 @@ class Standardized(PixelSpace):
         """Map standardised images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
         return images * self._per_channel(self.std, images) + self._per_channel(self.mean, images)
 
+    def level(self, value: float) -> Tensor:
+        """Return what a plain level (0 black, 1 white) is in model space: per channel `[C, 1, 1]`."""
+        return self.encode(torch.full((len(self.mean), 1, 1), value))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return `mean` and `std`, each `[C]`."""
         return {"mean": self.mean, "std": self.std}
@@ -122,6 +134,17 @@ class Whitened(PixelSpace):
         """Map whitened images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
         zca, work = self._matching(images)
         return zca.restore(work).to(images.dtype)
+
+    def level(self, value: float) -> Tensor:
+        """Refuse: whitened pixels depend on the whole image.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "images that are cut into pieces, or kept within [0, 1], cannot be ZCA-whitened, because whitening mixes"
+            " their pixels: set the data's normalization to standard"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return `mean` `[D]` and `matrix` `[D, D]`, D = C * H * W."""

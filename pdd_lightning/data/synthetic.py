@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pdd_lightning.augment.multiformation import GREY, decode
+from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import sha256_of_tensors
 
@@ -22,6 +24,7 @@ class SyntheticSet:
         labels: `[N]` int64 (hard) or `[N, classes]` float32 (soft).
         stages: `[N]` int64, the stage of each image, counted from 1.
         learning_rates: One per stage; None where the method does not learn it.
+        decode_factor: Each image stands for `decode_factor`^2 training images, see `decoded`; 1: for itself.
 
     Raises:
         DataError: The tensors do not fit together.
@@ -31,9 +34,12 @@ class SyntheticSet:
     labels: Tensor
     stages: Tensor
     learning_rates: tuple[float | None, ...]
+    decode_factor: int = 1
 
     def __post_init__(self) -> None:
         _check(self.images, self.labels)
+        if self.decode_factor < 1:
+            raise DataError(f"decode_factor must be >= 1, got {self.decode_factor}")
         count = len(self.images)
         if self.stages.shape != (count,) or self.stages.dtype != torch.int64:
             raise DataError(
@@ -48,10 +54,10 @@ class SyntheticSet:
             )
 
     @classmethod
-    def empty(cls, image_shape: Sequence[int]) -> SyntheticSet:
+    def empty(cls, image_shape: Sequence[int], decode_factor: int = 1) -> SyntheticSet:
         """Make the set before the first stage, for images of shape `(C, H, W)`."""
         none = torch.zeros(0, dtype=torch.int64)
-        return cls(torch.zeros(0, *image_shape), none, none, ())
+        return cls(torch.zeros(0, *image_shape), none, none, (), decode_factor)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +84,20 @@ class SyntheticSet:
         """
         self._check_stage(index)
         return self._select(self.stages <= index, index)
+
+    def decoded(self, pixels: PixelSpace) -> SyntheticSet:
+        """Return the set that networks are trained on; this one where each image stands for itself.
+
+        Args:
+            pixels: The model space of the images, which says what grey they are padded with.
+
+        Raises:
+            ConfigError: The space mixes pixels (ZCA), so that images cannot be cut into pieces.
+        """
+        if self.decode_factor == 1:
+            return self
+        images, labels = decode(self.images, self.labels, self.decode_factor, pixels.level(GREY))
+        return SyntheticSet(images, labels, self.stages.repeat(self.decode_factor**2), self.learning_rates)
 
     def append(self, images: Tensor, labels: Tensor, learning_rate: float | None = None) -> SyntheticSet:
         """Return a new set with one more stage; this one stays as it is.
@@ -110,11 +130,13 @@ class SyntheticSet:
             labels=torch.cat([self.labels, new_labels]) if len(self) else new_labels,
             stages=torch.cat([self.stages, new_stages]),
             learning_rates=(*self.learning_rates, None if learning_rate is None else float(learning_rate)),
+            decode_factor=self.decode_factor,
         )
 
     def to(self, device: torch.device | str) -> SyntheticSet:
         """Return the set on `device`."""
-        return SyntheticSet(self.images.to(device), self.labels.to(device), self.stages.to(device), self.learning_rates)
+        images, labels, stages = (tensor.to(device) for tensor in (self.images, self.labels, self.stages))
+        return replace(self, images=images, labels=labels, stages=stages)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the content as tensors and primitives, fit for `torch.load(weights_only=True)`."""
@@ -123,6 +145,7 @@ class SyntheticSet:
             "labels": self.labels,
             "stages": self.stages,
             "learning_rates": list(self.learning_rates),
+            "decode_factor": self.decode_factor,
         }
 
     @classmethod
@@ -135,7 +158,8 @@ class SyntheticSet:
         missing = {"images", "labels", "stages", "learning_rates"} - set(state)
         if missing:
             raise DataError(f"the state of a synthetic set lacks {', '.join(sorted(missing))}")
-        return cls(state["images"], state["labels"], state["stages"], tuple(state["learning_rates"]))
+        rates = tuple(state["learning_rates"])
+        return cls(state["images"], state["labels"], state["stages"], rates, state.get("decode_factor", 1))
 
     def rates_tensor(self) -> Tensor:
         """Return the learning rates as float64 `[num_stages]`, NaN where there is none."""
@@ -144,18 +168,22 @@ class SyntheticSet:
 
     def sha256(self) -> str:
         """Hash the content; equal on every device."""
+        # A factor of 1 goes without saying, so that older hashes of such sets stay valid.
+        text = {} if self.decode_factor == 1 else {"decode_factor": str(self.decode_factor)}
         return sha256_of_tensors(
             {
                 "images": self.images,
                 "labels": self.labels,
                 "stages": self.stages,
                 "learning_rates": self.rates_tensor(),
-            }
+            },
+            text,
         )
 
     def _select(self, chosen: Tensor, num_stages: int) -> SyntheticSet:
-        return SyntheticSet(
-            self.images[chosen], self.labels[chosen], self.stages[chosen], self.learning_rates[:num_stages]
+        images, labels, stages = (tensor[chosen] for tensor in (self.images, self.labels, self.stages))
+        return replace(
+            self, images=images, labels=labels, stages=stages, learning_rates=self.learning_rates[:num_stages]
         )
 
     def _check_stage(self, index: int) -> None:

@@ -18,7 +18,8 @@ def random_real_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet
     Args:
         real: Real images, set up.
         pixels: The model space of the result.
-        like: The set whose number of images per stage and class is taken over.
+        like: The set whose number of images per stage and class is taken over: that of stored images, where each
+            of them stands for several.
         seed: Seed of the choice.
 
     Raises:

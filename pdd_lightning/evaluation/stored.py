@@ -49,12 +49,13 @@ def evaluate_file(
         DataError: The file is missing, or its images or classes are not those of the real data.
         DamagedFileError: The file is truncated or altered.
     """
-    distilled = DistilledDataset(path)
+    distilled = DistilledDataset(path, stored=True)
     real.prepare_data()
     real.setup()
     _check_match(path, distilled, real)
     stored: dict[str, Any] = distilled.metadata.get("settings", {})
-    augment = DSA(stored["augment"], stored["align_corners"]) if "augment" in stored else DSA()
+    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
+    augment = DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
     tasks = evaluation_tasks(
         distilled.synthetic,
         real,

@@ -39,6 +39,9 @@ class EvaluationSettings:
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
         full_data_epochs: Epochs of training on the full real set; 0 leaves that row out.
+        milestones: Fractions of a phase's epochs, in (0, 1), after which the learning rate drops.
+        gamma: Factor of each drop.
+        cutmix: Probability with which a batch is mixed by CutMix.
     """
 
     num_networks: int = 5
@@ -49,6 +52,9 @@ class EvaluationSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     full_data_epochs: int = 0
+    milestones: tuple[float, ...] = (0.5,)
+    gamma: float = 0.1
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_networks < 1:
@@ -69,6 +75,9 @@ class EvaluationSettings:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
+            milestones=self.milestones,
+            gamma=self.gamma,
+            cutmix=self.cutmix,
         )
 
 
@@ -128,7 +137,8 @@ def evaluation_tasks(
     Network number n has the same initialisation in every row; the random images are drawn anew for each.
 
     Args:
-        synthetic: The distilled set.
+        synthetic: The distilled set as it is stored. Networks are trained on the decoded images; random real images
+            are as many as the stored ones.
         real: Real images, set up.
         pixels: The model space of the distilled set; real images are brought into it.
         factory: Makes the networks.
@@ -195,7 +205,8 @@ class _Evaluator:
             staged = images(number).to(self.device)
             network = self._network(number)
             generator = generator_for(self.seed, "evaluation", row, number)
-            for phase in protocol_phases(staged, self.settings.protocol, self.settings.training):
+            trained_on = staged.decoded(self.pixels)
+            for phase in protocol_phases(trained_on, self.settings.protocol, self.settings.training):
                 data = phase.images
                 train_network(network, data.images, data.labels, phase.training, self.augment, generator)
             return self._result(row, self.settings.protocol, len(staged.labels), number, network, begin)

@@ -89,7 +89,7 @@ class StartPoint:
     Attributes:
         previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0, or from its
             random initialisation where there are none. Called only when an expert has to be recorded.
-        union: All images distilled so far.
+        union: All images distilled so far, as networks are trained on them (decoded).
         training: Settings of the training on the union.
     """
 
@@ -187,6 +187,7 @@ class ExpertRecorder:
             "seed": self.seed,
             "augment": self.augment.strategy,
             "align_corners": self.augment.align_corners,
+            "augment_together": self.augment.together,
             "training": asdict(self.settings.training(epochs)),
             "start": start.description() if start else None,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,7 +32,7 @@ class DistillationStage(LightningModule, ABC):
         ipc: Images per class and stage.
         lr_img: Learning rate of the images.
         momentum: Momentum of the images' SGD, and of the other learned quantities'.
-        init: Start from real images of the class, or from standard normal noise.
+        init: Start from real images of the class, or from standard normal noise; further ways are a method's own.
         augment: Augmentation operations joined by `_`, see `pdd_lightning.augment.DSA`; `none` for none.
         align_corners: How scaling and rotation sample; true as MTT does, false as DC and IDC do.
 
@@ -55,7 +55,7 @@ class DistillationStage(LightningModule, ABC):
         ipc: int,
         lr_img: float,
         momentum: float = 0.5,
-        init: Literal["real", "noise"] = "real",
+        init: str = "real",
         augment: str = "color_crop_cutout_flip_scale_rotate",
         align_corners: bool = True,
     ) -> None:
@@ -109,13 +109,19 @@ class DistillationStage(LightningModule, ABC):
             "init": self.init,
             "augment": self.augment.strategy,
             "align_corners": self.augment.align_corners,
+            "augment_together": self.augment.together,
         }
+
+    @property
+    def init_images(self) -> int:
+        """Real images of each class that the initial images of a stage are made of."""
+        return 0 if self.init == "noise" else self.ipc
 
     def setup(self, stage: str) -> None:
         """Makes the parameters, whose shapes depend on the data; keeps those that are there.
 
         Raises:
-            DataError: A class has fewer real images than `ipc`.
+            DataError: A class has fewer real images than the initial images are made of.
         """
         if hasattr(self, "images"):
             return
@@ -244,16 +250,17 @@ class DistillationStage(LightningModule, ABC):
         chosen = []
         for label in range(self.data.real.num_classes):
             members = train.images_of_class(label)
-            chosen.append(members[torch.randperm(len(members), generator=generator)[: self.ipc]])
+            chosen.append(members[torch.randperm(len(members), generator=generator)[: self.init_images]])
         return self.data.real.pixels.encode(to_unit(train.images[torch.cat(chosen)]))
 
     def _check_real_images(self) -> None:
         real = self.data.real
         for name, count in zip(real.class_names, real.train.class_counts(real.num_classes), strict=True):
-            if self.init == "real" and count < self.ipc:
+            if count < self.init_images:
                 raise DataError(
-                    f"class {name!r} has {int(count)} training images (without the validation part), fewer than"
-                    f" ipc={self.ipc}: lower model.init_args.ipc, add images, or set model.init_args.init to noise"
+                    f"class {name!r} has {int(count)} training images (without the validation part), fewer than the"
+                    f" {self.init_images} that ipc={self.ipc} initial images are made of: lower"
+                    " model.init_args.ipc, add images, or set model.init_args.init to noise"
                 )
 
     def _require(self, good: bool, what: str) -> None:

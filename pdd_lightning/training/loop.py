@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.randomness import seeded
+from pdd_lightning.training.cutmix import mix
 from pdd_lightning.training.sharpness import sharpen_gradients
 
 
@@ -39,6 +39,7 @@ class TrainingSettings:
         gamma: Factor of each drop.
         rho: Radius of sharpness-aware steps, see `sharpen_gradients`; 0 takes plain steps, which cost half.
         alpha: Weight of the surrogate gap in sharpness-aware steps.
+        cutmix: Probability with which a batch is mixed by CutMix, see `pdd_lightning.training.cutmix`.
     """
 
     epochs: int
@@ -50,6 +51,7 @@ class TrainingSettings:
     gamma: float = 0.1
     rho: float = 0.0
     alpha: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -68,6 +70,16 @@ class TrainingSettings:
             raise ConfigError(f"alpha (weight of the surrogate gap) must be >= 0, got {self.alpha}")
         if self.alpha and not self.rho:
             raise ConfigError(f"alpha {self.alpha} works in sharpness-aware steps only: set rho > 0, or alpha to 0")
+        if self.rho and self.cutmix:
+            raise ConfigError("sharpness-aware steps (rho) and cutmix do not go together: set one of them to 0")
+        if not all(0 < fraction < 1 for fraction in self.milestones):
+            raise ConfigError(
+                f"milestones are fractions of the epochs between 0 and 1, both excluded, got {list(self.milestones)}"
+            )
+        if not self.gamma > 0:
+            raise ConfigError(f"gamma must be > 0, got {self.gamma}")
+        if not 0 <= self.cutmix <= 1:
+            raise ConfigError(f"cutmix is a probability and must be in [0, 1], got {self.cutmix}")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -95,7 +107,7 @@ def train_network(
     generator: torch.Generator,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
-    """Trains `network` in place by SGD with cross-entropy on augmented mini-batches.
+    """Trains `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
 
     Runs with gradients enabled even inside Lightning's evaluation hooks.
 
@@ -105,62 +117,77 @@ def train_network(
         labels: Classes `[N]`, or class probabilities `[N, classes]`, on the images' device.
         settings: Epochs, learning rate and so on.
         augment: Augmentation; per-sample parameters drawn from `generator`.
-        generator: CPU generator of batch order, augmentation and dropout.
+        generator: CPU generator of batch order, augmentation, mixing and dropout.
         on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
 
     Returns:
         One record per epoch.
     """
     records = []
-    with torch.inference_mode(False), torch.enable_grad(), _seeded_dropout(generator):
+    with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = sgd(network, settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
             order = torch.randperm(len(images), generator=generator).split(settings.batch_size)
-            records.append(_train_epoch(network, optimizer, images, labels, order, settings, augment, generator))
+            records.append(train_epoch(network, optimizer, images, labels, order, augment, generator, settings))
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])
     return records
 
 
-def _seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
+def sgd(network: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+    """The optimiser of a training, at its first learning rate."""
+    return torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
     """Makes what a network draws for itself depend on `generator` alone, which stays as it is."""
     copy = torch.Generator()
     copy.set_state(generator.get_state())
     return seeded(int(torch.randint(2**62, (), generator=copy)), "dropout")
 
 
-def _train_epoch(
+def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Images,
     labels: Tensor,
-    order: tuple[Tensor, ...],
-    settings: TrainingSettings,
+    order: Sequence[Tensor],
     augment: DSA,
     generator: torch.Generator,
+    settings: TrainingSettings,
 ) -> EpochRecord:
+    """One pass over mini-batches with a given optimiser; see `train_network`.
+
+    Args:
+        network: In training mode.
+        optimizer: Optimiser of its parameters.
+        images: See `train_network`.
+        labels: See `train_network`.
+        order: Indices of the images of each step, on the CPU.
+        augment: See `train_network`.
+        generator: CPU generator of augmentation and mixing.
+        settings: Mixing and sharpness-aware steps; the optimiser has the rest.
+    """
     total_loss = torch.zeros((), device=labels.device)
     correct = torch.zeros((), device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
         batch, targets = images[indices], labels[indices]
         draw = augment.draw(len(chunk), (batch.shape[-2], batch.shape[-1]), generator)
-        batch = augment(batch, draw)
-        logits = network(batch)
-        loss = F.cross_entropy(logits, targets)
+        mixed = mix(augment(batch, draw), settings.cutmix, generator)
+        logits = network(mixed.images)
+        loss = mixed.loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.rho:
-            sharpen_gradients(network, batch, targets, settings.rho, settings.alpha)
+            sharpen_gradients(network, mixed.images, targets, settings.rho, settings.alpha)
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
         correct += (logits.detach().argmax(1) == classes).sum()
-    return EpochRecord(float(total_loss) / len(images), float(correct) / len(images))
+    seen = sum(map(len, order))
+    return EpochRecord(float(total_loss) / seen, float(correct) / seen)

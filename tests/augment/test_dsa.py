@@ -132,3 +132,46 @@ def test_resampling_works_under_function_transforms(operation):
     for batch, gradient in zip(images, together, strict=True):
         batch.requires_grad_()
         torch.testing.assert_close(gradient, torch.autograd.grad(energy(batch), batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("cutout_scale_color_crop_flip", [{"flip"}, {"color"}, {"scale", "crop"}, {"cutout"}]),
+        ("color_crop_cutout", [{"color"}, {"crop"}, {"cutout"}]),
+        ("flip_cutout", [{"flip"}, {"cutout"}]),
+        ("scale_rotate", [{"scale", "rotate"}]),
+        ("none", [{"none"}]),
+    ],
+)
+def test_together_applies_all_that_always_are_and_one_of_the_others(strategy, expected):
+    dsa, generator = DSA(strategy, together=True), seeded()
+    seen = [set() for _ in expected]
+    for _ in range(40):
+        draw = dsa.draw(3, (8, 8), generator)
+        steps = [draw, *draw.then]
+        assert len(steps) == len(expected) and not any(step.then for step in draw.then)
+        for names, step in zip(seen, steps, strict=True):
+            names.add(step.operation)
+    assert seen == expected
+
+
+def test_together_is_one_operation_after_the_other():
+    dsa, single = DSA("color_crop_cutout", together=True), DSA()
+    images = torch.randn(3, 3, 8, 8, generator=seeded(1))
+    draw = dsa.draw(3, (8, 8), seeded())
+    expected = images
+    for step in (draw, *draw.then):
+        expected = single(expected, step._replace(then=()))
+    assert torch.equal(dsa(images, draw), expected)
+    assert bool((dsa(images, draw)[:, :, :, :] == 0).flatten(1).any(1).all())
+
+
+def test_a_shared_draw_of_several_operations_suits_any_number_of_images():
+    dsa = DSA("flip_color_crop_cutout", together=True)
+    draw = dsa.draw(1, (8, 8), seeded(), shared=True)
+    images = torch.randn(5, 3, 8, 8, generator=seeded(1))
+    torch.testing.assert_close(dsa(images, draw)[:2], dsa(images[:2], draw))
+    moved = move_data_to_device(draw, torch.device("cpu"))
+    assert [step.operation for step in moved.then] == [step.operation for step in draw.then]
+    torch.testing.assert_close(dsa(images, moved), dsa(images, draw))

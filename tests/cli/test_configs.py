@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pdd_lightning.callbacks import StageAdvance
+from pdd_lightning.callbacks import Evaluation, StageAdvance
 from pdd_lightning.cli import PDDCLI, main
 from tests.cli.conftest import PROJECT
 
@@ -82,3 +82,13 @@ def test_later_configuration_and_command_line_win(built: list[PDDCLI], tmp_path:
 
 def test_one_seed_governs_the_run(built: list[PDDCLI], tmp_path: Path) -> None:
     assert build(built, tmp_path, "--config", DIGITS, "--seed_everything", 5).datamodule.seed == 5
+
+
+@pytest.mark.parametrize("name", [name for name in files("recipe") if "_idc" in name])
+def test_idc_recipes_train_networks_by_its_protocol(name: str, built: list[PDDCLI], tmp_path: Path) -> None:
+    cli = build(built, tmp_path, "--config", CONFIGS / "recipe" / name)
+    (advance,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, StageAdvance))
+    (evaluation,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, Evaluation))
+    for training in (advance.transition.training(0.01), evaluation.settings.training):
+        assert (training.milestones, training.gamma) == (pytest.approx((2 / 3, 5 / 6), abs=1e-3), 0.2)
+        assert (training.batch_size, training.cutmix) == (64, 0.5)

@@ -2,6 +2,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -195,3 +196,37 @@ def test_reading_a_set_does_not_import_lightning(path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def tiled_path(tmp_path, staged_set):
+    """A file whose images stand for four each."""
+    return save_distilled(tmp_path / "tiled.safetensors", replace(staged_set, decode_factor=2), SPACE, NAMES, METADATA)
+
+
+def test_images_that_stand_for_several_are_decoded(tiled_path, staged_set):
+    dataset = DistilledDataset(tiled_path)
+    decoded = replace(staged_set, decode_factor=2).decoded(SPACE)
+    assert len(dataset) == 24 and dataset.metadata["decode_factor"] == "2"
+    assert torch.equal(dataset.images, decoded.images) and torch.equal(dataset[7][0], decoded.images[7])
+    assert [dataset[index][1] for index in range(24)] == dataset.labels.tolist() == decoded.labels.tolist()
+    first = dataset.union(1)
+    assert len(first) == 12 and set(first.stages.tolist()) == {1} and first.learning_rates == (0.02,)
+    assert dataset.to_pixels().shape == (24, 3, 4, 4)
+
+
+def test_the_stored_form_can_be_had(tiled_path, staged_set):
+    dataset = DistilledDataset(tiled_path, stored=True)
+    assert torch.equal(dataset.images, staged_set.images) and len(dataset.union(1)) == 3
+    assert dataset.synthetic.decode_factor == 2
+
+
+def test_stored_and_decoded_are_the_same_where_images_stand_for_themselves(path):
+    assert DistilledDataset(path).synthetic.sha256() == DistilledDataset(path, stored=True).synthetic.sha256()
+
+
+def test_a_factor_that_is_none_is_refused(tmp_path, staged_set):
+    object.__setattr__(staged_set, "decode_factor", "two")
+    path = save_distilled(tmp_path / "odd.safetensors", staged_set, SPACE, NAMES, {})
+    with pytest.raises(DataError, match=r"odd\.safetensors is not a distilled set that this version can use"):
+        DistilledDataset(path)

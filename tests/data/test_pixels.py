@@ -90,3 +90,14 @@ def test_whitening_removes_most_of_the_correlation():
 def test_a_space_that_cannot_be_rebuilt_is_named(kind, tensors, message):
     with pytest.raises(DataError, match=message):
         PixelSpace.from_tensors(kind, tensors)
+
+
+def test_a_level_is_a_plain_image_in_model_space():
+    from pdd_lightning.errors import ConfigError
+
+    space = Standardized([0.5, 0.25], [0.5, 0.25])
+    assert space.level(1.0).flatten().tolist() == [1, 3] and space.level(0.0).flatten().tolist() == [-1, -1]
+    assert torch.equal(space.level(0.5).expand(2, 3, 3), space.encode(torch.full((1, 2, 3, 3), 0.5))[0])
+    whitened = Whitened(ZCA.fit(torch.rand(10, 1, 2, 2)))
+    with pytest.raises(ConfigError, match=r"cannot be ZCA-whitened.*normalization to standard"):
+        whitened.level(0.5)

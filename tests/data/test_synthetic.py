@@ -1,10 +1,14 @@
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 
+from pdd_lightning.augment import decode
+from pdd_lightning.data.pixels import Standardized
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
+from pdd_lightning.files import sha256_of_tensors
 
 
 def test_a_new_set_is_empty():
@@ -123,3 +127,56 @@ def test_stages_must_agree_with_the_learning_rates(staged_set):
     for change in ({"learning_rates": (0.1,)}, {"stages": staged_set.stages - 1}):
         with pytest.raises(DataError, match="learning rates need images of stages"):
             SyntheticSet(**{**state, **change})
+
+
+@pytest.fixture
+def tiled_set(staged_set):
+    """The staged set, each image standing for four."""
+    return replace(staged_set, decode_factor=2)
+
+
+SPACE = Standardized([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+
+def test_the_factor_is_kept(tiled_set):
+    grown = tiled_set.append(torch.randn(2, 3, 4, 4), torch.tensor([1, 1]))
+    kept = (grown, grown.stage(3), grown.union(1), grown.to("cpu"), SyntheticSet.from_state_dict(grown.state_dict()))
+    assert [each.decode_factor for each in kept] == [2] * 5
+    assert SyntheticSet.empty((3, 4, 4), decode_factor=3).decode_factor == 3
+
+
+def test_the_factor_counts_in_the_hash_but_one_goes_without_saying(staged_set, tiled_set):
+    assert len({staged_set.sha256(), tiled_set.sha256(), replace(staged_set, decode_factor=3).sha256()}) == 3
+    tensors = {name: value for name, value in staged_set.state_dict().items() if isinstance(value, torch.Tensor)}
+    assert staged_set.sha256() == sha256_of_tensors({**tensors, "learning_rates": staged_set.rates_tensor()})
+
+
+def test_the_state_of_an_older_checkpoint_has_no_factor(staged_set):
+    state = staged_set.state_dict()
+    del state["decode_factor"]
+    assert SyntheticSet.from_state_dict(state).decode_factor == 1
+
+
+def test_decoding_gives_what_networks_are_trained_on(tiled_set):
+    decoded = tiled_set.decoded(SPACE)
+    images, labels = decode(tiled_set.images, tiled_set.labels, 2)
+    assert torch.equal(decoded.images, images) and torch.equal(decoded.labels, labels)
+    assert decoded.decode_factor == 1 and decoded.decoded(SPACE) is decoded
+    assert (decoded.num_stages, decoded.learning_rates) == (2, (0.02, None))
+    for stage in (1, 2):
+        assert tiled_set.union(stage).decoded(SPACE).sha256() != tiled_set.union(stage).sha256()
+        assert tiled_set.stage(stage).decoded(SPACE).sha256() == decoded.stage(stage).sha256()
+        assert tiled_set.union(stage).decoded(SPACE).labels.tolist() == decoded.union(stage).labels.tolist()
+
+
+def test_padding_is_grey_in_model_space():
+    """Five pixels are no multiple of three."""
+    images, labels = torch.rand(2, 3, 5, 5), torch.tensor([0, 1])
+    decoded = SyntheticSet.empty((3, 5, 5), 3).append(SPACE.encode(images), labels).decoded(SPACE)
+    unit, _ = decode(images, labels, 3)
+    torch.testing.assert_close(SPACE.decode(decoded.images), unit, rtol=1e-5, atol=1e-5)
+
+
+def test_a_factor_below_one_is_refused(staged_set):
+    with pytest.raises(DataError, match="decode_factor must be >= 1, got 0"):
+        replace(staged_set, decode_factor=0)

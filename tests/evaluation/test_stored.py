@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -116,3 +118,19 @@ def test_a_file_without_settings_is_evaluated(save):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.safetensors"):
         evaluate(tmp_path / "none.safetensors")
+
+
+def test_a_set_whose_images_stand_for_several_is_evaluated_decoded(save, blobs, staged_blobs, monkeypatch):
+    """With the augmentation it was distilled with, and counted as stored."""
+    augmentations = []
+    make_tasks = stored_module.evaluation_tasks
+
+    def watch(synthetic, real, pixels, factory, settings, augment, *rest):
+        augmentations.append((augment.strategy, augment.align_corners, augment.together))
+        return make_tasks(synthetic, real, pixels, factory, settings, augment, *rest)
+
+    monkeypatch.setattr(stored_module, "evaluation_tasks", watch)
+    settings = {"augment": "color_crop", "align_corners": False, "augment_together": True}
+    rows = evaluate(save(replace(staged_blobs, decode_factor=2), settings=settings))
+    assert augmentations == [("color_crop", False, True)]
+    assert [(row["row"], row["images"]) for row in rows] == [("distilled", 9), ("random real", 9)]

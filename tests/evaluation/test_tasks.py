@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -152,8 +152,46 @@ def test_training_on_the_set_helps(make_tasks):
         {"lr": -1.0},
         {"batch_size": 0},
         {"momentum": 2.0},
+        {"milestones": (0.5, 2.0)},
+        {"gamma": -0.1},
+        {"cutmix": 1.1},
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         EvaluationSettings(**bad)
+
+
+def test_schedule_and_mixing_are_those_of_the_settings():
+    settings = EvaluationSettings(epochs=60, milestones=(2 / 3, 5 / 6), gamma=0.2, batch_size=64, cutmix=0.5)
+    expected = {"epochs": 60, "milestones": (2 / 3, 5 / 6), "gamma": 0.2, "batch_size": 64, "cutmix": 0.5}
+    assert expected.items() <= asdict(settings.training).items()
+
+
+def test_networks_train_on_decoded_images_and_the_stored_ones_are_counted(blobs, staged_blobs, factory):
+    """Nine stored images are 36 to train on; random real images are nine."""
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self, *shape):
+            super().__init__()
+            self.network = factory(*shape)
+
+        def forward(self, images):
+            seen.append(images.detach().clone())
+            return self.network(images)
+
+    stored = replace(staged_blobs, decode_factor=2)
+    settings = EvaluationSettings(num_networks=1, epochs=1, protocol="union", batch_size=100)
+    tasks = evaluation_tasks(
+        stored, blobs, blobs.pixels, Watching, settings, DSA("none"), "val", 0, torch.device("cpu"), True
+    )
+    results = run(tasks)
+    assert [(result.row, result.images) for result in results] == [("distilled", 9), ("random real", 9)]
+    trained = [batch for batch in seen if len(batch) in (36, 9)]
+    assert [len(batch) for batch in trained] == [36, 36, 9, 9]  # 3 + 9 stored images: as many steps as two phases
+    decoded = stored.decoded(blobs.pixels).images.flatten(1)
+    assert (
+        float(torch.cdist(trained[0].flatten(1), decoded, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max())
+        < 1e-2
+    )

@@ -20,8 +20,8 @@ EPOCHS = 3
 def recorder(blobs, factory):
     """Makes recorders; other settings, another augmentation or seed are the test's choice."""
 
-    def make(settings=SETTINGS, augment="color_crop", align_corners=True, seed=5):
-        augmentation = DSA(augment, align_corners)
+    def make(settings=SETTINGS, augment="color_crop", align_corners=True, seed=5, augment_together=False):
+        augmentation = DSA(augment, align_corners, augment_together)
         return ExpertRecorder(factory, blobs, settings, augmentation, seed, torch.device("cpu"))
 
     return make
@@ -154,7 +154,9 @@ def test_former_experts_are_opened_only_to_record(recorder, start, tmp_path):
     recorder().record(tmp_path / "later", 0, replace(start(), previous=refuse))
 
 
-@pytest.mark.parametrize("change", [{"augment": "crop"}, {"align_corners": False}, {"seed": 6}])
+@pytest.mark.parametrize(
+    "change", [{"augment": "crop"}, {"align_corners": False}, {"augment_together": True}, {"seed": 6}]
+)
 def test_experts_of_other_settings_are_refused(recorder, first, change):
     with pytest.raises(ConfigError, match=rf"other settings:\s+{next(iter(change))}: .* asked for"):
         recorder(**change).record(first.folder, EPOCHS)

@@ -28,6 +28,7 @@ from tests.tiny import Blobs
 # What each method's shortest sensible run needs; a new method adds a line.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "DistributionMatching": {"ipc": 1, "lr_img": 0.1},
+    "IDC": {"ipc": 1, "inner": 2, "net_images": 20, "batch_real": 8, "lr_img": 0.05},
     "GradientMatching": {"ipc": 1, "outer": 3, "inner": 2, "lr_net": 0.1},
     "TrajectoryMatching": {"ipc": 1, "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 10.0},
 }

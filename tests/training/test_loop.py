@@ -214,3 +214,40 @@ def test_the_result_depends_on_the_generator_alone(toy, strategy):
 def test_settings_that_cannot_work_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         TrainingSettings(**{"epochs": 1, **bad})
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_batches_are_mixed_as_often_as_asked_for(toy, probability):
+    """Without augmentation, a batch that is not a part of the images was mixed."""
+    _, images, labels = toy
+    shown = []
+
+    class Watching(nn.Linear):
+        def forward(self, batch):
+            shown.append(batch.detach().clone())
+            return super().forward(batch.flatten(1))
+
+    settings = TrainingSettings(epochs=60, batch_size=10, cutmix=probability)
+    train_network(Watching(16, 3).double(), images, labels, settings, PLAIN, generator())
+    originals = {tuple(image.flatten().tolist()) for image in images}
+    mixed = [any(tuple(image.flatten().tolist()) not in originals for image in batch) for batch in shown]
+    # Some boxes are empty, so that not every mixed batch shows it.
+    assert sum(mixed) == 0 if probability == 0 else 20 * probability < sum(mixed) <= 60 * min(1, probability + 0.25)
+
+
+def test_mixing_leaves_training_without_it_as_it_was(toy):
+    """Nothing is drawn for a probability of zero: runs of older settings repeat bit for bit."""
+    network, images, labels = toy
+    source = generator()
+    train_network(network, images, labels, TrainingSettings(epochs=1), PLAIN, source)
+    other = generator()
+    torch.randperm(10, generator=other)
+    assert torch.equal(source.get_state(), other.get_state())
+
+
+@pytest.mark.parametrize(
+    "bad", [{"milestones": (0.5, 1.0)}, {"milestones": (0.0,)}, {"milestones": (40,)}, {"gamma": 0.0}, {"cutmix": 1.5}]
+)
+def test_schedules_and_mixing_that_cannot_work_are_refused(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        TrainingSettings(**{"epochs": 1, **bad})

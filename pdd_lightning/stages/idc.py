@@ -1,0 +1,284 @@
+"""Gradient matching with several training images in each stored one (IDC), under progression."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pdd_lightning.augment import DSA, DSADraw, decode, tile
+from pdd_lightning.augment.multiformation import GREY, piece_side
+from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.parameters import unflatten
+from pdd_lightning.objectives import KernelMetric, kernel_distance
+from pdd_lightning.randomness import seeded
+from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.training import OngoingTraining, TrainingSettings
+from pdd_lightning.typing import NetworkFactory
+
+
+class IDCBatch(NamedTuple):
+    """One image step.
+
+    Attributes:
+        iteration: Iterations done in the stage; says which class and which network.
+        real: Positions of the class's real images in the train part `[<= batch_real]`.
+        synthetic: Which of the class's decoded union images take part `[<= batch_syn]`.
+        draw: Augmentation shared by both.
+    """
+
+    iteration: int
+    real: Tensor
+    synthetic: Tensor
+    draw: DSADraw
+
+
+class IDC(DistillationStage):
+    """Matches gradients of one class at a time; every stored image is `factor`^2 training images.
+
+    One iteration is one image step for one class, classes in turn: the distance between the gradients, over
+    convolution kernels, of cross-entropy on `batch_real` real and on up to `batch_syn` decoded images of the union,
+    both under one shared augmentation. When each class had its turn, the network is trained on `net_images` real
+    images; after `inner` such rounds a new network takes over: a randomly initialised one in the first stage, one of
+    the networks trained through all former unions (theta_{i-1}) later. `stages.iterations` counts image steps: with C
+    classes, the published count of n outer iterations is n * inner * C here.
+
+    The images live in [0, 1], yet are kept in model space like those of every method, so that pictures, files,
+    evaluation and transitions need no second kind of image. For per-channel standardisation this is exact: decoding
+    commutes with it, the images are clamped to what black and white are in each channel, and their gradient is
+    scaled by 1/std^2, which makes `lr_img` the rate of the pixels on the [0, 1] scale. ZCA mixes pixels, has no such
+    bounds, and is refused.
+
+    All processes hold the same network, drawn and trained from the run's seed alone; each has batches of its own.
+
+    Args:
+        network: See `DistillationStage`.
+        ipc: Stored images per class and stage.
+        factor: Pieces per side of a stored image, each of which is enlarged to a training image.
+        lr_img: Learning rate of the pixels on the [0, 1] scale; null takes the published 0.005 * ipc / 10.
+        momentum: Momentum of the images, which lasts from class to class.
+        init: Start from factor^2 reduced real images in each (mix), from real images, or from noise.
+        metric: Squared (mse) or absolute (l1) differences of the gradients.
+        inner: Rounds over all classes per network.
+        batch_real: Real images per step; all of a class that has fewer.
+        batch_syn: At most so many decoded images of the class's union per step.
+        net_images: Real images of the network's training after each round.
+        lr_net: Learning rate of that training, with momentum 0.9 and weight decay 5e-4.
+        batch_net: Images per step of that training.
+        cutmix: Probability of mixing a batch of that training.
+        match_augment: Augmentation of the matched images, applied together.
+        augment: Augmentation of all training of networks, applied together: in matching, at transitions and in
+            evaluation. Without cutout, which CutMix takes the place of.
+        align_corners: Sampling of scale and rotation.
+
+    Raises:
+        ConfigError: A setting is out of range.
+
+    Reference:
+        Kim et al., Dataset Condensation via Efficient Synthetic-Data Parameterization (ICML 2022), algorithm 1.
+        Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        ipc: int = 1,
+        factor: int = 2,
+        lr_img: float | None = None,
+        momentum: float = 0.5,
+        init: Literal["mix", "real", "noise"] = "mix",
+        metric: KernelMetric = "mse",
+        inner: int = 100,
+        batch_real: int = 64,
+        batch_syn: int = 128,
+        net_images: int = 2000,
+        lr_net: float = 0.01,
+        batch_net: int = 64,
+        cutmix: float = 0.5,
+        match_augment: str = "color_crop_cutout",
+        augment: str = "color_crop",
+        align_corners: bool = False,
+    ) -> None:
+        rate = 0.005 * ipc / 10 if lr_img is None else lr_img
+        super().__init__(network, ipc, rate, momentum, init, augment, align_corners)
+        counts = {"factor": factor, "inner": inner, "batch_real": batch_real, "batch_syn": batch_syn}
+        for name, value in {**counts, "net_images": net_images}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be >= 1, got {value}")
+        self.augment = DSA(augment, align_corners, together=True)
+        self.match_augment = DSA(match_augment, align_corners, together=True)
+        self.factor = factor
+        self.metric: KernelMetric = metric
+        self.inner = inner
+        self.batch_real = batch_real
+        self.batch_syn = batch_syn
+        self.net_images = net_images
+        self.net_training = TrainingSettings(epochs=1, lr=lr_net, batch_size=batch_net, cutmix=cutmix)
+        self._training: OngoingTraining | None = None
+        self._stored_training: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's settings as data that can be stored."""
+        names = ("factor", "metric", "inner", "batch_real", "batch_syn", "net_images")
+        training = {
+            "lr_net": self.net_training.lr,
+            "batch_net": self.net_training.batch_size,
+            "cutmix": self.net_training.cutmix,
+        }
+        own = {name: getattr(self, name) for name in names}
+        return {**super().settings, **own, **training, "match_augment": self.match_augment.strategy}
+
+    @property
+    def init_images(self) -> int:
+        """Real images of each class that the initial images of a stage are made of."""
+        return super().init_images * (self.factor**2 if self.init == "mix" else 1)
+
+    def setup(self, stage: str) -> None:
+        """Makes the parameters, and marks the union's images as standing for several.
+
+        Raises:
+            ConfigError: The data is whitened, the factor does not suit the image size, or the network has no
+                convolution.
+        """
+        data = self.data
+        data.real.pixels.level(GREY)  # refuses whitened data
+        piece_side(data.real.image_shape[1], self.factor)
+        with seeded(data.seed, "matching network"):
+            _kernels(self.build_network())
+        super().setup(stage)
+        if data.union.num_stages == 0:
+            data.union = replace(data.union, decode_factor=self.factor)
+
+    def restart(self, generator: torch.Generator) -> None:
+        """Begins a new stage: new initial images within the bounds, and no network yet."""
+        super().restart(generator)
+        self._clamp()
+        self._training = self._stored_training = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the network that is being matched, with its momentum."""
+        training = self._training
+        # A run that is saved again before it has gone on still holds what it was continued with.
+        network = self._stored_training if training is None else training.state_dict()
+        checkpoint["idc"] = {"factor": self.factor, "matching_network": network}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the network that was being matched.
+
+        Raises:
+            ConfigError: `ipc`, `factor`, the number of classes or the image size has changed.
+        """
+        super().on_load_checkpoint(checkpoint)
+        stored = checkpoint.get("idc", {"factor": 1, "matching_network": None})
+        if stored["factor"] != self.factor:
+            raise ConfigError(
+                f"the checkpoint was made with factor {stored['factor']}, not {self.factor}: set it back, or start"
+                " afresh"
+            )
+        self._training, self._stored_training = None, stored["matching_network"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step and brings the images back into [0, 1]."""
+        super().optimizer_step(*args, **kwargs)
+        self._clamp()
+
+    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> IDCBatch:
+        """Real images of the class whose turn it is, decoded images of its union, and an augmentation."""
+        label = data.iteration % data.real.num_classes
+        members = data.real.train.images_of_class(label)
+        real = members[torch.randperm(len(members), generator=generator)[: self.batch_real]]
+        count = (int((data.union.labels == label).sum()) + self.ipc) * self.factor**2
+        synthetic = torch.randperm(count, generator=generator)[: self.batch_syn]
+        height, width = data.real.image_shape[1:]
+        draw = self.match_augment.draw(1, (height, width), generator, shared=True)
+        return IDCBatch(data.iteration, real, synthetic, draw)
+
+    def matching_loss(self, batch: IDCBatch) -> Tensor:
+        """Distance between the gradients of one class's real and decoded union images."""
+        network = self._matching_network(batch.iteration)
+        label = batch.iteration % self.data.real.num_classes
+        real = self.match_augment(self._real[0][batch.real], batch.draw)
+        synthetic = self.match_augment(self._union_images(label)[batch.synthetic], batch.draw)
+        target = [gradient.detach() for gradient in _gradients(network, real, label)]
+        return kernel_distance(target, _gradients(network, synthetic, label, differentiable=True), self.metric)
+
+    def _union_images(self, label: int) -> Tensor:
+        """Decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
+        pixels = self.data.real.pixels
+        images = self.images[label * self.ipc : (label + 1) * self.ipc]
+        scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(images)
+        # Adds zero to the value and makes the gradient that of pixels on the [0, 1] scale, over std.
+        images = images + (scale - 1) * (images - images.detach())
+        union = torch.cat([self.frozen.images[self.frozen.labels == label], images])
+        return decode(union, self.labels[:0], self.factor, pixels.level(GREY))[0]
+
+    def _matching_network(self, iteration: int) -> nn.Module:
+        """The network of an iteration: at its beginning a new one, or the former after its training."""
+        classes = self.data.real.num_classes
+        life, done = divmod(iteration, classes * self.inner)
+        if self._training is None or done == 0:
+            self._training = self._new_training(life)
+            if self._stored_training is not None and done > 0:
+                self._training.load_state_dict(self._stored_training)
+            self._stored_training = None
+        if done > 0 and done % classes == 0:
+            generator = self.data.generator("matching network pass", self.data.stage, iteration)
+            self._training.train_pass(*self._real, self.net_images, self.augment, generator)
+        return self._training.network
+
+    def _new_training(self, life: int) -> OngoingTraining:
+        """A network at random in the first stage, at a theta of the former stage later."""
+        data = self.data
+        with seeded(data.seed, "matching network", data.stage, life):
+            network = self.build_network()
+        if data.stage > 1:
+            assert data.trajectories is not None
+            generator = data.generator("matching network choice", data.stage, life)
+            expert = int(torch.randint(data.trajectories.number, (), generator=generator))
+            params = unflatten(data.trajectories.segment(expert, 0, 0)[0], dict(network.named_parameters()))
+            network.load_state_dict(params, strict=False)  # buffers, if any, begin anew
+        return OngoingTraining(network, self.net_training)
+
+    @cached_property
+    def _real(self) -> tuple[EncodedImages, Tensor]:
+        """Images and labels of the train part on this device."""
+        real = self.data.real
+        return EncodedImages(real.train.images, real.pixels, self.device), real.train.labels.to(self.device)
+
+    def _initial_images(self, generator: torch.Generator) -> Tensor:
+        images = super()._initial_images(generator)
+        return tile(images, self.factor) if self.init == "mix" else images
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        pixels = self.data.real.pixels
+        self.images.clamp_(pixels.level(0.0).to(self.images), pixels.level(1.0).to(self.images))
+
+
+def _kernels(network: nn.Module) -> list[nn.Parameter]:
+    """The convolution kernels of a network.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    found = [parameter for parameter in network.parameters() if parameter.dim() == 4]
+    if not found:
+        raise ConfigError(
+            f"IDC matches gradients of convolution kernels, and {type(network).__name__} has none: choose a"
+            " convolutional model.init_args.network"
+        )
+    return found
+
+
+def _gradients(network: nn.Module, images: Tensor, label: int, differentiable: bool = False) -> tuple[Tensor, ...]:
+    """Gradient of the mean cross-entropy on images of one class, with respect to the convolution kernels."""
+    labels = torch.full((len(images),), label, device=images.device)
+    loss = F.cross_entropy(network(images), labels)
+    return torch.autograd.grad(loss, _kernels(network), create_graph=differentiable)

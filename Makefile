@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all lint format bench clean
 
 demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a second call continues or repeats
-	$(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
-	$(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
+	# One thread: in networks this small more of them only wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
+	OMP_NUM_THREADS=1 $(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
 
 test: $(VENV)/installed  ## the quick tests
 	$(BIN)/python -m pytest

@@ -1,3 +1,4 @@
+import json
 import logging
 from functools import partial
 from types import SimpleNamespace
@@ -258,6 +259,14 @@ def test_a_run_makes_two_stages_within_bounds(straight):
     assert float(extremes[:, 0].min()) > -1e-5 and float(extremes[:, 1].max()) < 1 + 1e-5
     # The rate is high enough for the bounds to matter.
     assert float((straight.data.real.pixels.decode(union.images) < 1e-6).float().mean()) > 0.01
+
+
+def test_transitions_train_on_decoded_images_with_the_schedule_given(straight):
+    manifest = json.loads((straight.folder / "experts" / "theta_1" / "manifest.json").read_text())
+    start = manifest["settings"]["start"]
+    first = straight.data.union.union(1)
+    assert start["union"] == first.decoded(straight.data.real.pixels).sha256() != first.sha256()
+    assert (start["training"]["milestones"], start["training"]["cutmix"]) == ([0.7], 0.5)
 
 
 @pytest.mark.parametrize("moments", [(5,), (8,), (11,), (15,), (5, 1, 4)])

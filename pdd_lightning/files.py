@@ -31,7 +31,7 @@ def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Opened with plain permissions: `tempfile` would make the file unreadable to the user's colleagues.
+    # Opened with plain permissions: `tempfile` would make the file unreadable to other users.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:

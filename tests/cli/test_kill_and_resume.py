@@ -87,3 +87,13 @@ def test_killed_again_and_again(long_recipe: Path, straight: DistilledDataset, t
     result = run_pdd(*fit(long_recipe, tmp_path))
     assert result.returncode == 0, result.stdout
     assert torch.equal(DistilledDataset(tmp_path / "distilled.safetensors").images, straight.images)
+
+
+def test_sigterm_saves_says_how_to_continue_and_fails(long_recipe: Path, tmp_path: Path) -> None:
+    process = start_pdd(*fit(long_recipe, tmp_path))
+    while iteration(tmp_path) < 10 and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "--ckpt_path last continues the run" in output

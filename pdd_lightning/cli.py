@@ -1,10 +1,9 @@
-"""The command line: `pdd fit`, `pdd test` and `pdd evaluate`."""
+"""The command line: `pdd fit`, `pdd test`, and the verbs of `pdd_lightning.commands`."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
@@ -16,7 +15,6 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -32,24 +30,15 @@ import pdd_lightning.networks  # noqa: F401
 from pdd_lightning.callbacks import Evaluation, ExportRun, StageAdvance, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.callbacks.progress import StageProgressBar
+from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError
-from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
-from pdd_lightning.files import atomic_write_json
+from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.typing import NetworkFactory
 
 
-class _ShortHelp(ArgumentParser):
-    """Help without the list of every network class that happens to be imported, which is several pages long."""
-
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
-
-
-class _Parser(_ShortHelp, LightningArgumentParser):
-    """Keeps the action that holds the subcommands, so that one more can be added."""
+class _Parser(ShortHelp, LightningArgumentParser):
+    """Keeps the action that holds the subcommands, so that more can be added."""
 
     commands: Any
 
@@ -75,17 +64,14 @@ class _SaveConfig(SaveConfigCallback):
 
 
 class PDDCLI(LightningCLI):
-    """`fit` distils, `test` evaluates a run, `evaluate` evaluates a distilled file."""
+    """`fit` distils, `test` evaluates a run; what else there is stands in `pdd_lightning.commands`."""
 
     def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
-        """Adds `evaluate`, which needs neither model nor trainer; `main` runs it."""
+        """Adds the commands that need neither model nor trainer; `main` runs them."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         assert isinstance(self.parser, _Parser)
-        self.parser.commands.add_subcommand(
-            "evaluate",
-            _evaluate_parser(),
-            help="Train networks on a distilled set and score them on real images.",
-        )
+        for command in COMMANDS.values():
+            self.parser.commands.add_subcommand(command.name, command.parser(), help=command.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning that arguments were given while the process has some, too."""
@@ -190,8 +176,8 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     words = list(sys.argv[1:] if args is None else args)
     try:
-        if words[:1] == ["evaluate"]:
-            _evaluate(words[1:])
+        if words and words[0] in COMMANDS:
+            COMMANDS[words[0]].main(words[1:])
             return
         PDDCLI(
             DistillationStage,
@@ -219,51 +205,6 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"pdd: error: {cause}")
 
 
-def _evaluate_parser() -> ArgumentParser:
-    parser = _ShortHelp(
-        prog="pdd evaluate", description="Train networks on a distilled set and score them on real images."
-    )
-    parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
-    parser.add_subclass_arguments(RealDataModule, "data", required=True, help="Real images: a class or a YAML file.")
-    parser.add_argument(
-        "--network",
-        type=NetworkFactory,
-        sub_configs=True,
-        help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
-    )
-    parser.add_class_arguments(EvaluationSettings)
-    parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
-    parser.add_argument("--baselines", type=bool, default=True, help="Evaluate random real images too.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
-    parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
-    return parser
-
-
-def _evaluate(words: Sequence[str]) -> None:
-    parser = _evaluate_parser()
-    config = parser.parse_args(words)
-    options = parser.instantiate(config).as_dict()
-    names = EvaluationSettings.__dataclass_fields__
-    settings = EvaluationSettings(**{name: options[name] for name in names})
-    device = _device(options["device"])
-    if options["output"] and Path(options["output"]).is_dir():
-        raise ConfigError(f"--output {options['output']} is a folder: name a file")
-    rows = evaluate_file(
-        options["path"],
-        options["data"],
-        options["network"],
-        settings,
-        part=options["part"],
-        baselines=options["baselines"],
-        seed=options["seed"],
-        device=device,
-    )
-    print(rows_table(rows))
-    if options["output"]:
-        atomic_write_json(options["output"], {"distilled": options["path"], "seed": options["seed"], "rows": rows})
-
-
 def _user_error(error: BaseException | None) -> PDDError | None:
     """The error that is meant for the user, which the parser may have wrapped in its own."""
     while error is not None and not isinstance(error, PDDError):
@@ -280,17 +221,6 @@ def _run_seed(seed: bool | int) -> int:
 def _run_folder(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name, if this machine has it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error
 
 
 def _check_checkpoint(path: str | Path | None) -> None:

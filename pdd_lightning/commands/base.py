@@ -1,0 +1,53 @@
+"""What a command line verb beside Lightning's is."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+class ShortHelp(ArgumentParser):
+    """Help without the list of every network class that happens to be imported, which is several pages long."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help without that list."""
+        return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
+
+
+class Command(ABC):
+    """A verb of the command line that needs neither a method nor a trainer.
+
+    Attributes:
+        name: The verb.
+        help: One sentence that says what it does.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+
+    def parser(self) -> ArgumentParser:
+        """The parser of its arguments."""
+        parser = ShortHelp(prog=f"pdd {self.name}", description=self.help)
+        self.add_arguments(parser)
+        return parser
+
+    def main(self, words: Sequence[str]) -> None:
+        """Parses what follows the verb, and does it."""
+        parser = self.parser()
+        self.run(parser.instantiate(parser.parse_args(list(words))))
+
+    @abstractmethod
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds the arguments."""
+
+    @abstractmethod
+    def run(self, options: Namespace) -> None:
+        """Does it, with classes instantiated.
+
+        Raises:
+            PDDError: Bad input; its message is all that the user sees.
+        """

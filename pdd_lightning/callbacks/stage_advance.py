@@ -288,7 +288,7 @@ class StageAdvance(Callback):
             progress=module.trainer.progress_bar_callback is not None,
         )
         if stage == 0:
-            folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
+            folder = self.experts_folder(root)
             store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
         else:
             union = data.union.union(stage).decoded(data.real.pixels)
@@ -302,6 +302,10 @@ class StageAdvance(Callback):
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store
         return store
+
+    def experts_folder(self, root: Path) -> Path:
+        """Where the experts of the first stage are; `root` is the folder of all experts of the run."""
+        return Path(self.experts.folder) if self.experts.folder else root / "theta_0"
 
     def _report(
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore

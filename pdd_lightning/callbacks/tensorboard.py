@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
 from pdd_lightning.callbacks.pictures import as_tensor, labelled_grid
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.evaluation import row_title
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.stages import DistillationStage
 
@@ -94,7 +95,7 @@ class TensorBoardImages(StageObserver):
         settings = {**stage_module.settings, "seed": stage_module.data.seed}
         network = settings.pop("network")
         settings |= {"network": network["class_path"], **network["init_args"]}
-        accuracies = {f"accuracy/{row['part']}_{row['row'].replace(' ', '_')}": row["mean"] for row in rows}
+        accuracies = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row["mean"] for row in rows}
         logger.log_hyperparams(settings, accuracies)
         logger.save()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pdd_lightning.data.digits import Digits
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
+    from pdd_lightning.data.formats import ImportOptions, open_distilled
     from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
@@ -32,6 +33,7 @@ _HOME = {
     "FashionMNIST": "torchvision_sets",
     "ImageFolder": "folder",
     "ImageSplit": "splits",
+    "ImportOptions": "formats",
     "MNIST": "torchvision_sets",
     "PixelSpace": "pixels",
     "ProgressiveDataModule": "progressive",
@@ -42,6 +44,7 @@ _HOME = {
     "TinyImageNet": "tiny_imagenet",
     "Whitened": "pixels",
     "by_class": "class_batches",
+    "open_distilled": "formats",
     "save_distilled": "distilled",
 }
 
@@ -58,6 +61,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "ImageSplit",
+    "ImportOptions",
     "PixelSpace",
     "ProgressiveDataModule",
     "RealDataModule",
@@ -66,6 +70,7 @@ __all__ = [
     "TinyImageNet",
     "Whitened",
     "by_class",
+    "open_distilled",
     "save_distilled",
 ]
 

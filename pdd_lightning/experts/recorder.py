@@ -151,7 +151,7 @@ class ExpertRecorder:
             ConfigError: The folder holds trajectories of other settings.
             DamagedFileError: A stored file is damaged and `rerecord_damaged` is off.
         """
-        store = TrajectoryStore(folder, self.settings.number, self._description(epochs, start))
+        store = TrajectoryStore(folder, self.settings.number, self.description(epochs, start))
         self._check_files(store)
         missing = store.missing()
         distributed.barrier()  # nobody records before everybody has seen what is missing, and so agrees on the shares
@@ -180,7 +180,8 @@ class ExpertRecorder:
             store.discard(damaged)
         distributed.barrier()
 
-    def _description(self, epochs: int, start: StartPoint | None) -> dict[str, Any]:
+    def description(self, epochs: int, start: StartPoint | None = None) -> dict[str, Any]:
+        """What trajectories depend on, for the manifest."""
         return {
             "network": network_spec(self.factory),
             "data": self.real.fingerprint,

@@ -9,6 +9,7 @@ import torch
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.plan import Part, Subject
@@ -32,13 +33,14 @@ def evaluate_file(
     experts: Path | None = None,
     results: Path | None = None,
     ranking: bool = False,
+    options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
 ) -> list[dict[str, Any]]:
     """Trains fresh networks on a stored set and scores them on real images.
 
     Real images are brought into the stored set's model space.
 
     Args:
-        path: A file that `save_distilled` wrote.
+        path: A distilled set of any form, see `open_distilled`.
         real: Real images of the same classes.
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
         settings: See `EvaluationSettings`.
@@ -48,6 +50,7 @@ def evaluate_file(
         experts: Folder of expert trajectories, where `settings` ask for networks that begin as they did.
         results: File that keeps the results of single networks, and from which they are taken.
         ranking: Evaluate what `ranking_scores` needs, too.
+        options: What files of other forms do not say.
 
     Returns:
         Rows as `rows_from_results` gives them.
@@ -55,8 +58,9 @@ def evaluate_file(
     Raises:
         DataError: The file is missing, or its images or classes are not those of the real data.
         DamagedFileError: The file is truncated or altered.
+        ConfigError: An option is missing or contradicts the file.
     """
-    distilled = DistilledDataset(path, stored=True)
+    distilled = open_distilled(path, real, options, stored=True)
     real.prepare_data()
     real.setup()
     _check_match(path, distilled, real)

@@ -55,6 +55,17 @@ def test_the_rate_drops_after_each_milestone():
     assert {TrainingSettings(epochs=5, lr=2.0, milestones=()).lr_at(epoch) for epoch in range(5)} == {2.0}
 
 
+@pytest.mark.parametrize(("max_steps", "batches"), [(5, [4, 4, 2, 4, 4]), (6, [4, 4, 2] * 2), (99, [4, 4, 2] * 3)])
+def test_training_can_end_within_an_epoch(toy, max_steps, batches):
+    network, images, labels = toy
+    seen, epochs = Seen(images), []
+    settings = TrainingSettings(epochs=3, batch_size=4)
+    on_epoch = lambda epoch, _: epochs.append(epoch)  # noqa: E731
+    train_network(network, seen, labels, settings, PLAIN, generator(), on_epoch, max_steps)
+    assert [len(batch) for batch in seen.batches] == batches
+    assert epochs == list(range(1, -(-len(batches) // 3) + 1))
+
+
 @pytest.mark.parametrize(("count", "steps"), [(1, 3), (16, 3), (17, 6), (32, 6), (33, 9)])
 def test_steps_are_the_batches_of_all_epochs(toy, count, steps):
     settings = TrainingSettings(epochs=3, batch_size=16)
@@ -93,7 +104,7 @@ def test_it_is_the_plain_loop_of_torch(toy, options):
         optimizer, [int(4 * fraction) for fraction in settings.milestones], settings.gamma
     )
     for epoch, record in enumerate(curve):
-        losses, hits = [], 0
+        losses, right = [], torch.zeros(10, dtype=torch.bool)
         for batch in seen.batches[3 * epoch : 3 * epoch + 3]:
             logits = other(images[batch])
             loss = F.cross_entropy(logits, labels[batch])
@@ -101,9 +112,10 @@ def test_it_is_the_plain_loop_of_torch(toy, options):
             loss.backward()
             optimizer.step()
             losses += [loss.item()] * len(batch)
-            hits += int((logits.argmax(1) == labels[batch]).sum())
+            right[batch] = logits.argmax(1) == labels[batch]
         schedule.step()
-        assert record == pytest.approx((sum(losses) / 10, hits / 10), rel=1e-5)
+        assert record[:2] == pytest.approx((sum(losses) / 10, int(right.sum()) / 10), rel=1e-5)
+        assert torch.equal(record.correct, right)
     torch.testing.assert_close(parameters(network), parameters(other), rtol=1e-12, atol=0)
 
 
@@ -118,7 +130,7 @@ def test_probabilities_as_labels(toy):
         for net, targets in zip(networks, (labels, one_hot, 0.8 * one_hot + 0.2 / 3), strict=True)
     ]
     torch.testing.assert_close(parameters(networks[0]), parameters(networks[1]))
-    hard, same, soft = (torch.tensor(curve) for curve in curves)
+    hard, same, soft = (torch.tensor([record[:2] for record in curve]) for curve in curves)
     torch.testing.assert_close(hard, same)
     assert soft[0, 0] != pytest.approx(hard[0, 0]) and soft[-1, 1] == 1
 

@@ -110,18 +110,20 @@ def _train_epoch(
 ) -> list[EpochRecord]:
     """One pass of each network over its images."""
     count, device = len(images[0]), labels[0].device
-    losses, correct = torch.zeros(2, len(images), device=device)
+    losses = torch.zeros(len(images), device=device)
+    correct = torch.zeros(len(images), count, dtype=torch.bool, device=device)
     orders = [torch.randperm(count, generator=generator).split(settings.batch_size) for generator in generators]
     for chunks in zip(*orders, strict=True):
-        own = zip(images, labels, chunks, generators, strict=True)
-        batches = [take_batch(a, b, chunk, augment, generator, settings) for a, b, chunk, generator in own]
+        indices = torch.stack(chunks).to(device)
+        own = zip(images, labels, indices, generators, strict=True)
+        batches = [take_batch(a, b, chosen, augment, generator, settings) for a, b, chosen, generator in own]
         logits = stack(torch.stack([batch.images for batch, _ in batches]))
         each = torch.stack([batch.loss(row, targets) for row, (batch, targets) in zip(logits, batches, strict=True)])
         stack.optimizer.zero_grad(set_to_none=True)
         each.sum().backward()
         stack.optimizer.step()
         classes = torch.stack([targets if targets.ndim == 1 else targets.argmax(1) for _, targets in batches])
-        losses += each.detach() * len(chunks[0])
-        correct += (logits.detach().argmax(2) == classes).sum(1)
-    pairs = zip((losses / count).tolist(), (correct / count).tolist(), strict=True)
-    return [EpochRecord(loss, accuracy) for loss, accuracy in pairs]
+        losses += each.detach() * indices.shape[1]
+        correct.scatter_(1, indices, logits.detach().argmax(2) == classes)
+    rows = zip(losses.tolist(), correct.sum(1).tolist(), correct, strict=True)
+    return [EpochRecord(loss / count, hits / count, own) for loss, hits, own in rows]

@@ -92,10 +92,17 @@ class TrainingSettings:
 
 
 class EpochRecord(NamedTuple):
-    """Mean loss and accuracy in [0, 1] over the (augmented) training images of one epoch."""
+    """How one epoch went, as seen in its (augmented) training batches.
+
+    Attributes:
+        loss: Mean over the images of the epoch.
+        accuracy: Share of them that were classified correctly, in [0, 1].
+        correct: Which images were `[N]`, bool, on their device; false for those that the epoch left out.
+    """
 
     loss: float
     accuracy: float
+    correct: Tensor
 
 
 def train_network(
@@ -173,9 +180,10 @@ def train_epoch(
         settings: Mixing and sharpness-aware steps; the optimiser has the rest.
     """
     total_loss = torch.zeros((), device=labels.device)
-    correct = torch.zeros((), device=labels.device)
+    correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     for chunk in order:
-        mixed, targets = take_batch(images, labels, chunk, augment, generator, settings)
+        indices = chunk.to(labels.device)
+        mixed, targets = take_batch(images, labels, indices, augment, generator, settings)
         logits = network(mixed.images)
         loss = mixed.loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
@@ -185,9 +193,9 @@ def train_epoch(
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
-        correct += (logits.detach().argmax(1) == classes).sum()
+        correct[indices] = logits.detach().argmax(1) == classes
     seen = sum(map(len, order))
-    return EpochRecord(float(total_loss) / seen, float(correct) / seen)
+    return EpochRecord(float(total_loss) / seen, float(correct.sum()) / seen, correct)
 
 
 def take_batch(
@@ -203,12 +211,11 @@ def take_batch(
     Args:
         images: See `train_network`.
         labels: See `train_network`.
-        indices: Which images `[B]`.
+        indices: Which images `[B]`, on the labels' device.
         augment: See `train_network`.
         generator: CPU generator of augmentation and mixing.
         settings: Says how often batches are mixed.
     """
-    indices = indices.to(labels.device)
     batch = images[indices]
     draw = augment.draw(len(indices), (batch.shape[-2], batch.shape[-1]), generator)
     return mix(augment(batch, draw), settings.cutmix, generator), labels[indices]

@@ -10,7 +10,8 @@ from torch.func import functional_call, stack_module_state
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.training.loop import EpochRecord, Images, TrainingSettings, sgd, take_batch
+from pdd_lightning.randomness import seeded
+from pdd_lightning.training.loop import EpochRecord, Images, TrainingSettings, sgd, take_batch, train_network
 
 
 def train_networks(
@@ -26,13 +27,13 @@ def train_networks(
 
     The networks' weights are stacked, so that one operation works on all of them; orders, augmentation and mixing are
     each network's own. Running statistics of batch norm are kept per network. Worth its while where a step is so
-    small that starting its operations takes longer than computing them.
+    small that starting its operations takes longer than computing them. A single network is left to `train_network`.
 
     Args:
         networks: Networks of one architecture, on the images' device; left in training mode.
         images: Of each network its `N` images, see `train_network`; the same object may stand for all.
         labels: Of each network its labels, see `train_network`.
-        settings: Epochs, learning rate and so on, for all; without sharpness-aware steps.
+        settings: Epochs, learning rate and so on, for all.
         augment: Augmentation; per-sample parameters drawn from a network's generator.
         generators: Of each network its CPU generator.
         on_epoch: Called after each epoch with the number of epochs done and the networks' records of it.
@@ -44,6 +45,9 @@ def train_networks(
         ConfigError: If the networks cannot be trained at once: they have images in different numbers, draw random
             numbers (dropout), or take sharpness-aware steps.
     """
+    if len(networks) == 1:
+        tell = None if on_epoch is None else lambda done, record: on_epoch(done, [record])
+        return [train_network(networks[0], images[0], labels[0], settings, augment, generators[0], tell)]
     _check(images, settings)
     with torch.inference_mode(False), torch.enable_grad():
         stack = _Stack([network.train() for network in networks], settings)
@@ -56,6 +60,24 @@ def train_networks(
                 on_epoch(epoch + 1, epochs[-1])
         stack.give_back()
     return [list(records) for records in zip(*epochs, strict=True)] if epochs else [[] for _ in networks]
+
+
+def check_at_once(build: Callable[[], nn.Module], image_shape: tuple[int, int, int], device: torch.device) -> None:
+    """Refuses networks that cannot be trained at once, before hours are spent on what comes before.
+
+    Args:
+        build: Makes a network, on the device.
+        image_shape: Channels, height and width of its images.
+        device: Where networks are trained.
+
+    Raises:
+        ConfigError: See `train_networks`.
+    """
+    with seeded(0, "trial"):
+        networks = [build() for _ in range(2)]
+    images = [torch.zeros(2, *image_shape, device=device)] * 2
+    labels = [torch.zeros(2, dtype=torch.int64, device=device)] * 2
+    train_networks(networks, images, labels, TrainingSettings(epochs=1), DSA("none"), [torch.Generator()] * 2)
 
 
 def _check(images: Sequence[Images], settings: TrainingSettings) -> None:

@@ -34,4 +34,4 @@ class Report(Command):
         atomic_write_bytes(options["output"], page.encode())
         for broken in folders.broken:
             print(f"Not shown: {broken.folder}: {broken.reason}")
-        print(f"{len(folders.runs)} runs and {len(folders.studies)} studies: {options['output']}")
+        print(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
     from pdd_lightning.data.digits import Digits
+    from pdd_lightning.data.discard import DiscardSettings
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
+    from pdd_lightning.data.forgetting import ForgettingScores, compare_scores
     from pdd_lightning.data.formats import ImportOptions, open_distilled
     from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
     from pdd_lightning.data.progressive import ProgressiveDataModule
@@ -28,9 +30,11 @@ _HOME = {
     "ClassBatches": "class_batches",
     "ClassSampler": "class_batches",
     "Digits": "digits",
+    "DiscardSettings": "discard",
     "DistilledDataset": "distilled",
     "EncodedImages": "splits",
     "FashionMNIST": "torchvision_sets",
+    "ForgettingScores": "forgetting",
     "ImageFolder": "folder",
     "ImageSplit": "splits",
     "ImportOptions": "formats",
@@ -44,6 +48,7 @@ _HOME = {
     "TinyImageNet": "tiny_imagenet",
     "Whitened": "pixels",
     "by_class": "class_batches",
+    "compare_scores": "forgetting",
     "open_distilled": "formats",
     "save_distilled": "distilled",
 }
@@ -56,9 +61,11 @@ __all__ = [
     "ClassBatches",
     "ClassSampler",
     "Digits",
+    "DiscardSettings",
     "DistilledDataset",
     "EncodedImages",
     "FashionMNIST",
+    "ForgettingScores",
     "ImageFolder",
     "ImageSplit",
     "ImportOptions",
@@ -70,6 +77,7 @@ __all__ = [
     "TinyImageNet",
     "Whitened",
     "by_class",
+    "compare_scores",
     "open_distilled",
     "save_distilled",
 ]

@@ -3,6 +3,7 @@
 from pdd_lightning.experts.adopt import adopt_trajectories
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts.scoring import forgetting_scores
 from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "TrajectoryStore",
     "adopt_trajectories",
     "draw_start",
+    "forgetting_scores",
     "start_network",
 ]

@@ -29,6 +29,7 @@ TOUCH_FILES = (
     "callbacks/checkpoint.py",
     "cli.py",
     "commands/",
+    "studies/",
     "files.py",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.

@@ -2,8 +2,9 @@
 
 from pdd_lightning.commands.base import Command, ShortHelp
 from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.study import RunStudy
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Evaluate(),)}
+COMMANDS: dict[str, Command] = {command.name: command for command in (Evaluate(), RunStudy())}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "Evaluate", "ShortHelp"]
+__all__ = ["COMMANDS", "Command", "Evaluate", "RunStudy", "ShortHelp"]

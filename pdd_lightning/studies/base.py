@@ -46,8 +46,7 @@ class Study(ABC):
         """What the study shows."""
         return (type(self).__doc__ or type(self).__name__).splitlines()[0].rstrip(".")
 
-    @property
-    def notes(self) -> list[str]:
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Sentences that a reader of the table must know."""
         return []
 
@@ -68,14 +67,14 @@ class Study(ABC):
 
     def table(self, rows: Sequence[dict[str, Any]]) -> str:
         """The rows as Markdown, with what one must know to read them."""
-        lines = [f"# {self.title}", "", markdown_table(rows), "", *(f"- {note}" for note in self.notes)]
+        lines = [f"# {self.title}", "", markdown_table(rows), "", *(f"- {note}" for note in self.notes(rows))]
         return "\n".join(lines) + "\n"
 
     def _write(self, folder: Path, rows: Sequence[dict[str, Any]], steps: dict[str, tuple[str, float]]) -> None:
         described = {
             "study": type(self).__name__,
             "title": self.title,
-            "notes": self.notes,
+            "notes": self.notes(rows),
             "package_version": __version__,
             "rows": list(rows),
             "steps": [{"name": name, "command": words, "seconds": time} for name, (words, time) in steps.items()],

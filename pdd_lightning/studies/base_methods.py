@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pdd_lightning.studies.grid import Arm, GridSettings, GridStudy, Method, stage_arms
-from pdd_lightning.studies.plots import accuracy_axes, add_legend, draw_marks
+from pdd_lightning.studies.arms import Arm, Budget, Method, stage_arms
+from pdd_lightning.studies.grid import GridSettings, GridStudy
+from pdd_lightning.studies.plots import draw_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Budget = Literal["total", "per_stage"]
 
 
 class BaseMethods(GridStudy):
@@ -38,13 +37,7 @@ class BaseMethods(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per method and arm."""
-        axes = accuracy_axes(figure, rows, f"{rows[0]['images']} images in all")
-        methods = list(dict.fromkeys(row["method"] for row in rows))
-        series: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in rows:
-            series.setdefault(_series(row), {})[row["method"]] = row
-        draw_marks(axes, methods, series)
-        add_legend(axes)
+        draw_groups(figure, rows, "method", _series)
 
 
 def _series(row: dict[str, Any]) -> str:

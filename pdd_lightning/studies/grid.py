@@ -5,79 +5,17 @@ from __future__ import annotations
 import statistics
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import Path_fr
-
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
+from pdd_lightning.studies.arms import Arm, Scoring
 from pdd_lightning.studies.base import Study, read_json
-from pdd_lightning.studies.recipe import Recipe, dotted, overridden, readable
+from pdd_lightning.studies.recipe import dotted, overridden, readable
 from pdd_lightning.studies.step import Step, option_words
 from pdd_lightning.studies.tables import over_seeds
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the things that are compared.
-
-    Attributes:
-        run: Name of its run folders; arms that are distilled alike share them.
-        labels: Columns that tell it from the others.
-        recipe: What is distilled.
-        stages: Number of stages.
-        ipc: Images per class and stage.
-        iterations: Iterations of a stage.
-        options: Further options of `pdd fit`, by dotted name.
-        baselines: Whether real images are evaluated beside it.
-    """
-
-    run: str
-    labels: dict[str, Any]
-    recipe: Recipe
-    stages: int
-    ipc: int
-    iterations: int
-    options: dict[str, Any] = field(default_factory=dict)
-    baselines: bool = True
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """One of the ways in which a distilled set is evaluated.
-
-    Attributes:
-        name: Name of the file with the rows.
-        labels: Columns that tell it from the others.
-        options: Options of `pdd evaluate`.
-    """
-
-    name: str = "evaluation"
-    labels: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A recipe to study, and what to change in it.
-
-    Attributes:
-        recipe: The YAML file of the recipe.
-        name: What tables call it; by default the name of the file.
-        fit: Options of `pdd fit` in place of the recipe's, nested or by dotted names.
-        one_stage: Further options of runs with a single stage, which is the base method with its own settings.
-    """
-
-    recipe: Path_fr
-    name: str | None = None
-    fit: dict[str, Any] = field(default_factory=dict)
-    one_stage: dict[str, Any] = field(default_factory=dict)
-
-    def read(self) -> Recipe:
-        """The recipe with its changes."""
-        return Recipe(Path(self.recipe.absolute), self.fit)
 
 
 @dataclass(frozen=True)
@@ -128,8 +66,7 @@ class GridStudy(Study):
         """How each set is evaluated."""
         return [Scoring()]
 
-    @property
-    def notes(self) -> list[str]:
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         """What the numbers are."""
         return [
             "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
@@ -169,7 +106,7 @@ class GridStudy(Study):
 
     def epochs(self, arm: Arm) -> int:
         """Epochs of each evaluation phase, such that all arms take as many steps as the recipe's own stages."""
-        settings = {**vars(EvaluationSettings()), **self._evaluation(arm)}
+        settings = {**vars(EvaluationSettings()), **self.evaluation(arm)}
         epochs, batch = int(settings["epochs"]), int(settings["batch_size"])
         own = _steps_per_epoch(arm.recipe["stages.num_stages"], self._images(arm, arm.recipe["model.ipc"]), batch)
         return max(1, round(epochs * own / _steps_per_epoch(arm.stages, self._images(arm, arm.ipc), batch)))
@@ -178,7 +115,8 @@ class GridStudy(Study):
         """Training images of a stage."""
         return ipc * self.grid.num_classes * arm.recipe.images_per_stored_image
 
-    def _evaluation(self, arm: Arm) -> dict[str, Any]:
+    def evaluation(self, arm: Arm) -> dict[str, Any]:
+        """Settings of an arm's evaluation, by name: the recipe's with the study's in place."""
         return overridden(arm.recipe.section("evaluation"), dotted(self.grid.evaluate))
 
     def _arm_steps(self, arm: Arm, seed: int, folder: Path) -> list[Step]:
@@ -187,9 +125,9 @@ class GridStudy(Study):
 
     def _evaluate_step(self, arm: Arm, scoring: Scoring, seed: int, folder: Path, made: Step) -> Step:
         options = {
-            **self._evaluation(arm),
+            **self.evaluation(arm),
             "epochs": self.epochs(arm),
-            **({} if arm.baselines else {"baselines": False}),
+            **arm.evaluate,
             **scoring.options,
             "part": self.grid.part,
             "seed": seed,
@@ -208,7 +146,7 @@ class GridStudy(Study):
 
     def _rows(self, arm: Arm, scoring: Scoring, folder: Path) -> list[dict[str, Any]]:
         per_seed = [read_json(self._results(arm, scoring, seed, folder))["rows"] for seed in self.grid.seeds]
-        summaries = [self.figures(arm, seed, folder) for seed in self.grid.seeds]
+        figures = [self.figures(self._summaries(arm, seed, folder)) for seed in self.grid.seeds]
         about = {**arm.labels, **scoring.labels, "stages": arm.stages, "ipc": arm.ipc}
         iterations = {"iterations": arm.stages * arm.iterations, "iterations_per_stage": arm.iterations}
         rows = []
@@ -224,53 +162,17 @@ class GridStudy(Study):
                 "seconds": statistics.fmean(one["seconds"] for one in same),
             }
             if same[0]["row"].startswith("distilled"):
-                row |= iterations | _means(summaries)
+                row |= iterations | _means(figures)
             rows.append(row)
         return rows
 
-    def figures(self, arm: Arm, seed: int, folder: Path) -> dict[str, float]:
-        """Numbers of a distillation, for columns of their means over seeds."""
-        summaries = [read_json(path) for path in sorted(self.run_folder(arm, seed, folder).rglob("summary.json"))]
+    def figures(self, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Numbers of a distillation from the summaries of its runs, for columns of their means over seeds."""
         stages = [stage for summary in summaries for stage in summary["stages"]]
         return {"distil_seconds": sum(sum(stage["seconds"].values()) for stage in stages)}
 
-
-def staged_arm(method: Method, stages: int, ipc: int, budget: str = "per_stage", baselines: bool = True) -> Arm:
-    """An arm with another number of stages than the recipe's, and the iterations that this gives it.
-
-    Args:
-        method: The recipe, whose iterations count, and its changes.
-        stages: Number of stages.
-        ipc: Images per class and stage.
-        budget: `total` keeps the recipe's iterations of all stages together, `per_stage` those of each stage.
-        baselines: Whether real images are evaluated beside it.
-    """
-    recipe = method.read()
-    name = method.name or recipe.name
-    per_stage, own = int(recipe["stages.iterations"]), int(recipe["stages.num_stages"])
-    labels = {"method": name, "budget": "as the recipe" if stages == own else f"same {budget.replace('_', ' ')}"}
-    if budget == "total":
-        per_stage = max(1, per_stage * own // stages)
-    run = f"{name}/{stages}x{ipc}_{per_stage}"
-    options = dotted(method.one_stage) if stages == 1 else {}
-    return Arm(run, labels, recipe, stages, ipc, per_stage, options, baselines)
-
-
-def stage_arms(method: Method, stages: Sequence[int], budgets: Sequence[str]) -> list[Arm]:
-    """Arms of one size, divided into stages in several ways; real images are evaluated beside the first.
-
-    Raises:
-        ConfigError: A number of stages does not divide the images.
-    """
-    recipe = method.read()
-    total = int(recipe["stages.num_stages"]) * int(recipe["model.ipc"])
-    for count in stages:
-        if count < 1 or total % count:
-            raise ConfigError(f"{total} images per class cannot be made in {count} stages of the same size")
-    pairs = dict.fromkeys((count, budget) for count in stages for budget in budgets)
-    arms = [staged_arm(method, count, total // count, budget, baselines=False) for count, budget in pairs]
-    distinct = list({arm.run: arm for arm in arms}.values())
-    return [replace(distinct[0], baselines=True), *distinct[1:]]
+    def _summaries(self, arm: Arm, seed: int, folder: Path) -> list[dict[str, Any]]:
+        return [read_json(path) for path in sorted(self.run_folder(arm, seed, folder).rglob("summary.json"))]
 
 
 def _steps_per_epoch(stages: int, images: int, batch_size: int) -> int:

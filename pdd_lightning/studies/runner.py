@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tqdm.auto import tqdm
+
 from pdd_lightning.errors import ConfigError, StudyError
 from pdd_lightning.settings import differences
 from pdd_lightning.studies.progress import StudyProgress
@@ -83,7 +85,7 @@ class StepRunner:
         self._failed = {}
         waiting = [step for step in steps if step.name not in self._done]
         done = {step.name: self.seconds(step) for step in steps if step.name in self._done}
-        with StudyProgress(steps, done, self.jobs) as self._progress, _sigterm_interrupts(), self._stopped_at_the_end():
+        with StudyProgress(steps, done, self.jobs) as self._progress, _signals_end(), self._stopped_at_the_end():
             while waiting or self._running:
                 self._start_ready(waiting)
                 self._settle_ended()
@@ -170,6 +172,8 @@ class StepRunner:
         try:
             yield
         finally:
+            if self._running:
+                tqdm.write("Stopping; the running steps save their state. Start the study again to continue it.")
             for running in self._running:
                 running.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -190,17 +194,18 @@ class StepRunner:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Inside the block SIGTERM ends this process in the way that Ctrl-C does, with the status that shells expect."""
+def _signals_end() -> Iterator[None]:
+    """Inside the block Ctrl-C and SIGTERM end this process without a traceback, with the status that shells expect."""
 
     def leave(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
-    former = signal.signal(signal.SIGTERM, leave)
+    former = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ TOUCH_FILES = (
     "commands/",
     "studies/",
     "files.py",
+    "report/",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.
 FILE_CALLS = {

@@ -2,6 +2,7 @@
 
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts.scoring import forgetting_scores
 from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "StartPoint",
     "TrajectoryStore",
     "draw_start",
+    "forgetting_scores",
     "start_network",
 ]

@@ -46,7 +46,7 @@ class StepRunner:
 
     Args:
         folder: Folder of the study.
-        jobs: Processes at a time; each gets its share of the processor's cores.
+        jobs: Processes at a time; each gets its share of the processor's cores, unless `OMP_NUM_THREADS` is set.
         program: What a step's words are given to.
 
     Raises:
@@ -134,7 +134,7 @@ class StepRunner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(max(1, _cores() // self.jobs)), "PYTHONUNBUFFERED": "1"},
+            env={"OMP_NUM_THREADS": str(max(1, _cores() // self.jobs)), **os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
         return _Running(step, process, log, time.monotonic(), before)
@@ -143,7 +143,7 @@ class StepRunner:
         """Deals with the processes that have ended, after a moment of waiting where none has."""
         ended = [running for running in self._running if running.process.poll() is not None]
         if not ended and self._running:
-            time.sleep(0.05)
+            time.sleep(0.2)
         self._running = [running for running in self._running if running not in ended]
         for running in ended:
             self._settle(running)

@@ -82,7 +82,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return f"{100 * value:.1f}" + ("" if row.get("std") is None else f" ±{100 * row['std']:.1f}")
     if name in ACCURACIES:
         return f"{100 * value:.1f}"
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+    return f"{value:.0f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
 def _spread(values: Sequence[float]) -> float | None:

@@ -90,12 +90,16 @@ def test_other_words_of_a_done_step_are_refused_before_anything_runs(tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-def test_each_process_gets_its_share_of_the_cores(tmp_path: Path) -> None:
+def test_each_process_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     runner(tmp_path, jobs=2 * cores).run([Step("many", (str(tmp_path / "many"),))])
     runner(tmp_path, jobs=1).run([Step("one", (str(tmp_path / "one"),))])
     assert (tmp_path / "many").read_text() == "1\n"
     assert (tmp_path / "one").read_text() == f"{cores}\n"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    runner(tmp_path, jobs=1).run([Step("set", (str(tmp_path / "set"),))])
+    assert (tmp_path / "set").read_text() == "7\n"
 
 
 def wait_for(path: Path) -> int:

@@ -1,12 +1,20 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
 from pdd_lightning.commands.base import Command, ShortHelp
+from pdd_lightning.commands.convert import Convert
 from pdd_lightning.commands.evaluate import Evaluate
 from pdd_lightning.commands.join import Join
 from pdd_lightning.commands.report import Report
 from pdd_lightning.commands.study import RunStudy
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Evaluate(), Join(), Report(), RunStudy())}
+_ALL: tuple[Command, ...] = (
+    Evaluate(),
+    Convert(),
+    Join(),
+    RunStudy(),
+    Report(),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "Evaluate", "Join", "Report", "RunStudy", "ShortHelp"]
+__all__ = ["COMMANDS", "Command", "ShortHelp"]

@@ -68,7 +68,9 @@ class Method:
     Attributes:
         recipe: The YAML file of the recipe.
         name: What tables call it; by default the name of the file.
-        fit: Options of `pdd fit` in place of the recipe's, nested or by dotted names.
+        fit: Options of `pdd fit` in place of the recipe's, nested or by dotted names. In their values, `{seed}` stands
+            for the run's seed and `{folder}` for the study's folder: runs of one seed share their first experts with
+            `stages.experts.folder: "{folder}/experts/{seed}"`, where they need as many epochs of them.
         one_stage: Further options of runs with a single stage, which is the base method with its own settings.
     """
 

@@ -76,8 +76,8 @@ class GridStudy(Study):
         ]
 
     def steps(self, folder: Path) -> list[Step]:
-        """Distils and evaluates each arm, seed by seed."""
-        return [step for seed in self.grid.seeds for arm in self.arms() for step in self._arm_steps(arm, seed, folder)]
+        """Distils and evaluates each arm with each seed; arm by arm, so that seeds rarely wait for shared experts."""
+        return [step for arm in self.arms() for seed in self.grid.seeds for step in self._arm_steps(arm, seed, folder)]
 
     def distil_steps(self, arm: Arm, seed: int, folder: Path) -> list[Step]:
         """Makes the distilled set of an arm; the last step leaves it in the run folder."""
@@ -85,7 +85,7 @@ class GridStudy(Study):
 
     def fit_step(self, name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
         """One `pdd fit`, which begins or continues the run `name`."""
-        options = {
+        options: dict[str, Any] = {
             # The study evaluates by itself; one network shows in the log that the run went well.
             "evaluation.num_networks": 1,
             "trainer.enable_progress_bar": False,
@@ -98,7 +98,9 @@ class GridStudy(Study):
             "trainer.default_root_dir": str(readable(folder / "runs" / name)),
             "ckpt_path": "last",
         }
-        return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *option_words(options)))
+        places = {"{seed}": str(seed), "{folder}": str(readable(folder))}
+        words = [_filled(word, places) for word in option_words(options)]
+        return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *words))
 
     def rows(self, folder: Path) -> list[dict[str, Any]]:
         """One row per arm, way of evaluation, training set and protocol, over all seeds."""
@@ -178,6 +180,13 @@ class GridStudy(Study):
 def _steps_per_epoch(stages: int, images: int, batch_size: int) -> int:
     """Steps of one epoch on each of the unions of 1 to `stages` sets of `images`."""
     return sum(-(-stage * images // batch_size) for stage in range(1, stages + 1))
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word with what stands for its places."""
+    for place, text in places.items():
+        word = word.replace(place, text)
+    return word
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

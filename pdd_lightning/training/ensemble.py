@@ -36,7 +36,8 @@ def train_networks(
         settings: Epochs, learning rate and so on, for all.
         augment: Augmentation; per-sample parameters drawn from a network's generator.
         generators: Of each network its CPU generator.
-        on_epoch: Called after each epoch with the number of epochs done and the networks' records of it.
+        on_epoch: Called after each epoch with the number of epochs done and the networks' records of it. The networks
+            themselves get their weights at the end.
 
     Returns:
         Per network one record per epoch.
@@ -56,7 +57,6 @@ def train_networks(
             stack.optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
             epochs.append(_train_epoch(stack, images, labels, settings, augment, generators))
             if on_epoch is not None:
-                stack.give_back()
                 on_epoch(epoch + 1, epochs[-1])
         stack.give_back()
     return [list(records) for records in zip(*epochs, strict=True)] if epochs else [[] for _ in networks]

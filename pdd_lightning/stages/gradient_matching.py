@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -15,7 +16,14 @@ from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
-from pdd_lightning.objectives import ClassSides, Metric, check_metric, class_distance, class_distances_together
+from pdd_lightning.objectives import (
+    ClassSides,
+    Metric,
+    check_metric,
+    class_distance,
+    class_distances_together,
+    gradient_distance,
+)
 from pdd_lightning.randomness import generator_for, seeded
 from pdd_lightning.stages.base import DistillationStage
 from pdd_lightning.training import TrainingSettings, train_network
@@ -180,11 +188,11 @@ class GradientMatching(DistillationStage):
         if has_batch_norm(network):
             fix_statistics(network, self._real_images(self.data).images[batch.real.joint(STATISTICS_PER_CLASS)])
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
-        sides = self._sides(batch)
+        sides, distance = self._sides(batch), partial(gradient_distance, metric=self.metric)
         if self.classes == "in_turn":
-            return torch.stack([class_distance(network, params, one, self.metric) for one in sides]).sum()
+            return torch.stack([class_distance(network, params, one, distance) for one in sides]).sum()
         stacked = ClassSides(*map(torch.stack, zip(*sides, strict=True)))
-        return class_distances_together(network, params, stacked, self.metric)
+        return class_distances_together(network, params, stacked, distance)
 
     def _real_images(self, data: ProgressiveDataModule) -> ClassSampler:
         if self._sampler is None:  # only now is it known which device this process has

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
+from pdd_lightning.callbacks.losses import LossEnds
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
@@ -106,7 +107,7 @@ class StageAdvance(Callback):
         self.transition = transition
         self.history: list[StageReport] = []
         self._settings: dict[str, Any] = {}
-        self._losses: list[float] = []
+        self._losses = LossEnds()
         self._stores: dict[int, TrajectoryStore] = {}
         self._distil_seconds = 0.0
         self._clock = 0.0
@@ -173,8 +174,8 @@ class StageAdvance(Callback):
         """
         module = stage_module(pl_module)
         module.check_parameters()
+        self._losses.add(float(module.last_loss), module.data.iteration, self._length(trainer))
         module.data.iteration += 1
-        self._losses.append(float(module.last_loss))
         now = time.perf_counter()
         self._distil_seconds += now - self._clock
         self._clock = now
@@ -194,7 +195,7 @@ class StageAdvance(Callback):
         return {
             "settings": self._settings,
             "history": [report.as_dict() for report in self.history],
-            "losses": self._losses,
+            "losses": self._losses.as_dict(),
             "distil_seconds": self._distil_seconds,
         }
 
@@ -202,7 +203,7 @@ class StageAdvance(Callback):
         """Restores what `state_dict` gave."""
         self._settings = state_dict["settings"]
         self.history = [StageReport(**report) for report in state_dict["history"]]
-        self._losses = list(state_dict["losses"])
+        self._losses = LossEnds(**state_dict["losses"])
         self._distil_seconds = state_dict["distil_seconds"]
 
     def _describe(self, module: DistillationStage) -> dict[str, Any]:
@@ -223,16 +224,19 @@ class StageAdvance(Callback):
         self._settings = settings
 
     def _advance_if_done(self, trainer: Trainer, module: DistillationStage) -> None:
-        # `limit_train_batches` and `fast_dev_run` make stages shorter.
-        if module.data.iteration >= min(self.iterations, trainer.num_training_batches):
+        if module.data.iteration >= self._length(trainer):
             self._advance(trainer, module)
+
+    def _length(self, trainer: Trainer) -> int:
+        """Iterations of a stage, which `limit_train_batches` and `fast_dev_run` make shorter."""
+        return int(min(self.iterations, trainer.num_training_batches))
 
     def _begin_stage(self, module: DistillationStage) -> None:
         data = module.data
         if data.stage <= self.num_stages:
             module.restart(data.generator("initial images", data.stage))
         data.iteration = 0
-        self._losses = []
+        self._losses = LossEnds()
         self._distil_seconds = 0.0
         optimizer = module.optimizers()
         assert not isinstance(optimizer, list)
@@ -307,15 +311,14 @@ class StageAdvance(Callback):
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore
     ) -> StageReport:
         """Figures of a stage that matched the trajectories `used`, and after which `made` was recorded."""
-        few = max(1, len(self._losses) // 20)
         accuracies = [record.start_accuracy for record in made.records]
         return StageReport(
             stage=stage,
             images=len(module.data.union.labels),
             learned_lr=module.learned_lr,
             lr_img=module.lr_img,
-            first_loss=statistics.fmean(self._losses[:few]),
-            last_loss=statistics.fmean(self._losses[-few:]),
+            first_loss=self._losses.first,
+            last_loss=self._losses.last,
             val_accuracy=statistics.fmean(accuracies),
             val_std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
             val_networks=len(accuracies),

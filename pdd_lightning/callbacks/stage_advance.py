@@ -7,7 +7,9 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,14 @@ from pdd_lightning.callbacks.losses import LossEnds
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
+from pdd_lightning.experts import (
+    ExpertRecorder,
+    ExpertSettings,
+    PoolSettings,
+    StartPoint,
+    TrajectoryStore,
+    renewed_pool,
+)
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import TrainingSettings
@@ -86,6 +95,7 @@ class StageAdvance(Callback):
         iterations: Iterations of a stage.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
+        pool: Networks that methods without trajectories draw from.
 
     Raises:
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
@@ -97,6 +107,7 @@ class StageAdvance(Callback):
         iterations: int = 5000,
         experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
         transition: TransitionSettings = TransitionSettings(),
+        pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
     ) -> None:
         for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
             if value < 1:
@@ -105,6 +116,7 @@ class StageAdvance(Callback):
         self.iterations = iterations
         self.experts = experts
         self.transition = transition
+        self.pool = pool
         self.history: list[StageReport] = []
         self._settings: dict[str, Any] = {}
         self._losses = LossEnds()
@@ -137,6 +149,11 @@ class StageAdvance(Callback):
                 f"{type(module).__name__} follows no trajectories, so that no experts are recorded for it: leave out"
                 " stages.experts.epochs and stages.experts.folder"
             )
+        if needed and self.pool.refresh_every:
+            raise ConfigError(
+                f"{type(module).__name__} follows trajectories and draws from no pool of networks: leave out"
+                " stages.pool.refresh_every"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
@@ -158,6 +175,7 @@ class StageAdvance(Callback):
         if module.data.iteration == 0:
             self._begin_stage(module)
         self._advance_if_done(trainer, module)
+        self._renew_pool(trainer, module)
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -176,6 +194,8 @@ class StageAdvance(Callback):
         module.check_parameters()
         self._losses.add(float(module.last_loss), module.data.iteration, self._length(trainer))
         module.data.iteration += 1
+        if self.pool.generation(module.data.iteration) != self.pool.generation(module.data.iteration - 1):
+            self._renew_pool(trainer, module)
         now = time.perf_counter()
         self._distil_seconds += now - self._clock
         self._clock = now
@@ -210,6 +230,8 @@ class StageAdvance(Callback):
         """All settings that the images depend on, but those that may change when a run is continued."""
         settings = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
         stages = {"iterations": self.iterations, "transition": asdict(self.transition)}
+        if self.pool.refresh_every:
+            stages["pool"] = asdict(self.pool)
         # As it comes back from a checkpoint or a file, so that the two compare equal.
         described: dict[str, Any] = json.loads(json.dumps({"model": settings, "stages": stages}))
         return described
@@ -264,12 +286,22 @@ class StageAdvance(Callback):
     def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore | None:
         """Gives the data module the trajectories that start from theta of the last finished stage, if any."""
         finished = module.data.union.num_stages
-        store = self._experts_after(finished, Path(trainer.default_root_dir) / "experts", module)
+        store = self._experts_after(finished, _experts_folder(trainer), module)
         module.data.trajectories = store
         if store is not None:
             for observer in observers(trainer):
                 observer.on_experts_ready(trainer, module, store, finished)
         return store
+
+    def _renew_pool(self, trainer: Trainer, module: DistillationStage) -> None:
+        """Gives the data module the pool of the current iteration, where that is not the one of the transition."""
+        data = module.data
+        generation, finished = self.pool.generation(data.iteration), data.union.num_stages
+        if generation == 0 or finished == 0 or data.iteration >= self._length(trainer):
+            return
+        recorder = self._recorder(module, first=generation * self.experts.number)
+        start_point = partial(self._start_point, module)
+        data.trajectories = renewed_pool(recorder, start_point, finished, generation, _experts_folder(trainer))
 
     def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore | None:
         """Trajectories from theta_`stage`, recorded where they are missing.
@@ -279,26 +311,15 @@ class StageAdvance(Callback):
         """
         if stage in self._stores:
             return self._stores[stage]
-        data, needed = module.data, module.trajectory_epochs
+        needed = module.trajectory_epochs
         if stage == 0 and needed == 0:
             return None
-        recorder = ExpertRecorder(
-            module.network,
-            data.real,
-            self.experts,
-            module.augment,
-            data.seed,
-            module.device,
-            progress=module.trainer.progress_bar_callback is not None,
-        )
+        recorder = self._recorder(module)
         if stage == 0:
             folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
             store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
         else:
-            union = data.union.union(stage).decoded(data.real.pixels)
-            learned = union.learning_rates[-1]
-            training = self.transition.training(module.default_lr if learned is None else learned)
-            start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
+            start = self._start_point(module, stage, lambda: self._experts_after(stage - 1, root, module))
             if stage < self.num_stages:
                 title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
                 store = recorder.record(root / f"theta_{stage}", needed, start, title)
@@ -306,6 +327,27 @@ class StageAdvance(Callback):
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store
         return store
+
+    def _recorder(self, module: DistillationStage, first: int = 0) -> ExpertRecorder:
+        return ExpertRecorder(
+            module.network,
+            module.data.real,
+            self.experts,
+            module.augment,
+            module.data.seed,
+            module.device,
+            progress=module.trainer.progress_bar_callback is not None,
+            first=first,
+        )
+
+    def _start_point(
+        self, module: DistillationStage, stage: int, previous: Callable[[], TrajectoryStore | None]
+    ) -> StartPoint:
+        """Training on the union of the first `stage` stages, from where `previous` ended."""
+        union = module.data.union.union(stage).decoded(module.data.real.pixels)
+        learned = union.learning_rates[-1]
+        training = self.transition.training(module.default_lr if learned is None else learned)
+        return StartPoint(previous, union, training)
 
     def _report(
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore
@@ -329,6 +371,10 @@ class StageAdvance(Callback):
             },
             peak_memory_mb=_peak_memory_mb(module.device),
         )
+
+
+def _experts_folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "experts"
 
 
 @rank_zero_only

@@ -2,6 +2,7 @@
 
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts.renewal import PoolSettings, renewed_pool
 from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "ExpertRecorder",
     "ExpertSettings",
     "NetworkStart",
+    "PoolSettings",
     "StartPoint",
     "TrajectoryStore",
     "draw_start",
+    "renewed_pool",
     "start_network",
 ]

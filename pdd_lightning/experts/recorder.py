@@ -116,6 +116,7 @@ class ExpertRecorder:
         seed: Seed of the run: with the stage and the expert's number it fixes each expert.
         device: Where the networks are trained.
         progress: Show a progress bar.
+        first: Number of the first expert; experts of other numbers are other networks.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class ExpertRecorder:
         seed: int,
         device: torch.device,
         progress: bool = True,
+        first: int = 0,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -135,6 +137,7 @@ class ExpertRecorder:
         self.seed = seed
         self.device = device
         self.progress = progress
+        self.first = first
 
     def record(
         self, folder: Path, epochs: int, start: StartPoint | None = None, title: str = "Experts"
@@ -248,7 +251,7 @@ class ExpertRecorder:
 
     def _start_network(self, expert: int, start: StartPoint | None, bar: tqdm[Any]) -> nn.Module:
         channels, size, _ = self.real.image_shape
-        with seeded(self.seed, "expert init", expert):
+        with seeded(self.seed, "expert init", self.first + expert):
             network = self.factory(channels, self.real.num_classes, size).to(self.device)
         if start is None:
             return network
@@ -265,7 +268,7 @@ class ExpertRecorder:
 
     def _generator(self, purpose: str, expert: int, start: StartPoint | None) -> torch.Generator:
         stage = start.union.num_stages if start else 0
-        return generator_for(self.seed, purpose, stage, expert)
+        return generator_for(self.seed, purpose, stage, self.first + expert)
 
     def _val_accuracy(self, network: nn.Module, data: _Data) -> float:
         return score_network(network, data.val_images, data.val_labels, self.real.num_classes).accuracy

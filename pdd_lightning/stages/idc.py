@@ -217,7 +217,7 @@ class IDC(DistillationStage):
         constant = batch.synthetic.to(self.device) % (frozen + self.ipc) < frozen
         if not one_by_one or bool(constant.all()):  # without any new image, the loss would not depend on them
             constant = torch.zeros_like(constant)
-        weights = real.new_full((len(real),), 1 / len(real))
+        weights = self.images.new_full((len(real),), 1 / len(real))
         return ClassSides(
             torch.tensor(label, device=self.device), real, weights, synthetic[constant], synthetic[~constant]
         )

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
     from pdd_lightning.data.digits import Digits
+    from pdd_lightning.data.discard import DiscardSettings
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
+    from pdd_lightning.data.forgetting import ForgettingScores, compare_scores
+    from pdd_lightning.data.formats import ImportOptions, open_distilled
     from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
@@ -27,11 +30,14 @@ _HOME = {
     "ClassBatches": "class_batches",
     "ClassSampler": "class_batches",
     "Digits": "digits",
+    "DiscardSettings": "discard",
     "DistilledDataset": "distilled",
     "EncodedImages": "splits",
     "FashionMNIST": "torchvision_sets",
+    "ForgettingScores": "forgetting",
     "ImageFolder": "folder",
     "ImageSplit": "splits",
+    "ImportOptions": "formats",
     "MNIST": "torchvision_sets",
     "PixelSpace": "pixels",
     "ProgressiveDataModule": "progressive",
@@ -42,6 +48,8 @@ _HOME = {
     "TinyImageNet": "tiny_imagenet",
     "Whitened": "pixels",
     "by_class": "class_batches",
+    "compare_scores": "forgetting",
+    "open_distilled": "formats",
     "save_distilled": "distilled",
 }
 
@@ -53,11 +61,14 @@ __all__ = [
     "ClassBatches",
     "ClassSampler",
     "Digits",
+    "DiscardSettings",
     "DistilledDataset",
     "EncodedImages",
     "FashionMNIST",
+    "ForgettingScores",
     "ImageFolder",
     "ImageSplit",
+    "ImportOptions",
     "PixelSpace",
     "ProgressiveDataModule",
     "RealDataModule",
@@ -66,6 +77,8 @@ __all__ = [
     "TinyImageNet",
     "Whitened",
     "by_class",
+    "compare_scores",
+    "open_distilled",
     "save_distilled",
 ]
 

@@ -45,7 +45,7 @@ def fit(folder, factory, stop=None, pool=PoolSettings(EVERY)):  # noqa: B008  (f
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     watch, last = Watch(stop), folder / "checkpoints" / "last.ckpt"
     transition = TransitionSettings(epochs=2, batch_size=8)
-    advance = StageAdvance(STAGES, ITERATIONS, ExpertSettings(number=2), transition, pool)
+    advance = StageAdvance(STAGES, ITERATIONS, ExpertSettings(number=2), transition, pool=pool)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
         default_root_dir=folder, callbacks=[advance, RollingCheckpoint(last.parent, 3), watch],

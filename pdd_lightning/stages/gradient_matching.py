@@ -87,10 +87,10 @@ class GradientMatching(DistillationStage):
         lr_net: Learning rate of the networks.
         batch_net: Images per step of the networks' training.
         classes: `in_turn` computes one class after another; `together` all in one pass by `torch.func.vmap`, with the
-            same result. On one CPU core, at 256 real images a class, `in_turn` is never slower: 0.17 s each for 10
-            classes of digits (ConvNet-2, width 32); 2.9 s against 6.4 s for 10 classes at 32 px (ConvNet-3, width
-            32); 4.9 s against 6.6 s for 2 classes at width 128. `together` also needs the memory of all classes at
-            once; it is meant for small networks on a GPU, where launching many small passes costs most.
+            same result. The rule: `in_turn` on a CPU, where it is never slower. `together` took 1.5 to 1.7 times as
+            long for 10 classes (ConvNet-3 of width 32 and 128, 16 and 32 px) and 1.5 to 3.8 times for 100, and
+            needs the memory of all classes at once; see docs/benchmarks.md. It is there for small networks on a GPU,
+            where launching many small passes may cost most: `python -m benchmarks.classes --device cuda` tells.
         lr_img: Learning rate of the images.
         momentum: Momentum of the images' SGD.
         init: Start from real images or from noise.

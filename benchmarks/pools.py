@@ -28,8 +28,8 @@ through all unions {RENEWALS - 1} more times in a stage (`stages.pool.refresh_ev
 COLUMNS = {
     "method": "method|", "lives": "outer iterations|,d", "step": "image step, s|.4f", "image": "trained image, s|.2g",
     "matching": "matching, s / outer|.3g", "scratch": "+ from scratch|.3g", "pool": "+ pool|.3g",
-    "renewed": "+ pool renewed|.3g", "scratch_hours": "from scratch, h|.3g", "pool_hours": "pool, h|.3g",
-    "renewed_hours": "pool renewed, h|.3g",
+    "renewed": "+ pool renewed|.3g", "scratch_hours": "from scratch, h|,.1f", "pool_hours": "pool, h|,.1f",
+    "renewed_hours": "pool renewed, h|,.1f",
 }  # fmt: skip
 
 

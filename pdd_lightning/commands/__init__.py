@@ -3,11 +3,15 @@
 from pdd_lightning.commands.base import Command, ShortHelp
 from pdd_lightning.commands.convert import Convert
 from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.join import Join
 from pdd_lightning.commands.report import Report
+from pdd_lightning.commands.study import RunStudy
 
 _ALL: tuple[Command, ...] = (
     Evaluate(),
     Convert(),
+    Join(),
+    RunStudy(),
     Report(),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

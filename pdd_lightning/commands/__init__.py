@@ -1,9 +1,16 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
 from pdd_lightning.commands.base import Command, ShortHelp
+from pdd_lightning.commands.convert import Convert
 from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.report import Report
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Evaluate(),)}
+_ALL: tuple[Command, ...] = (
+    Evaluate(),
+    Convert(),
+    Report(),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "Evaluate", "ShortHelp"]
+__all__ = ["COMMANDS", "Command", "ShortHelp"]

@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
+
+from pdd_lightning.errors import ConfigError
 
 
 class ShortHelp(ArgumentParser):
@@ -51,3 +54,18 @@ class Command(ABC):
         Raises:
             PDDError: Bad input; its message is all that the user sees.
         """
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error

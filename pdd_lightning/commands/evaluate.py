@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command
+from pdd_lightning.commands.base import Command, device_of
+from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
@@ -24,7 +24,7 @@ class Evaluate(Command):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
-        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
         parser.add_subclass_arguments(
             RealDataModule, "data", required=True, help="Real images: a class or a YAML file."
         )
@@ -35,6 +35,7 @@ class Evaluate(Command):
             help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
         )
         parser.add_class_arguments(EvaluationSettings)
+        parser.add_class_arguments(ImportOptions)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
         parser.add_argument("--baselines", type=bool, default=True, help="Evaluate random real images too.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
@@ -46,7 +47,7 @@ class Evaluate(Command):
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes the rows where asked to."""
         settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
-        device = _device(options["device"])
+        device = device_of(options["device"])
         if options["output"] and Path(options["output"]).is_dir():
             raise ConfigError(f"--output {options['output']} is a folder: name a file")
         rows = evaluate_file(
@@ -58,18 +59,8 @@ class Evaluate(Command):
             baselines=options["baselines"],
             seed=options["seed"],
             device=device,
+            options=ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)}),
         )
         print(rows_table(rows))
         if options["output"]:
             atomic_write_json(options["output"], {"distilled": options["path"], "seed": options["seed"], "rows": rows})
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name, if this machine has it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
     from pdd_lightning.data.forgetting import ForgettingScores, compare_scores
+    from pdd_lightning.data.formats import ImportOptions, open_distilled
     from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
@@ -36,6 +37,7 @@ _HOME = {
     "ForgettingScores": "forgetting",
     "ImageFolder": "folder",
     "ImageSplit": "splits",
+    "ImportOptions": "formats",
     "MNIST": "torchvision_sets",
     "PixelSpace": "pixels",
     "ProgressiveDataModule": "progressive",
@@ -47,6 +49,7 @@ _HOME = {
     "Whitened": "pixels",
     "by_class": "class_batches",
     "compare_scores": "forgetting",
+    "open_distilled": "formats",
     "save_distilled": "distilled",
 }
 
@@ -65,6 +68,7 @@ __all__ = [
     "ForgettingScores",
     "ImageFolder",
     "ImageSplit",
+    "ImportOptions",
     "PixelSpace",
     "ProgressiveDataModule",
     "RealDataModule",
@@ -74,6 +78,7 @@ __all__ = [
     "Whitened",
     "by_class",
     "compare_scores",
+    "open_distilled",
     "save_distilled",
 ]
 

@@ -161,7 +161,7 @@ class ExpertRecorder:
         """
         if examples is None or epochs == 0:
             examples = self.real.train
-        store = TrajectoryStore(folder, self.settings.number, self._description(epochs, start, examples))
+        store = TrajectoryStore(folder, self.settings.number, self.description(epochs, start, examples))
         self._check_files(store)
         missing = store.missing()
         distributed.barrier()  # nobody records before everybody has seen what is missing, and so agrees on the shares
@@ -190,10 +190,14 @@ class ExpertRecorder:
             store.discard(damaged)
         distributed.barrier()
 
-    def _description(self, epochs: int, start: StartPoint | None, examples: ImageSplit) -> dict[str, Any]:
-        whole = examples is self.real.train
-        # Only where something is left out, so that folders recorded without stay valid.
-        kept = {} if whole else {"examples": sha256_of_tensors({"indices": examples.indices})}
+    def description(
+        self, epochs: int, start: StartPoint | None = None, examples: ImageSplit | None = None
+    ) -> dict[str, Any]:
+        """What trajectories depend on, for the manifest; `examples` are those that are trained on, if not all."""
+        kept = {}
+        if examples is not None and examples is not self.real.train:
+            # Only where something is left out, so that folders recorded without stay valid.
+            kept["examples"] = sha256_of_tensors({"indices": examples.indices})
         return {
             "network": network_spec(self.factory),
             "data": self.real.fingerprint,

@@ -68,7 +68,8 @@ def test_scores_can_be_given_back(run: Path, recipe: Path, tmp_path: Path) -> No
     words = ["fit", "--config", recipe, "--trainer.default_root_dir", tmp_path, "--stages.discard.keep", "[0.8,0.5]"]
     main([str(word) for word in [*words, "--stages.discard.scores", run / "forgetting.npz"]])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [stage["real_images"] for stage in summary["stages"]] == [22, 14]
+    first, second = (stage["real_images"] for stage in summary["stages"])
+    assert first == 22 and second in (14, 15, 16)  # one more for each class that would be without
     assert not (tmp_path / "experts" / "scoring").exists()
 
 

@@ -41,6 +41,12 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
             ["--stages.transition.at_once", "2", "--model.network", "tests.tiny.DropoutNet"],
             "DropoutNet cannot be trained at once",
         ),
+        (["--stages.discard.keep", "[0.5]"], "stages.discard.keep has 1 values, one per stage, but there are 2 stages"),
+        (["--stages.discard.min_score", "[0,1]", "--stages.discard.keep", "[1,1]"], "say the same in two ways"),
+        (
+            ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
+            "there are no forgetting scores no.npz",
+        ),
         (["--model.lr_img", "-1"], "lr_img must be > 0"),
         (["--model.augment", "colour"], "unknown operation 'colour'"),
         (["--seed_everything", "true"], "seed_everything must be a number"),

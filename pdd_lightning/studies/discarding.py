@@ -51,6 +51,13 @@ class Discarding(GridStudy):
         used = [stage["real_images"] for summary in summaries for stage in summary["stages"]]
         return {"real_images": statistics.fmean(used), **super().figures(summaries)}
 
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Says what the seconds are."""
+        return [
+            *super().notes(rows),
+            "Seconds are wall-clock time: compare them only if nothing else ran (`--jobs 1`).",
+        ]
+
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per schedule and protocol, over the seconds of distillation."""
         axes = accuracy_axes(figure, rows)

@@ -72,5 +72,6 @@ class Discarding(GridStudy):
                 capsize=3,
                 label=f"{row['schedule']}, {row['protocol']}",
             )
+        axes.set_xlim(left=0)
         axes.set_xlabel("seconds of distillation (experts, iterations, transitions)")
         add_legend(axes)

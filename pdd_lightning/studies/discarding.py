@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import COLOURS, MARKERS, accuracy_axes, add_legend
+from pdd_lightning.studies.plots import COLOURS, DISTILLED, MARKERS, accuracy_axes, add_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ class Discarding(GridStudy):
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per schedule and protocol, over the seconds of distillation."""
         axes = accuracy_axes(figure, rows)
-        for number, row in enumerate(row for row in rows if "iterations" in row):
+        for number, row in enumerate(row for row in rows if row["row"] == DISTILLED):
             axes.errorbar(
                 [row["distil_seconds"]],
                 [100 * row["mean"]],

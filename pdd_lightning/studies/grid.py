@@ -13,7 +13,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.studies.arms import Arm, Scoring
 from pdd_lightning.studies.base import Study, read_json
-from pdd_lightning.studies.plots import FULL
+from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
 from pdd_lightning.studies.step import Step, option_words
 from pdd_lightning.studies.tables import over_seeds
@@ -156,7 +156,7 @@ class GridStudy(Study):
             row = {**arm.labels, **scoring.labels, "stages": arm.stages, "ipc": arm.ipc, **_summary(same)}
             if row["row"] == FULL:
                 del row["stages"], row["ipc"]
-            rows.append(row | iterations | _means(figures) if row["row"].startswith("distilled") else row)
+            rows.append(row | iterations | _means(figures) if row["row"].startswith(DISTILLED) else row)
         return rows
 
     def figures(self, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -170,8 +170,9 @@ class GridStudy(Study):
 
 def _summary(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One row of each seed's evaluation, the same in all, as a row over seeds."""
+    stage, last = same[0].get("stage"), same[0].get("num_stages")
     return {
-        "row": same[0]["row"],
+        "row": same[0]["row"] if stage == last else f"{same[0]['row']}, after stage {stage}",
         "images": same[0]["images"],
         **over_seeds([one["accuracies"] for one in same]),
         "part": same[0]["part"],

@@ -176,6 +176,14 @@ def test_results_are_written_only_when_everything_is_done(method: Method, tmp_pa
     assert stored["rows"][0]["mean"] == pytest.approx(0.6)
     assert stored["steps"][0]["command"].startswith("pdd fit --config ")
 
+    class Refused(StepRunner):
+        def check(self, steps: Any) -> None:
+            raise ConfigError("other words")
+
+    with pytest.raises(ConfigError):
+        study.run(tmp_path, Refused(tmp_path))
+    assert (tmp_path / "table.md").exists()
+
     class Interrupted(StepRunner):
         def run(self, steps: Any) -> None:
             raise KeyboardInterrupt

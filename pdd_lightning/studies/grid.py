@@ -71,7 +71,7 @@ class GridStudy(Study):
         """What the numbers are."""
         return [
             "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
-            " says how much distillation itself varies.",
+            f" says how much distillation itself varies. Distillation seeds: {', '.join(map(str, self.grid.seeds))}.",
             "Networks start from initialisations that no expert used. Random real images are drawn anew for each.",
             "Distillation seconds: experts, iterations and transitions together, mean over the seeds.",
         ]

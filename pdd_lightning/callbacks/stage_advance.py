@@ -368,8 +368,7 @@ class StageAdvance(Callback):
             return None
         recorder, examples = self._recorder(module, self.experts), data.kept_in(stage + 1)
         if stage == 0:
-            folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
-            epochs = self.experts.epochs or needed
+            folder, epochs = self.experts_folder(root), self.experts.epochs or needed
             store = recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
         else:
             start = self._start_point(module, stage, lambda: self._experts_after(stage - 1, root, module))
@@ -389,6 +388,10 @@ class StageAdvance(Callback):
         learned = union.learning_rates[-1]
         training = self.transition.training(module.default_lr if learned is None else learned)
         return StartPoint(previous, union, training, self.transition.at_once)
+
+    def experts_folder(self, root: Path) -> Path:
+        """Where the experts of the first stage are; `root` is the folder of all experts of the run."""
+        return Path(self.experts.folder) if self.experts.folder else root / "theta_0"
 
     def _report(
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
     from pdd_lightning.data.splits import EncodedImages, ImageSplit
+    from pdd_lightning.data.subset import ClassSubset, ClassTask
     from pdd_lightning.data.synthetic import SyntheticSet
     from pdd_lightning.data.tiny_imagenet import TinyImageNet
     from pdd_lightning.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
@@ -26,6 +27,8 @@ _HOME = {
     "CIFAR100": "torchvision_sets",
     "ClassBatches": "class_batches",
     "ClassSampler": "class_batches",
+    "ClassSubset": "subset",
+    "ClassTask": "subset",
     "Digits": "digits",
     "DistilledDataset": "distilled",
     "EncodedImages": "splits",
@@ -52,6 +55,8 @@ __all__ = [
     "SVHN",
     "ClassBatches",
     "ClassSampler",
+    "ClassSubset",
+    "ClassTask",
     "Digits",
     "DistilledDataset",
     "EncodedImages",

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command
-from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_named
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
 from pdd_lightning.files import atomic_write_json
-from pdd_lightning.typing import NetworkFactory
 
 
 class Evaluate(Command):
@@ -25,30 +20,18 @@ class Evaluate(Command):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
         parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
-        parser.add_subclass_arguments(
-            RealDataModule, "data", required=True, help="Real images: a class or a YAML file."
-        )
-        parser.add_argument(
-            "--network",
-            type=NetworkFactory,
-            sub_configs=True,
-            help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
-        )
+        add_data_and_network(parser)
         parser.add_class_arguments(EvaluationSettings)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
         parser.add_argument("--baselines", type=bool, default=True, help="Evaluate random real images too.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
-        parser.add_argument(
-            "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any."
-        )
         parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
 
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes the rows where asked to."""
         settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
-        device = _device(options["device"])
-        if options["output"] and Path(options["output"]).is_dir():
-            raise ConfigError(f"--output {options['output']} is a folder: name a file")
+        device = device_named(options["device"])
+        check_file_names(options, "output")
         rows = evaluate_file(
             options["path"],
             options["data"],
@@ -62,14 +45,3 @@ class Evaluate(Command):
         print(rows_table(rows))
         if options["output"]:
             atomic_write_json(options["output"], {"distilled": options["path"], "seed": options["seed"], "rows": rows})
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name, if this machine has it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error

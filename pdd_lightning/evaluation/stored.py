@@ -52,17 +52,14 @@ def evaluate_file(
     distilled = DistilledDataset(path, stored=True)
     real.prepare_data()
     real.setup()
-    _check_match(path, distilled, real)
-    stored: dict[str, Any] = distilled.metadata.get("settings", {})
-    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
-    augment = DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
+    check_match(path, distilled, real)
     tasks = evaluation_tasks(
         distilled.synthetic,
         real,
         distilled.pixels,
-        factory or _stored_network(path, distilled),
+        factory or stored_network(path, distilled),
         settings,
-        augment,
+        stored_augment(distilled),
         part,
         seed,
         torch.device(device),
@@ -72,13 +69,30 @@ def evaluate_file(
     return rows_from_results(results, real.class_names)
 
 
-def _stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+def stored_augment(distilled: DistilledDataset) -> DSA:
+    """The augmentation that a set was distilled with, or the default one."""
+    stored: dict[str, Any] = distilled.metadata.get("settings", {})
+    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
+    return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
+
+
+def stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+    """The kind of network that a set was distilled with.
+
+    Raises:
+        DataError: The set does not say.
+    """
     if "network" not in distilled.metadata:
         raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
     return factory_from_spec(distilled.metadata["network"])
 
 
-def _check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Refuses a set of other images or classes than the real ones.
+
+    Raises:
+        DataError: Image shapes or class names differ.
+    """
     facts: dict[str, tuple[Any, Any]] = {
         "image shape": (tuple(distilled.images.shape[1:]), real.image_shape),
         "class names": (distilled.class_names, real.class_names),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,4 +62,4 @@ def nearest_distance(images: Tensor, labels: Tensor, references: Tensor, referen
             # The fast form by matrix products loses small distances.
             distances = torch.cdist(flat[members], candidates, compute_mode="donot_use_mm_for_euclid_dist")
             nearest[members] = distances.amin(1)
-    return nearest / flat.shape[1] ** 0.5
+    return nearest / math.sqrt(flat.shape[1])

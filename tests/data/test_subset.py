@@ -80,7 +80,7 @@ def test_classes_that_cannot_be_picked_are_refused(blobs, classes, message):
 @pytest.mark.parametrize(("count", "tasks"), [(10, 5), (10, 3), (7, 3), (2, 1)])
 def test_tasks_share_the_classes_out(count, tasks):
     parts = split_classes(count, tasks, 0)
-    assert len(parts) == tasks and sorted(sum(parts, [])) == list(range(count))
+    assert len(parts) == tasks and sorted(label for part in parts for label in part) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

@@ -1,0 +1,63 @@
+"""`pdd describe`: how the stages of a distilled file differ, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_named
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
+from pdd_lightning.evaluation.describe_figure import describe_figure
+from pdd_lightning.evaluation.stored import check_match, stored_augment, stored_network
+from pdd_lightning.files import atomic_write_json
+from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.training import TrainingSettings
+
+
+class Describe(Command):
+    """Compares the images of each stage with each other and with real ones."""
+
+    name = "describe"
+    help = "Describe the images of each stage in numbers: colour, spectrum, separability, distance to real images."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds file, data, and the networks that judge the images."""
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
+        add_data_and_network(parser)
+        parser.add_argument("--num_networks", type=int, default=3, help="Networks that judge, to average over.")
+        parser.add_class_arguments(TrainingSettings, "training", help="Their training on the real images.")
+        parser.set_defaults({"training.epochs": 50})
+        parser.add_argument("--seed", type=int, default=0, help="Seed of their initialisations and batch orders.")
+        parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
+        parser.add_argument("--figure", type=str | None, default=None, help="Picture of images and numbers (.png, ..).")
+
+    def run(self, options: Namespace) -> None:
+        """Prints the table, and writes rows and picture where asked to."""
+        check_file_names(options, "output", "figure")
+        distilled, real, training = DistilledDataset(options["path"]), options["data"], options["training"]
+        real.prepare_data()
+        real.setup()
+        check_match(options["path"], distilled, real)
+        factory = options["network"] or stored_network(options["path"], distilled)
+        augment, device = stored_augment(distilled), device_named(options["device"])
+        settings = {
+            "distilled": options["path"],
+            "network": network_spec(factory),
+            "num_networks": options["num_networks"],
+            "training": asdict(training),
+            "augment": augment.strategy,
+            "seed": options["seed"],
+        }
+        rows = describe_stages(
+            distilled, real, factory, training, augment, options["num_networks"], options["seed"], device
+        )
+        print(description_table(rows))
+        if options["output"]:
+            atomic_write_json(options["output"], {**settings, "rows": rows})
+        if options["figure"]:
+            title = f"{distilled.metadata.get('method', 'distilled')} on {real.name}"
+            Path(options["figure"]).parent.mkdir(parents=True, exist_ok=True)
+            describe_figure(rows, groups_of(distilled, real), title).savefig(options["figure"], dpi=120)

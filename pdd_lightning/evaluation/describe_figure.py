@@ -18,7 +18,7 @@ PANELS = {
     "Power by frequency": {"low": "low", "middle": "middle", "high": "high"},
     "Total variation": {"variation": ""},
     "Colourfulness": {"colourfulness": ""},
-    "Judged by real-data networks": {"accuracy": "classified as labelled", "confidence": "confidence"},
+    "Real-data networks": {"accuracy": "classified as labelled", "confidence": "confidence"},
     "Silhouette of features": {"silhouette": ""},
     "Distance to nearest real image": {"nearest_real": ""},
 }
@@ -88,7 +88,9 @@ def _plot_numbers(axes: Axes, title: str, numbers: dict[str, str], rows: Sequenc
     ticks = [row["stage"] for row in stages]
     for index, (name, label) in enumerate(numbers.items()):
         colour, shift = COLOURS[index], 0.06 * (index - (len(numbers) - 1) / 2)
-        means, spreads = [row[name] for row in stages], [row[f"{name}_std"] for row in stages]
+        means = [row[name] for row in stages]
+        # Right or wrong: the spread would say nothing more.
+        spreads = None if name == "accuracy" else [row[f"{name}_std"] for row in stages]
         places = [tick + shift for tick in ticks]  # beside each other, or their bars would hide one another
         axes.errorbar(
             places, means, spreads, marker=MARKERS[index], color=colour, label=label or None, capsize=2, elinewidth=0.8

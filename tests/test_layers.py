@@ -30,6 +30,7 @@ TOUCH_FILES = (
     "cli.py",
     "commands/",
     "files.py",
+    "report/",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.
 FILE_CALLS = {

@@ -13,8 +13,9 @@ from PIL import Image
 
 from pdd_lightning import __version__
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
-from pdd_lightning.callbacks.pictures import labelled_grid
+from pdd_lightning.callbacks.pictures import example_grid, labelled_grid
 from pdd_lightning.data.distilled import save_distilled
+from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
@@ -25,11 +26,22 @@ class ExportRun(StageObserver):
     """Writes what users take home into `trainer.default_root_dir`, after each stage and by atomic renames.
 
     - `distilled.safetensors`: the union of all finished stages, see `pdd_lightning.data.DistilledDataset`.
+    - `forgetting.npz`, `images/easiest.png` and `images/hardest.png`: the forgetting scores of the real examples, where
+      the run has them, and the examples at either end.
     - `images/stage_<i>.png` and `images/union.png`: labelled grids in true colours.
     - `summary.json`: settings, a report per stage, and the rows of every evaluation.
     - `last_good.safetensors`: only when a loss was not finite; the union with the last good images of the
       unfinished stage.
     """
+
+    @rank_zero_only
+    def on_scores_ready(self, trainer: Trainer, stage_module: DistillationStage, scores: ForgettingScores) -> None:
+        """Writes the scores and the pictures of the easiest and the hardest examples."""
+        root, real = Path(trainer.default_root_dir), stage_module.data.real
+        scores.save(root / "forgetting.npz")
+        for name in ("easiest", "hardest"):
+            picture = example_grid(real.train, scores, real.class_names, real.name, name == "hardest")
+            _write_png(root / "images" / f"{name}.png", picture)
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.stages import DistillationStage
@@ -20,6 +21,7 @@ class StageReport:
     Attributes:
         stage: Number of the stage, from 1.
         images: Images in the union after the stage.
+        real_images: Real training examples that the stage used; unknown in reports of earlier versions.
         learned_lr: Learning rate learned in the stage, if any.
         lr_img: Learning rate of the images at the end of the stage.
         first_loss: Mean matching loss over the first twentieth of the iterations.
@@ -43,6 +45,7 @@ class StageReport:
     val_networks: int
     seconds: dict[str, float]
     peak_memory_mb: float
+    real_images: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -56,6 +59,9 @@ class StageObserver(Callback):
         self, trainer: Trainer, stage_module: DistillationStage, store: TrajectoryStore, after_stage: int
     ) -> None:
         """The experts that start from theta of `after_stage` (0: random) are recorded."""
+
+    def on_scores_ready(self, trainer: Trainer, stage_module: DistillationStage, scores: ForgettingScores) -> None:
+        """The forgetting scores of the training part are known, in its order."""
 
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
         """A stage is finished: its images are in the union, and its report is the last of `history`."""

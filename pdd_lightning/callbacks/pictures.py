@@ -9,8 +9,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data.splits import ImageSplit, to_unit
+
 SMALLEST_CELL = 56
 """Images with a shorter side (in pixels) are enlarged by a whole factor, without smoothing."""
+EXAMPLES = 10
+"""Real examples of each class in a picture."""
 GAP = 4
 STAGE_GAP = 16
 FONT_SIZE = 14
@@ -27,16 +32,22 @@ class _Place(NamedTuple):
 
 
 def labelled_grid(
-    pixels: Tensor, labels: Tensor, stages: Tensor, class_names: Sequence[str], title: str
+    pixels: Tensor,
+    labels: Tensor,
+    stages: Tensor,
+    class_names: Sequence[str],
+    title: str,
+    captions: Sequence[str] | None = None,
 ) -> Image.Image:
     """One row per class, one column per image, columns grouped by stage.
 
     Args:
         pixels: Images `[N, C, H, W]` in [0, 1] with 1 or 3 channels; values outside are clipped.
         labels: Classes `[N]`, or class probabilities `[N, classes]` (the likeliest class counts).
-        stages: Stage of each image `[N]`.
+        stages: Stage of each image `[N]`; 0 where it has none, and no stage is named.
         class_names: Names of the rows.
         title: Text above the grid.
+        captions: Text under each image.
     """
     font = ImageFont.load_default(FONT_SIZE)
     factor = max(1, -(-SMALLEST_CELL // pixels.shape[-1]))
@@ -46,16 +57,40 @@ def labelled_grid(
     places = _places(classes.tolist(), stages.tolist(), margin, cell)
     top = 2 * FONT_SIZE + 4 * GAP
     width = max(max(place.x for place in places) + cell, GAP + int(font.getlength(title))) + GAP
-    sheet = Image.new("RGB", (width, top + len(class_names) * (cell + GAP)), PAPER)
+    pitch = cell + GAP + (FONT_SIZE + GAP if captions else 0)
+    sheet = Image.new("RGB", (width, top + len(class_names) * pitch), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), title, fill=INK, font=font)
     for row, name in enumerate(class_names):
-        draw.text((GAP, top + row * (cell + GAP) + cell // 2), name, fill=INK, font=font, anchor="lm")
+        draw.text((GAP, top + row * pitch + cell // 2), name, fill=INK, font=font, anchor="lm")
     for image, stage, place in zip(pixels, stages.tolist(), places, strict=True):
-        if place.opens_group:
+        if place.opens_group and stage:
             draw.text((place.x, FONT_SIZE + 3 * GAP), f"stage {stage}", fill=INK, font=font)
-        sheet.paste(_tile(image, factor), (place.x, top + place.row * (cell + GAP)))
+        sheet.paste(_tile(image, factor), (place.x, top + place.row * pitch))
+    for caption, place in zip(captions or (), places, strict=captions is not None):
+        draw.text((place.x, top + place.row * pitch + cell), caption, fill=INK, font=font)
     return sheet
+
+
+def example_grid(
+    examples: ImageSplit, scores: ForgettingScores, class_names: Sequence[str], name: str, hardest: bool
+) -> Image.Image:
+    """The easiest or hardest real examples of each class, each with its forgetting score underneath.
+
+    Args:
+        examples: Real examples.
+        scores: Their scores, in their order.
+        class_names: Names of the rows.
+        name: Name of the dataset, for the title.
+        hardest: Show the hardest, hardest first; else the easiest, easiest first.
+    """
+    ranking = scores.ranking() if hardest else scores.ranking().flip(0)
+    labels = examples.labels[ranking]
+    chosen = torch.cat([ranking[labels == label][:EXAMPLES] for label in range(len(class_names))])
+    captions = [f"{score:.1f}" for score in scores.scores[chosen].tolist()]
+    title = f"{name}, {'hardest' if hardest else 'easiest'} examples and how often they were forgotten"
+    pixels, labels = to_unit(examples.images[chosen]), examples.labels[chosen]
+    return labelled_grid(pixels, labels, torch.zeros_like(labels), class_names, title, captions)
 
 
 def as_tensor(picture: Image.Image) -> Tensor:

@@ -7,7 +7,8 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
+from pdd_lightning.callbacks.example_choice import ExampleChoice, begun
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
+from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
@@ -85,6 +88,7 @@ class StageAdvance(Callback):
         iterations: Iterations of a stage.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
+        discard: Leaving easy real examples out of stages.
 
     Raises:
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
@@ -96,6 +100,7 @@ class StageAdvance(Callback):
         iterations: int = 5000,
         experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
         transition: TransitionSettings = TransitionSettings(),
+        discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
     ) -> None:
         for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
             if value < 1:
@@ -104,9 +109,12 @@ class StageAdvance(Callback):
         self.iterations = iterations
         self.experts = experts
         self.transition = transition
+        self.discard = discard
+        discard.check_stages(num_stages)
         self.history: list[StageReport] = []
         self._settings: dict[str, Any] = {}
         self._losses: list[float] = []
+        self._examples = ExampleChoice(discard)
         self._stores: dict[int, TrajectoryStore] = {}
         self._distil_seconds = 0.0
         self._clock = 0.0
@@ -136,6 +144,7 @@ class StageAdvance(Callback):
                 f"{type(module).__name__} follows no trajectories, so that no experts are recorded for it: leave out"
                 " stages.experts.epochs and stages.experts.folder"
             )
+        self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
@@ -144,7 +153,7 @@ class StageAdvance(Callback):
             ConfigError: The checkpoint was made with other settings; the message lists them.
         """
         module = stage_module(pl_module)
-        self._check_settings(self._describe(module))
+        self._check_settings(self._describe(module), module.data.stage)
         self._stop_if_finished(trainer, module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,6 +162,7 @@ class StageAdvance(Callback):
         for optimizer in trainer.optimizers:
             for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
                 group["lr"] = configured["lr"]  # the checkpoint restored the former ones
+        self._choose_examples(trainer, module)
         self._open_experts(trainer, module)
         if module.data.iteration == 0:
             self._begin_stage(module)
@@ -196,6 +206,7 @@ class StageAdvance(Callback):
             "history": [report.as_dict() for report in self.history],
             "losses": self._losses,
             "distil_seconds": self._distil_seconds,
+            "scores": self._examples.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -204,21 +215,25 @@ class StageAdvance(Callback):
         self.history = [StageReport(**report) for report in state_dict["history"]]
         self._losses = list(state_dict["losses"])
         self._distil_seconds = state_dict["distil_seconds"]
+        self._examples.load_state_dict(state_dict.get("scores", {}))
 
     def _describe(self, module: DistillationStage) -> dict[str, Any]:
         """All settings that the images depend on, but those that may change when a run is continued."""
         settings = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
         stages = {"iterations": self.iterations, "transition": asdict(self.transition)}
+        stages |= self._examples.description()
         # As it comes back from a checkpoint or a file, so that the two compare equal.
         described: dict[str, Any] = json.loads(json.dumps({"model": settings, "stages": stages}))
         return described
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        if self._settings and self._settings != settings:
-            changes = "\n  ".join(differences(self._settings, settings))
+    def _check_settings(self, settings: dict[str, Any], stage: int) -> None:
+        stored, wanted = (begun(each, stage) for each in (self._settings, settings))
+        if self._settings and stored != wanted:
+            changes = "\n  ".join(differences(stored, wanted))
             raise ConfigError(
                 f"the checkpoint was made with other settings:\n  {changes}\nRestore them, or begin a new run in"
-                f" another folder. Only {', '.join(MAY_CHANGE)} and stages.num_stages may change."
+                f" another folder. Only {', '.join(MAY_CHANGE)} and stages.num_stages may change, and what stages to"
+                " come leave out (stages.discard)."
             )
         self._settings = settings
 
@@ -267,6 +282,33 @@ class StageAdvance(Callback):
                 observer.on_experts_ready(trainer, module, store, finished)
         return store
 
+    def _choose_examples(self, trainer: Trainer, module: DistillationStage) -> None:
+        """Says which real examples each stage uses, and tells the observers by which scores."""
+        root = Path(trainer.default_root_dir) / "experts"
+
+        def score() -> TrajectoryStore:
+            settings = replace(self.experts, number=self.discard.networks, epochs=None)
+            title = "Networks that score the examples"
+            return self._recorder(module, settings).record(root / "scoring", self.discard.epochs, title=title)
+
+        first = partial(self._experts_after, 0, root, module)
+        scores = self._examples.apply(module, self.num_stages, first, score)
+        if scores is None:
+            return
+        for observer in observers(trainer):
+            observer.on_scores_ready(trainer, module, scores)
+
+    def _recorder(self, module: DistillationStage, settings: ExpertSettings) -> ExpertRecorder:
+        return ExpertRecorder(
+            module.network,
+            module.data.real,
+            settings,
+            module.augment,
+            module.data.seed,
+            module.device,
+            progress=module.trainer.progress_bar_callback is not None,
+        )
+
     def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore | None:
         """Trajectories from theta_`stage`, recorded where they are missing.
 
@@ -278,18 +320,11 @@ class StageAdvance(Callback):
         data, needed = module.data, module.trajectory_epochs
         if stage == 0 and needed == 0:
             return None
-        recorder = ExpertRecorder(
-            module.network,
-            data.real,
-            self.experts,
-            module.augment,
-            data.seed,
-            module.device,
-            progress=module.trainer.progress_bar_callback is not None,
-        )
+        recorder, examples = self._recorder(module, self.experts), data.kept_in(stage + 1)
         if stage == 0:
             folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
-            store = recorder.record(folder, self.experts.epochs or needed, title="Experts of stage 1")
+            epochs = self.experts.epochs or needed
+            store = recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
         else:
             union = data.union.union(stage).decoded(data.real.pixels)
             learned = union.learning_rates[-1]
@@ -297,7 +332,7 @@ class StageAdvance(Callback):
             start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
             if stage < self.num_stages:
                 title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
-                store = recorder.record(root / f"theta_{stage}", needed, start, title)
+                store = recorder.record(root / f"theta_{stage}", needed, start, title, examples)
             else:
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store
@@ -312,6 +347,7 @@ class StageAdvance(Callback):
         return StageReport(
             stage=stage,
             images=len(module.data.union.labels),
+            real_images=len(module.data.kept_in(stage)),
             learned_lr=module.learned_lr,
             lr_img=module.lr_img,
             first_loss=statistics.fmean(self._losses[:few]),

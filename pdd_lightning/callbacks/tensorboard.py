@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
-from pdd_lightning.callbacks.pictures import as_tensor, labelled_grid
+from pdd_lightning.callbacks.pictures import as_tensor, example_grid, labelled_grid
+from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.stages import DistillationStage
 
 
 class TensorBoardImages(StageObserver):
-    """Writes images, pixel histograms, expert curves, stage accuracies and hyper-parameters to TensorBoard.
+    """Writes images, pixel histograms, forgetting scores, expert curves, figures of stages and hyper-parameters.
 
     Does nothing without a `TensorBoardLogger`.
 
@@ -53,6 +54,20 @@ class TensorBoardImages(StageObserver):
                     writer.add_scalar(f"{tag}_{curve}", value, epoch)
 
     @rank_zero_only
+    def on_scores_ready(self, trainer: Trainer, stage_module: DistillationStage, scores: ForgettingScores) -> None:
+        """How often real examples were forgotten, and the easiest and hardest ones."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        real, learned = stage_module.data.real, scores.scores.isfinite()
+        if bool(learned.any()):
+            writer.add_histogram("forgetting/scores", scores.scores[learned], 0)
+        writer.add_scalar("forgetting/never_learned", int((~learned).sum()), 0)
+        for name in ("easiest", "hardest"):
+            picture = example_grid(real.train, scores, real.class_names, real.name, name == "hardest")
+            writer.add_image(f"forgetting/{name}", as_tensor(picture), 0)
+
+    @rank_zero_only
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -80,6 +95,8 @@ class TensorBoardImages(StageObserver):
         picture = _picture(union.images, union.labels, union.stages, stage_module, title)
         writer.add_image("images/union", picture, report.stage)
         figures = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
+        if report.real_images is not None:
+            figures["real_images"] = report.real_images
         if report.learned_lr is not None:
             figures["learned_lr"] = report.learned_lr
         for name, value in figures.items():

@@ -2,10 +2,19 @@
 
 from pdd_lightning.commands.base import Command, ShortHelp
 from pdd_lightning.commands.continual import Continual
+from pdd_lightning.commands.convert import Convert
 from pdd_lightning.commands.describe import Describe
 from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.report import Report
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (Evaluate(), Describe(), Continual())}
+_ALL: tuple[Command, ...] = (
+    Evaluate(),
+    Describe(),
+    Continual(),
+    Convert(),
+    Report(),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "Continual", "Describe", "Evaluate", "ShortHelp"]
+__all__ = ["COMMANDS", "Command", "ShortHelp"]

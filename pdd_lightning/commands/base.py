@@ -71,7 +71,7 @@ def add_data_and_network(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
 
 
-def device_named(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device of that name, if this machine has it.
 
     Raises:

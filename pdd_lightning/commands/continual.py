@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_named
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks
 from pdd_lightning.evaluation.continual_figure import continual_figure
@@ -41,7 +41,7 @@ class Continual(Command):
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes rows and picture where asked to."""
         check_file_names(options, "output", "figure")
-        paths, real, device = options["memory"], options["data"], device_named(options["device"])
+        paths, real, device = options["memory"], options["data"], device_of(options["device"])
         settings = ContinualSettings(**{field.name: options[field.name] for field in fields(ContinualSettings)})
         distilled = [DistilledDataset(path, stored=True) for path in paths]
         real.prepare_data()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_named
-from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
+from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
 from pdd_lightning.evaluation.describe_figure import describe_figure
 from pdd_lightning.evaluation.stored import check_match, stored_augment, stored_network
@@ -25,8 +25,9 @@ class Describe(Command):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, and the networks that judge the images."""
-        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
         add_data_and_network(parser)
+        parser.add_class_arguments(ImportOptions)
         parser.add_argument("--num_networks", type=int, default=3, help="Networks that judge, to average over.")
         parser.add_class_arguments(TrainingSettings, "training", help="Their training on the real images.")
         parser.set_defaults({"training.epochs": 50})
@@ -37,12 +38,14 @@ class Describe(Command):
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes rows and picture where asked to."""
         check_file_names(options, "output", "figure")
-        distilled, real, training = DistilledDataset(options["path"]), options["data"], options["training"]
+        real, training = options["data"], options["training"]
+        given = ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)})
+        distilled = open_distilled(options["path"], real, given)
         real.prepare_data()
         real.setup()
         check_match(options["path"], distilled, real)
         factory = options["network"] or stored_network(options["path"], distilled)
-        augment, device = stored_augment(distilled), device_named(options["device"])
+        augment, device = stored_augment(distilled), device_of(options["device"])
         settings = {
             "distilled": options["path"],
             "network": network_spec(factory),

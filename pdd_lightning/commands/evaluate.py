@@ -6,7 +6,8 @@ from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_named
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
+from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
 from pdd_lightning.files import atomic_write_json
 
@@ -19,9 +20,10 @@ class Evaluate(Command):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
-        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file.")
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
         add_data_and_network(parser)
         parser.add_class_arguments(EvaluationSettings)
+        parser.add_class_arguments(ImportOptions)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
         parser.add_argument("--baselines", type=bool, default=True, help="Evaluate random real images too.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
@@ -30,7 +32,7 @@ class Evaluate(Command):
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes the rows where asked to."""
         settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
-        device = device_named(options["device"])
+        device = device_of(options["device"])
         check_file_names(options, "output")
         rows = evaluate_file(
             options["path"],
@@ -41,6 +43,7 @@ class Evaluate(Command):
             baselines=options["baselines"],
             seed=options["seed"],
             device=device,
+            options=ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)}),
         )
         print(rows_table(rows))
         if options["output"]:

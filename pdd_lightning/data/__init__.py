@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
     from pdd_lightning.data.digits import Digits
+    from pdd_lightning.data.discard import DiscardSettings
     from pdd_lightning.data.distilled import DistilledDataset, save_distilled
     from pdd_lightning.data.folder import ImageFolder
+    from pdd_lightning.data.forgetting import ForgettingScores, compare_scores
+    from pdd_lightning.data.formats import ImportOptions, open_distilled
     from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
@@ -30,11 +33,14 @@ _HOME = {
     "ClassSubset": "subset",
     "ClassTask": "subset",
     "Digits": "digits",
+    "DiscardSettings": "discard",
     "DistilledDataset": "distilled",
     "EncodedImages": "splits",
     "FashionMNIST": "torchvision_sets",
+    "ForgettingScores": "forgetting",
     "ImageFolder": "folder",
     "ImageSplit": "splits",
+    "ImportOptions": "formats",
     "MNIST": "torchvision_sets",
     "PixelSpace": "pixels",
     "ProgressiveDataModule": "progressive",
@@ -45,6 +51,8 @@ _HOME = {
     "TinyImageNet": "tiny_imagenet",
     "Whitened": "pixels",
     "by_class": "class_batches",
+    "compare_scores": "forgetting",
+    "open_distilled": "formats",
     "save_distilled": "distilled",
 }
 
@@ -58,11 +66,14 @@ __all__ = [
     "ClassSubset",
     "ClassTask",
     "Digits",
+    "DiscardSettings",
     "DistilledDataset",
     "EncodedImages",
     "FashionMNIST",
+    "ForgettingScores",
     "ImageFolder",
     "ImageSplit",
+    "ImportOptions",
     "PixelSpace",
     "ProgressiveDataModule",
     "RealDataModule",
@@ -71,6 +82,8 @@ __all__ = [
     "TinyImageNet",
     "Whitened",
     "by_class",
+    "compare_scores",
+    "open_distilled",
     "save_distilled",
 ]
 

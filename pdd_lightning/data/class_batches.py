@@ -47,12 +47,14 @@ class ClassSampler:
         device: Where the images are wanted.
 
     Attributes:
-        images: The images of the split, by position.
+        split: The split.
+        images: Its images, by position.
     """
 
     def __init__(
         self, split: ImageSplit, num_classes: int, pixels: PixelSpace, device: torch.device | str = "cpu"
     ) -> None:
+        self.split = split
         self.images = EncodedImages(split.images, pixels, device)
         self._members = [split.images_of_class(label) for label in range(num_classes)]
 

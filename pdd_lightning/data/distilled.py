@@ -58,26 +58,38 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
     """
 
     def __init__(self, path: str | Path, stored: bool = False) -> None:
-        path = Path(path)
-        tensors, header = _read_checked(path)
-        try:
-            rates = tensors["learning_rates"].tolist()
-            synthetic = SyntheticSet(
-                images=tensors["images"],
-                labels=tensors["labels"],
-                stages=tensors["stages"],
-                learning_rates=tuple(None if math.isnan(rate) else rate for rate in rates),
-                decode_factor=int(header["decode_factor"]),
-            )
-            space = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
-            self.pixels = PixelSpace.from_tensors(header["pixel_space"], space)
-            self.synthetic = synthetic if stored else synthetic.decoded(self.pixels)
-            self.metadata: dict[str, Any] = {
-                name: value if name in _TEXT else json.loads(value) for name, value in header.items()
-            }
-            self.class_names: list[str] = list(json.loads(header["class_names"]))
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{path} is not a distilled set that this version can use: {error}") from error
+        self._hold(*_read(Path(path)), stored)
+
+    @classmethod
+    def of(
+        cls,
+        synthetic: SyntheticSet,
+        pixels: PixelSpace,
+        class_names: Sequence[str],
+        metadata: Mapping[str, Any],
+        stored: bool = False,
+    ) -> DistilledDataset:
+        """Make the dataset of a set in memory; the arguments are as those of `save_distilled`.
+
+        Raises:
+            ConfigError: The set has to be decoded, and its pixel space mixes pixels.
+        """
+        dataset = cls.__new__(cls)
+        dataset._hold(synthetic, pixels, list(class_names), dict(metadata), stored)
+        return dataset
+
+    def _hold(
+        self,
+        synthetic: SyntheticSet,
+        pixels: PixelSpace,
+        class_names: list[str],
+        metadata: dict[str, Any],
+        stored: bool,
+    ) -> None:
+        self.synthetic = synthetic if stored else synthetic.decoded(pixels)
+        self.pixels = pixels
+        self.class_names = class_names
+        self.metadata = metadata
 
     def __len__(self) -> int:
         return len(self.synthetic)
@@ -125,6 +137,10 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
     def to_pixels(self) -> Tensor:
         """Return the images `[N, C, H, W]` as pixels in [0, 1], clipped, for looking at them."""
         return self.pixels.decode(self.images).clamp(0, 1)
+
+    def about(self) -> dict[str, Any]:
+        """Return the metadata without what the file format adds: what `save_distilled` takes."""
+        return {name: value for name, value in self.metadata.items() if name not in _RESERVED}
 
 
 def save_distilled(
@@ -181,6 +197,26 @@ def _encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
         return {name: str(value) if name in _TEXT else json.dumps(value) for name, value in metadata.items()}
     except TypeError as error:
         raise ConfigError(f"metadata must hold JSON values only: {error}") from error
+
+
+def _read(path: Path) -> tuple[SyntheticSet, PixelSpace, list[str], dict[str, Any]]:
+    """Read a file: the set as it is stored, its pixel space, class names and metadata."""
+    tensors, header = _read_checked(path)
+    try:
+        rates = tensors["learning_rates"].tolist()
+        synthetic = SyntheticSet(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            stages=tensors["stages"],
+            learning_rates=tuple(None if math.isnan(rate) else rate for rate in rates),
+            decode_factor=int(header["decode_factor"]),
+        )
+        space = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
+        pixels = PixelSpace.from_tensors(header["pixel_space"], space)
+        metadata = {name: value if name in _TEXT else json.loads(value) for name, value in header.items()}
+        return synthetic, pixels, list(json.loads(header["class_names"])), metadata
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a distilled set that this version can use: {error}") from error
 
 
 def _read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from pdd_lightning.data.progressive import Trajectories
 from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.splits import ImageSplit, to_unit
 from pdd_lightning.networks.parameters import unflatten
 from pdd_lightning.randomness import seeded
 
@@ -46,34 +46,36 @@ class ExpertPanel:
             logits[part::parts] = result
         return logits
 
-    def recognised_images(self, real: RealDataModule, per_class: int, generator: torch.Generator) -> Tensor:
-        """Random training images that one expert, drawn at random, classifies correctly.
+    def recognised_images(
+        self, real: RealDataModule, examples: ImageSplit, per_class: int, generator: torch.Generator
+    ) -> Tensor:
+        """Random images that one expert, drawn at random, classifies correctly.
 
         A class of which the expert recognises too few is filled up with other images of the class.
 
         Args:
-            real: Real images, with at least `per_class` of each class.
+            real: Real images: their classes and pixel space.
+            examples: What to choose from, with at least `per_class` images of each class.
             per_class: Images per class.
             generator: Draws the expert and the images.
 
         Returns:
             Images `[classes * per_class, C, H, W]` in model space on the CPU, class-major.
         """
-        train = real.train
         expert = int(torch.randint(self.trajectories.number, (), generator=generator))
-        members = [train.images_of_class(label) for label in range(real.num_classes)]
+        members = [examples.images_of_class(label) for label in range(real.num_classes)]
         orders = [places[torch.randperm(len(places), generator=generator)] for places in members]
-        right = torch.zeros(len(train), dtype=torch.bool)
+        right = torch.zeros(len(examples), dtype=torch.bool)
         size = max(1, _BATCH // real.num_classes)
         for first in range(0, max(map(len, orders)), size):
             places = torch.cat([order[first : first + size] for order in orders])
-            logits = self.logits(expert, real.pixels.encode(to_unit(train.images[places])))
-            right[places] = logits.argmax(1).cpu() == train.labels[places]
+            logits = self.logits(expert, real.pixels.encode(to_unit(examples.images[places])))
+            right[places] = logits.argmax(1).cpu() == examples.labels[places]
             if all(int(right[order].sum()) >= per_class for order in orders):
                 break
         ranked = [torch.cat([order[right[order]], order[~right[order]]]) for order in orders]
         chosen = torch.cat([order[:per_class] for order in ranked])
-        return real.pixels.encode(to_unit(train.images[chosen]))
+        return real.pixels.encode(to_unit(examples.images[chosen]))
 
     def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per image, the mean logits of the experts that classify it correctly; of all experts where none does.

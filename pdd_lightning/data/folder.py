@@ -73,23 +73,23 @@ class ImageFolder(RealDataModule):
             DataError: The folders are not laid out as described, or an image cannot be used.
         """
         train_folder, test_folder = Path(self.root, "train"), Path(self.root, "test")
-        names = _class_folders(train_folder)
+        names = class_folders(train_folder)
         if not names:
             raise DataError(
                 f"no images found: looked for {train_folder}/<class>/<image> (and, optionally, "
                 f"{test_folder}/<class>/<image>); {_what_is_there(Path(self.root))}"
             )
-        unknown = sorted(set(_class_folders(test_folder)) - set(names))
+        unknown = sorted(set(class_folders(test_folder)) - set(names))
         if unknown:
             raise DataError(f"{test_folder} has classes that {train_folder} lacks: {', '.join(unknown)}")
-        has_test = any(_image_files(test_folder / name) for name in names)
+        has_test = any(image_files(test_folder / name) for name in names)
         return self._read(train_folder, names), self._read(test_folder, names) if has_test else None, names
 
     def _read(self, folder: Path, names: Sequence[str]) -> ImageSplit:
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(names):
-            files = _image_files(folder / name)
+            files = image_files(folder / name)
             paths += files
             labels += [label] * len(files)
         if not paths:
@@ -159,14 +159,14 @@ def _size_message(path: Path, image: np.ndarray, first_path: Path, first: np.nda
     )
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
     """Names of the visible folders in `folder`, in alphabetical order."""
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Visible image files under `folder`, links followed, in the order of their paths."""
     found = [
         Path(parent, name)

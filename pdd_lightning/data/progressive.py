@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pdd_lightning import distributed
 from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.randomness import generator_for
@@ -60,6 +61,7 @@ class ProgressiveDataModule(LightningDataModule):
     """
 
     union: SyntheticSet
+    _kept: ImageSplit
 
     def __init__(self, real: RealDataModule, seed: int = 0) -> None:
         super().__init__()
@@ -72,12 +74,37 @@ class ProgressiveDataModule(LightningDataModule):
         self.num_stages = 0
         self.iterations = 0
         self.trajectories: Trajectories | None = None
+        self._kept_positions: dict[int, Tensor] = {}
+        self._kept_stage = 0
         self.test_tasks: Callable[[], list[Any]] = list
 
     @property
     def stage(self) -> int:
         """The stage being distilled, counted from 1."""
         return self.union.num_stages + 1
+
+    @property
+    def kept(self) -> ImageSplit:
+        """The real training examples that the current stage uses; one and the same object throughout a stage."""
+        return self.kept_in(self.stage)
+
+    def kept_in(self, stage: int) -> ImageSplit:
+        """The real training examples that a stage uses: the whole training part, unless easy ones are left out."""
+        if stage not in self._kept_positions:
+            return self.real.train
+        if stage != self._kept_stage:
+            self._kept = self.real.train.subset(self._kept_positions[stage])
+            self._kept_stage = stage
+        return self._kept
+
+    def keep_only(self, positions: dict[int, Tensor]) -> None:
+        """Says which examples stages use.
+
+        Args:
+            positions: By stage, positions in the training part `[n]`; a stage that is not listed uses all.
+        """
+        self._kept_positions = positions
+        self._kept_stage = 0
 
     def prepare_data(self) -> None:
         """Lets the real data module download what it needs."""

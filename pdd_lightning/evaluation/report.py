@@ -59,6 +59,7 @@ def stages_table(stages: Sequence[dict[str, Any]]) -> str:
     header = [
         "stage",
         "images",
+        "real images",
         "learned lr",
         "matching loss",
         "accuracy of theta %",
@@ -70,6 +71,7 @@ def stages_table(stages: Sequence[dict[str, Any]]) -> str:
         [
             str(stage["stage"]),
             str(stage["images"]),
+            "-" if stage["real_images"] is None else str(stage["real_images"]),
             "-" if stage["learned_lr"] is None else f"{stage['learned_lr']:.4g}",
             f"{stage['first_loss']:.3f} -> {stage['last_loss']:.3f}",
             f"{100 * stage['val_accuracy']:.1f} +-{100 * stage['val_std']:.1f}",

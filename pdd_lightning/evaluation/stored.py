@@ -9,6 +9,7 @@ import torch
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.report import rows_from_results
@@ -26,6 +27,7 @@ def evaluate_file(
     baselines: bool = True,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
 ) -> list[dict[str, Any]]:
     """Trains fresh networks on a stored set and scores them on real images.
 
@@ -33,7 +35,7 @@ def evaluate_file(
     with.
 
     Args:
-        path: A file that `save_distilled` wrote.
+        path: A distilled set of any form, see `open_distilled`.
         real: Real images of the same classes.
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
         settings: See `EvaluationSettings`.
@@ -41,6 +43,7 @@ def evaluate_file(
         baselines: Evaluate random real images, and with `full_data_epochs` the full real set, too.
         seed: Seed of initialisations, batch orders and augmentation.
         device: Where to train.
+        options: What files of other forms do not say.
 
     Returns:
         Rows as `rows_from_results` gives them.
@@ -48,8 +51,9 @@ def evaluate_file(
     Raises:
         DataError: The file is missing, or its images or classes are not those of the real data.
         DamagedFileError: The file is truncated or altered.
+        ConfigError: An option is missing or contradicts the file.
     """
-    distilled = DistilledDataset(path, stored=True)
+    distilled = open_distilled(path, real, options, stored=True)
     real.prepare_data()
     real.setup()
     check_match(path, distilled, real)

@@ -1,7 +1,9 @@
 """Expert trajectories and pools of trained networks: recording them and reading them back."""
 
+from pdd_lightning.experts.adopt import adopt_trajectories
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts.scoring import forgetting_scores
 from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "NetworkStart",
     "StartPoint",
     "TrajectoryStore",
+    "adopt_trajectories",
     "draw_start",
+    "forgetting_scores",
     "start_network",
 ]

@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts.store import TrajectoryStore
+from pdd_lightning.files import sha256_of_tensors
+from pdd_lightning.metrics import ForgettingScore
 from pdd_lightning.networks.parameters import flatten, load_flat
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.progress import progress_bar
@@ -137,7 +139,12 @@ class ExpertRecorder:
         self.progress = progress
 
     def record(
-        self, folder: Path, epochs: int, start: StartPoint | None = None, title: str = "Experts"
+        self,
+        folder: Path,
+        epochs: int,
+        start: StartPoint | None = None,
+        title: str = "Experts",
+        examples: ImageSplit | None = None,
     ) -> TrajectoryStore:
         """Records what `folder` lacks and returns it; does nothing when it is complete.
 
@@ -146,19 +153,22 @@ class ExpertRecorder:
             epochs: Epochs on the real images; 0 stores the start points only.
             start: Start points; `None` means random initialisation.
             title: What the progress bar says.
+            examples: Real images to train on; `None` means the whole training part.
 
         Raises:
             ConfigError: The folder holds trajectories of other settings.
             DamagedFileError: A stored file is damaged and `rerecord_damaged` is off.
         """
-        store = TrajectoryStore(folder, self.settings.number, self._description(epochs, start))
+        if examples is None or epochs == 0:
+            examples = self.real.train
+        store = TrajectoryStore(folder, self.settings.number, self.description(epochs, start, examples))
         self._check_files(store)
         missing = store.missing()
         distributed.barrier()  # nobody records before everybody has seen what is missing, and so agrees on the shares
         if missing and start is not None:
             start.previous()  # on all processes, since it may have to record first
         mine = missing[distributed.rank() :: distributed.world_size()]
-        self._record_experts(store, mine, epochs, start, title)
+        self._record_experts(store, mine, epochs, start, title, examples)
         distributed.barrier()
         if missing and distributed.rank() == 0:
             store.missing()
@@ -180,7 +190,14 @@ class ExpertRecorder:
             store.discard(damaged)
         distributed.barrier()
 
-    def _description(self, epochs: int, start: StartPoint | None) -> dict[str, Any]:
+    def description(
+        self, epochs: int, start: StartPoint | None = None, examples: ImageSplit | None = None
+    ) -> dict[str, Any]:
+        """What trajectories depend on, for the manifest; `examples` are those that are trained on, if not all."""
+        kept = {}
+        if examples is not None and examples is not self.real.train:
+            # Only where something is left out, so that folders recorded without stay valid.
+            kept["examples"] = sha256_of_tensors({"indices": examples.indices})
         return {
             "network": network_spec(self.factory),
             "data": self.real.fingerprint,
@@ -190,17 +207,24 @@ class ExpertRecorder:
             "augment_together": self.augment.together,
             "training": asdict(self.settings.training(epochs)),
             "start": start.description() if start else None,
+            **kept,
         }
 
     def _record_experts(
-        self, store: TrajectoryStore, experts: list[int], epochs: int, start: StartPoint | None, title: str
+        self,
+        store: TrajectoryStore,
+        experts: list[int],
+        epochs: int,
+        start: StartPoint | None,
+        title: str,
+        examples: ImageSplit,
     ) -> None:
         if not experts:
             return
-        train, val = self.real.train, self.real.val
-        images = EncodedImages(train.images, self.real.pixels, self.device)
+        val = self.real.val
+        images = EncodedImages(examples.images, self.real.pixels, self.device)
         val_images = EncodedImages(val.images, self.real.pixels, self.device)
-        data = _Data(images, train.labels.to(self.device), val_images, val.labels.to(self.device))
+        data = _Data(images, examples.labels.to(self.device), val_images, val.labels.to(self.device))
         steps = self.settings.training(epochs).steps(len(images))
         if start is not None:
             start = StartPoint(start.previous, start.union.to(self.device), start.training)
@@ -226,8 +250,12 @@ class ExpertRecorder:
         training = self.settings.training(epochs)
         steps = training.steps(len(data.images)) // max(epochs, 1)
 
-        def on_epoch(_: int, __: EpochRecord) -> None:
+        # Each process records experts of its own: nothing to bring together.
+        forgetting = ForgettingScore(len(data.images), max(epochs, 1), sync_on_compute=False)
+
+        def on_epoch(done: int, epoch: EpochRecord) -> None:
             snapshots.append(_snapshot(network))
+            forgetting.update(epoch.correct.cpu(), torch.arange(len(data.images)), done - 1)
             bar.update(steps)
 
         start_accuracy = self._val_accuracy(network, data)
@@ -238,6 +266,7 @@ class ExpertRecorder:
         store.write(
             expert,
             torch.stack(snapshots),
+            forgetting.compute() if epochs else None,
             losses=[epoch.loss for epoch in curve],
             accuracies=[epoch.accuracy for epoch in curve],
             start_accuracy=start_accuracy,

@@ -2,7 +2,9 @@
 
     manifest.json             what was recorded: settings, and per expert its file, checksum and curves
     expert_000.safetensors    `snapshots` float32 [epochs + 1, P]: all parameters, flat, in named_parameters()
-                              order, before the first and after each epoch
+                              order, before the first and after each epoch; and, where there are epochs,
+                              `counts`, `learned`, `first_learned`, `errors` [N]: how the real examples that
+                              the expert was trained on were learned and forgotten, see `Forgetting`
     expert_000.json           the expert's record, until every expert is there and the manifest holds it
 
 Files appear by atomic renames, so that an expert is either recorded whole or not at all; processes may
@@ -24,6 +26,7 @@ from torch import Tensor
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+from pdd_lightning.metrics import Forgetting
 from pdd_lightning.settings import differences
 
 MANIFEST = "manifest.json"
@@ -94,15 +97,24 @@ class TrajectoryStore:
             snapshots = file.get_slice("snapshots")
             return snapshots[first], snapshots[last]
 
-    def write(self, expert: int, snapshots: Tensor, **record: Any) -> None:
+    def forgetting(self, expert: int) -> Forgetting | None:
+        """How an expert learned and forgot the examples that it was trained on; None where it was not recorded."""
+        with safe_open(self.file(expert), framework="pt") as file:
+            if not set(Forgetting._fields) <= set(file.keys()):
+                return None
+            return Forgetting(*(file.get_tensor(name) for name in Forgetting._fields))
+
+    def write(self, expert: int, snapshots: Tensor, forgetting: Forgetting | None = None, **record: Any) -> None:
         """Stores one expert.
 
         Args:
             expert: Number of the expert, from 0.
             snapshots: Parameters `[epochs + 1, P]`, float32.
+            forgetting: How the examples were learned and forgotten; None without any training.
             record: The fields of `ExpertRecord` but the checksum.
         """
-        data = save({"snapshots": snapshots.contiguous()})
+        examples = forgetting._asdict() if forgetting else {}
+        data = save({"snapshots": snapshots.contiguous(), **examples})
         atomic_write_bytes(self.file(expert), data)
         entry = ExpertRecord(sha256=hashlib.sha256(data).hexdigest(), **record)
         atomic_write_json(self.file(expert).with_suffix(".json"), asdict(entry))

@@ -38,3 +38,15 @@ def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
     if channels % groups:
         raise ConfigError(f"norm 'group' needs a number of channels divisible by {GROUPS}, got {channels}")
     return [nn.GroupNorm(groups, channels)]
+
+
+def replace_batch_norms(network: nn.Module, norm: Norm) -> None:
+    """Puts the normalisation named `norm` in the place of every batch norm of a network.
+
+    Raises:
+        ConfigError: See `norm_layers`.
+    """
+    found = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, module in found.items():
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Sequential(*norm_layers(norm, module.num_features)))

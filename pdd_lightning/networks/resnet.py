@@ -16,19 +16,22 @@ _REDUCTION = 8
 class _BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, norm: Norm) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, norm: Norm, average_pool: bool) -> None:
         super().__init__()
+        pool = [nn.AvgPool2d(stride)] if average_pool and stride != 1 else []
+        stride = 1 if average_pool else stride
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
             *norm_layers(norm, channels),
             nn.ReLU(inplace=True),
+            *pool,
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             *norm_layers(norm, channels),
         )
         self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != channels:
+        if pool or stride != 1 or in_channels != channels:
             projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, *norm_layers(norm, channels))
+            self.shortcut = nn.Sequential(projection, *pool, *norm_layers(norm, channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps `[N, channels, H / stride, W / stride]`."""
@@ -47,17 +50,19 @@ class ResNet(nn.Module):
             narrow one (1.23 million parameters for ResNet-10 and 2.80 million for ResNet-18, 3 channels
             and 10 classes).
         norm: `batch` to evaluate with, `instance` (one channel per group) to distil with.
+        average_pool: Halve maps by 2x2 average pooling after a convolution rather than by its stride ("ResNet-AP").
 
     Attributes:
         features: Images `[N, C, H, W]` to features `[N, 8 * width]`.
         classifier: Features to logits `[N, num_classes]`.
 
     Raises:
-        ConfigError: If the images are too small for the norm, or the norm is unknown.
+        ConfigError: If the images are too small, for pooling or for the norm, or the norm is unknown.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; narrow form: Kim et al.,
-        "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022.
+        "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022; average pooling: Zhao et al.,
+        "Dataset Condensation with Gradient Matching", ICLR 2021.
     """
 
     def __init__(
@@ -68,20 +73,17 @@ class ResNet(nn.Module):
         blocks: Sequence[int],
         width: int = 64,
         norm: Norm = "batch",
+        average_pool: bool = False,
     ) -> None:
         super().__init__()
-        if norm == "instance" and image_size <= _REDUCTION:
-            raise ConfigError(
-                f"a ResNet reduces images of {image_size} pixels to one pixel, whose instance norm "
-                f"is always zero; use norm 'batch' or images of more than {_REDUCTION} pixels"
-            )
+        _check_size(image_size, norm, average_pool)
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
         layers += [*norm_layers(norm, width), nn.ReLU(inplace=True)]
         channels = width
         for group, count in enumerate(blocks):
             for block in range(count):
                 stride = 2 if group > 0 and block == 0 else 1
-                layers.append(_BasicBlock(channels, width << group, stride, norm))
+                layers.append(_BasicBlock(channels, width << group, stride, norm, average_pool))
                 channels = width << group
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, num_classes)
@@ -92,19 +94,47 @@ class ResNet(nn.Module):
         return logits
 
 
+def _check_size(image_size: int, norm: Norm, average_pool: bool) -> None:
+    """Raise `ConfigError` unless the last maps have pixels enough for the norm."""
+    if average_pool and image_size < _REDUCTION:
+        raise ConfigError(
+            f"a ResNet with average_pool halves maps three times: it needs images of at least {_REDUCTION} pixels, "
+            f"got {image_size}"
+        )
+    last = image_size // _REDUCTION if average_pool else -(-image_size // _REDUCTION)
+    if norm == "instance" and last <= 1:
+        smallest = f"at least {2 * _REDUCTION}" if average_pool else f"more than {_REDUCTION}"
+        raise ConfigError(
+            f"a ResNet reduces images of {image_size} pixels to one pixel, whose instance norm "
+            f"is always zero; use norm 'batch' or images of {smallest} pixels"
+        )
+
+
 class ResNet10(ResNet):
     """`ResNet` with one basic block per group; for the arguments see there."""
 
     def __init__(
-        self, in_channels: int, num_classes: int, image_size: int, width: int = 64, norm: Norm = "batch"
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        width: int = 64,
+        norm: Norm = "batch",
+        average_pool: bool = False,
     ) -> None:
-        super().__init__(in_channels, num_classes, image_size, (1, 1, 1, 1), width, norm)
+        super().__init__(in_channels, num_classes, image_size, (1, 1, 1, 1), width, norm, average_pool)
 
 
 class ResNet18(ResNet):
     """`ResNet` with two basic blocks per group; for the arguments see there."""
 
     def __init__(
-        self, in_channels: int, num_classes: int, image_size: int, width: int = 64, norm: Norm = "batch"
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        width: int = 64,
+        norm: Norm = "batch",
+        average_pool: bool = False,
     ) -> None:
-        super().__init__(in_channels, num_classes, image_size, (2, 2, 2, 2), width, norm)
+        super().__init__(in_channels, num_classes, image_size, (2, 2, 2, 2), width, norm, average_pool)

@@ -246,7 +246,7 @@ class DistillationStage(LightningModule, ABC):
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         if self.init == "noise":
             return torch.randn(self.images.shape, generator=generator)
-        train = self.data.real.train
+        train = self.data.kept
         chosen = []
         for label in range(self.data.real.num_classes):
             members = train.images_of_class(label)

@@ -187,8 +187,9 @@ class GradientMatching(DistillationStage):
         return class_distances_together(network, params, stacked, self.metric)
 
     def _real_images(self, data: ProgressiveDataModule) -> ClassSampler:
-        if self._sampler is None:  # only now is it known which device this process has
-            self._sampler = ClassSampler(data.real.train, data.real.num_classes, data.real.pixels, self.device)
+        # Only now are the device of this process and the examples of this stage known.
+        if self._sampler is None or self._sampler.split is not data.kept:
+            self._sampler = ClassSampler(data.kept, data.real.num_classes, data.real.pixels, self.device)
         return self._sampler
 
     def _current_network(self, batch: GradientBatch) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
 from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks.parameters import unflatten
 from pdd_lightning.objectives import KernelMetric, kernel_distance
@@ -120,6 +119,7 @@ class IDC(DistillationStage):
         self.batch_syn = batch_syn
         self.net_images = net_images
         self.net_training = TrainingSettings(epochs=1, lr=lr_net, batch_size=batch_net, cutmix=cutmix)
+        self._encoded: tuple[ImageSplit, EncodedImages, Tensor] | None = None
         self._training: OngoingTraining | None = None
         self._stored_training: dict[str, Any] | None = None
 
@@ -192,7 +192,7 @@ class IDC(DistillationStage):
     def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> IDCBatch:
         """Real images of the class whose turn it is, decoded images of its union, and an augmentation."""
         label = data.iteration % data.real.num_classes
-        members = data.real.train.images_of_class(label)
+        members = data.kept.images_of_class(label)
         real = members[torch.randperm(len(members), generator=generator)[: self.batch_real]]
         count = (int((data.union.labels == label).sum()) + self.ipc) * self.factor**2
         synthetic = torch.randperm(count, generator=generator)[: self.batch_syn]
@@ -246,11 +246,14 @@ class IDC(DistillationStage):
             network.load_state_dict(params, strict=False)  # buffers, if any, begin anew
         return OngoingTraining(network, self.net_training)
 
-    @cached_property
+    @property
     def _real(self) -> tuple[EncodedImages, Tensor]:
-        """Images and labels of the train part on this device."""
-        real = self.data.real
-        return EncodedImages(real.train.images, real.pixels, self.device), real.train.labels.to(self.device)
+        """Images and labels of the stage's real examples on this device."""
+        kept = self.data.kept
+        if self._encoded is None or self._encoded[0] is not kept:
+            images = EncodedImages(kept.images, self.data.real.pixels, self.device)
+            self._encoded = kept, images, kept.labels.to(self.device)
+        return self._encoded[1:]
 
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         images = super()._initial_images(generator)

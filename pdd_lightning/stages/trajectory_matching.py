@@ -302,7 +302,9 @@ class TrajectoryMatching(DistillationStage):
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         if self.lr_label is None:
             return super()._initial_images(generator)
-        return distributed.broadcast(self._expert_panel().recognised_images(self.data.real, self.ipc, generator))
+        data = self.data
+        images = self._expert_panel().recognised_images(data.real, data.kept, self.ipc, generator)
+        return distributed.broadcast(images)
 
     def _expert_panel(self) -> ExpertPanel:
         student = self._student[0].to(self.device)

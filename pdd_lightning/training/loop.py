@@ -92,10 +92,17 @@ class TrainingSettings:
 
 
 class EpochRecord(NamedTuple):
-    """Mean loss and accuracy in [0, 1] over the (augmented) training images of one epoch."""
+    """How one epoch went, as seen in its (augmented) training batches.
+
+    Attributes:
+        loss: Mean over the images of the epoch.
+        accuracy: Share of them that were classified correctly, in [0, 1].
+        correct: Which images were `[N]`, bool, on their device; false for those that the epoch left out.
+    """
 
     loss: float
     accuracy: float
+    correct: Tensor
 
 
 def train_network(
@@ -173,7 +180,7 @@ def train_epoch(
         settings: Mixing and sharpness-aware steps; the optimiser has the rest.
     """
     total_loss = torch.zeros((), device=labels.device)
-    correct = torch.zeros((), device=labels.device)
+    correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
         batch, targets = images[indices], labels[indices]
@@ -188,6 +195,6 @@ def train_epoch(
         optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
-        correct += (logits.detach().argmax(1) == classes).sum()
+        correct[indices] = logits.detach().argmax(1) == classes
     seen = sum(map(len, order))
-    return EpochRecord(float(total_loss) / seen, float(correct) / seen)
+    return EpochRecord(float(total_loss) / seen, float(correct.sum()) / seen, correct)

@@ -64,6 +64,7 @@ def test_the_table_of_stages():
     stage = {
         "stage": 1,
         "images": 20,
+        "real_images": 690,
         "learned_lr": 0.012344,
         "first_loss": 1.25,
         "last_loss": 0.5,
@@ -72,6 +73,7 @@ def test_the_table_of_stages():
         "seconds": {"distil": 12.4, "transition": 3.0, "experts": 4.0},
         "peak_memory_mb": 512.3,
     }
-    first, second = stages_table([stage, {**stage, "stage": 2, "learned_lr": None}]).splitlines()[2:]
-    assert first.split() == ["1", "20", "0.01234", "1.250", "->", "0.500", "41.1", "+-2.0", "12", "7", "512"]
-    assert second.split()[:3] == ["2", "20", "-"]
+    later = {**stage, "stage": 2, "learned_lr": None, "real_images": None}
+    first, second = stages_table([stage, later]).splitlines()[2:]
+    assert first.split() == ["1", "20", "690", "0.01234", "1.250", "->", "0.500", "41.1", "+-2.0", "12", "7", "512"]
+    assert second.split()[:4] == ["2", "20", "-", "-"]

@@ -93,7 +93,7 @@ def test_it_is_the_plain_loop_of_torch(toy, options):
         optimizer, [int(4 * fraction) for fraction in settings.milestones], settings.gamma
     )
     for epoch, record in enumerate(curve):
-        losses, hits = [], 0
+        losses, right = [], torch.zeros(10, dtype=torch.bool)
         for batch in seen.batches[3 * epoch : 3 * epoch + 3]:
             logits = other(images[batch])
             loss = F.cross_entropy(logits, labels[batch])
@@ -101,9 +101,10 @@ def test_it_is_the_plain_loop_of_torch(toy, options):
             loss.backward()
             optimizer.step()
             losses += [loss.item()] * len(batch)
-            hits += int((logits.argmax(1) == labels[batch]).sum())
+            right[batch] = logits.argmax(1) == labels[batch]
         schedule.step()
-        assert record == pytest.approx((sum(losses) / 10, hits / 10), rel=1e-5)
+        assert record[:2] == pytest.approx((sum(losses) / 10, int(right.sum()) / 10), rel=1e-5)
+        assert torch.equal(record.correct, right)
     torch.testing.assert_close(parameters(network), parameters(other), rtol=1e-12, atol=0)
 
 
@@ -118,7 +119,7 @@ def test_probabilities_as_labels(toy):
         for net, targets in zip(networks, (labels, one_hot, 0.8 * one_hot + 0.2 / 3), strict=True)
     ]
     torch.testing.assert_close(parameters(networks[0]), parameters(networks[1]))
-    hard, same, soft = (torch.tensor(curve) for curve in curves)
+    hard, same, soft = (torch.tensor([record[:2] for record in curve]) for curve in curves)
     torch.testing.assert_close(hard, same)
     assert soft[0, 0] != pytest.approx(hard[0, 0]) and soft[-1, 1] == 1
 

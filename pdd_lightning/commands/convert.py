@@ -1,0 +1,120 @@
+"""`pdd convert`: brings distilled sets, and expert trajectories, from one form into another."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pdd_lightning.augment import DSA
+from pdd_lightning.commands.base import Command, device_of
+from pdd_lightning.data.formats import Form, ImportOptions, form_for, form_of, open_distilled, save_as
+from pdd_lightning.data.formats.trajectories import Trajectories
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings, adopt_trajectories
+from pdd_lightning.typing import NetworkFactory
+
+_SAID_BY_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
+
+
+class Convert(Command):
+    """Reads any known form and writes any of them."""
+
+    name = "convert"
+    help = "Bring a distilled set into another form, or expert trajectories of MTT into a folder for stages.experts."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds the files, and what they do not say themselves."""
+        parser.add_argument(
+            "paths",
+            type=str,
+            nargs="+",
+            help="A distilled set, or files of expert trajectories (replay_buffer_*.pt); and, last, the target.",
+        )
+        parser.add_argument(
+            "--form", type=Form | None, default=None, help="Form of the target, if its name is not enough."
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="Replace what the target holds.")
+        parser.add_argument(
+            "--decoded", type=bool, default=False, help="Write training images where stored ones stand for several."
+        )
+        parser.add_subclass_arguments(
+            RealDataModule,
+            "data",
+            required=False,
+            help="Real images that the set was distilled from: a class or a file.",
+        )
+        parser.add_class_arguments(ImportOptions)
+        parser.add_argument(
+            "--network",
+            type=NetworkFactory,
+            sub_configs=True,
+            help="Trajectories: the kind of network: a class or a file.",
+        )
+        parser.add_class_arguments(ExpertSettings, "experts", skip=_SAID_BY_FILES)
+        parser.add_argument(
+            "--augment", type=str, default=DSA().strategy, help="Trajectories: the experts' augmentation."
+        )
+        parser.add_argument("--seed", type=int, default=0, help="Trajectories: seed_everything of the runs to come.")
+        parser.add_argument("--device", type=str, default="auto", help="Trajectories: where to score the experts.")
+
+    def run(self, options: Namespace) -> None:
+        """Converts, and says what was written and what was not kept."""
+        *sources, target = map(Path, options["paths"])
+        if not sources:
+            raise ConfigError("name a source and a target")
+        if form_of(sources[0]) == "trajectories":
+            _convert_trajectories(sources, target, options)
+        elif len(sources) > 1:
+            raise ConfigError(f"one distilled set at a time: got {len(sources)} sources for {target}")
+        else:
+            _convert_set(sources[0], target, options)
+
+
+def _convert_set(source: Path, target: Path, options: Namespace) -> None:
+    form = form_for(target, options["form"])
+    told = ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)})
+    dataset = open_distilled(source, options.get("data"), told, stored=not options["decoded"])
+    notes = save_as(form, target, dataset, options["overwrite"])
+    stages = f"{dataset.num_stages} stage{'s' if dataset.num_stages > 1 else ''}"
+    print(f"{target}: {len(dataset)} images of {len(dataset.class_names)} classes, {stages}, {form} form")
+    if form_of(source) in ("mtt", "dc"):
+        print(f"Note: images are taken to be in the {dataset.pixels.kind} space of {options['data'].name}")
+    for note in notes:
+        print(f"Note: {note}")
+
+
+def _convert_trajectories(sources: list[Path], target: Path, options: Namespace) -> None:
+    factory, real = options["network"], options.get("data")
+    if factory is None or real is None:
+        raise ConfigError("expert trajectories name neither their network nor their data: give --network and --data")
+    _check_room(target, options["overwrite"])
+    real.prepare_data()
+    real.setup()
+    channels, size, _ = real.image_shape
+    device = device_of(options["device"])
+    network = factory(channels, real.num_classes, size)
+    experts = Trajectories(sources, network)
+    settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
+    recorder = ExpertRecorder(factory, real, settings, DSA(options["augment"]), options["seed"], device)
+    for path in _experts_in(target):
+        path.unlink()
+    store = adopt_trajectories(target, experts.epochs, experts, network.to(device), recorder)
+    accuracy = sum(record.end_accuracy for record in store.records) / len(experts)
+    print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
+    print("Note: elsewhere experts are usually trained on the images of the validation part, too")
+    print(
+        f"Distil from them with --seed_everything {options['seed']} --stages.experts.folder {target}"
+        f" --stages.experts.number {len(experts)} --stages.experts.epochs {experts.epochs}"
+    )
+
+
+def _check_room(folder: Path, overwrite: bool) -> None:
+    if _experts_in(folder) and not overwrite:
+        raise ConfigError(f"{folder} holds experts: choose another folder, or replace them with --overwrite true")
+
+
+def _experts_in(folder: Path) -> list[Path]:
+    return [path for pattern in ("manifest.json", "expert_*") for path in folder.glob(pattern)]

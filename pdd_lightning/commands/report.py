@@ -1,0 +1,37 @@
+"""`pdd report`: one page that shows and compares runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pdd_lightning.commands.base import Command
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.report import read_folders, render_page
+
+
+class Report(Command):
+    """Reads what runs and studies left; trains nothing."""
+
+    name = "report"
+    help = "Show and compare runs and studies on one self-contained HTML page."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds folders and output."""
+        parser.add_argument(
+            "folders", nargs="+", type=str, help="Folders of runs and studies, or folders that hold such folders."
+        )
+        parser.add_argument("--output", type=str, default="report.html", help="HTML file to write.")
+
+    def run(self, options: Namespace) -> None:
+        """Writes the page, and says what it does not show."""
+        if Path(options["output"]).is_dir():
+            raise ConfigError(f"--output {options['output']} is a folder: name a file")
+        folders = read_folders(options["folders"])
+        page = render_page(folders)
+        atomic_write_bytes(options["output"], page.encode())
+        for broken in folders.broken:
+            print(f"Not shown: {broken.folder}: {broken.reason}")
+        print(f"{len(folders.runs)} runs and {len(folders.studies)} studies: {options['output']}")

@@ -1,0 +1,24 @@
+"""`pdd report` on a run that was really made."""
+
+from pathlib import Path
+
+import pytest
+
+from pdd_lightning.cli import main
+
+
+def test_report_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "report.html"
+    main(["report", str(run), "--output", str(output)])
+    page = output.read_text()
+    for part in ("TrajectoryMatching", "full real", "<td>Images</td>", "27", "data:image/png;base64,"):
+        assert part in page
+    assert "cannot" not in page.partition("How to read this")[2], "a whole run has no notes"
+    assert capsys.readouterr().out == f"1 runs and 0 studies: {output}\n"
+
+
+@pytest.mark.parametrize(("words", "message"), [([], "no run found in"), (["--output", "."], "is a folder")])
+def test_refusals(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path), *words])
+    assert message in str(stop.value.code)

@@ -1,0 +1,236 @@
+"""A set that is written in a form and opened again."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from pdd_lightning.data.distilled import DistilledDataset, save_distilled
+from pdd_lightning.data.formats import FORMS, ImportOptions, form_for, form_of, open_distilled, save_as
+from pdd_lightning.errors import ConfigError, DataError
+
+METADATA = {"network": {"class_path": "pdd_lightning.networks.ConvNet", "init_args": {"width": 8}}, "method": "IDC"}
+NAMES = {
+    "safetensors": "set.safetensors",
+    "mtt": "mtt",
+    "idc": "data.pt",
+    "dc": "res_DM.pt",
+    "folder": "images",
+    "parquet": "set.parquet",
+}
+# What each form leaves to the options, for a set of two stages.
+UNTOLD = {"idc": {"num_stages": 2, "decode_factor": 1}, "dc": {"num_stages": 2}}
+
+
+@pytest.fixture
+def dataset(even, blobs):
+    return DistilledDataset.of(even, blobs.pixels, blobs.class_names, METADATA, stored=True)
+
+
+def there_and_back(tmp_path, form, dataset, real, **options):
+    path = tmp_path / NAMES[form]
+    save_as(form, path, dataset)
+    assert form_of(path) == form
+    told = options or UNTOLD.get(form, {})
+    return open_distilled(path, real, ImportOptions(**told), stored=True)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "mtt", "dc"])
+def test_forms_of_numbers_keep_every_bit(tmp_path, dataset, blobs, form):
+    back = there_and_back(tmp_path, form, dataset, blobs)
+    order = [0, 1, 2, 3, 4, 5] if form != "dc" else torch.argsort(dataset.stages * 3 + dataset.labels).tolist()
+    assert torch.equal(back.images, dataset.images[order])
+    assert torch.equal(back.labels, dataset.labels[order]) and torch.equal(back.stages, dataset.stages)
+    assert back.learning_rates == ((None, None) if form == "dc" else (0.02, 0.013))
+
+
+@pytest.mark.parametrize("form", ["idc", "folder", "parquet"])
+def test_forms_of_pixels_keep_what_can_be_seen(tmp_path, dataset, blobs, form):
+    back = there_and_back(tmp_path, form, dataset, blobs)
+    order = torch.argsort(dataset.stages * 3 + dataset.labels)
+    if form == "parquet":
+        order = torch.arange(6)
+    assert torch.equal(back.labels, dataset.labels[order]) and torch.equal(back.stages, dataset.stages)
+    expected = dataset.to_pixels()[order]
+    bound = 1e-6 if form == "idc" else 0.5 / 255 + 1e-6
+    assert float((back.to_pixels() - expected).abs().max()) <= bound
+    assert back.learning_rates == ((0.02, 0.013) if form == "parquet" else (None, None))
+
+
+@pytest.mark.parametrize("form", ["mtt", "safetensors", "parquet"])
+def test_soft_labels_that_are_kept(tmp_path, soft, blobs, form):
+    dataset = DistilledDataset.of(soft, blobs.pixels, blobs.class_names, {}, stored=True)
+    back = there_and_back(tmp_path, form, dataset, blobs, num_stages=None)
+    assert torch.equal(back.labels, soft.labels)
+    assert back.num_stages == (1 if form == "mtt" else 2), "stages of unequal size cannot be told apart"
+
+
+@pytest.mark.parametrize("form", ["idc", "dc", "folder"])
+def test_soft_labels_that_are_not_kept(tmp_path, soft, blobs, form):
+    dataset = DistilledDataset.of(soft, blobs.pixels, blobs.class_names, {}, stored=True)
+    notes = save_as(form, tmp_path / NAMES[form], dataset)
+    assert "soft labels are not kept: each image has its most probable class" in notes
+    back = open_distilled(tmp_path / NAMES[form], blobs, ImportOptions(decode_factor=1))
+    assert back.labels.bincount(minlength=3).tolist() == soft.labels.argmax(1).bincount(minlength=3).tolist()
+
+
+@pytest.mark.parametrize("form", ["mtt", "idc", "dc", "folder"])
+def test_what_is_lost_is_said(tmp_path, even, blobs, form):
+    tiled = replace(even, decode_factor=2)
+    dataset = DistilledDataset.of(tiled, blobs.pixels, blobs.class_names, {}, stored=True)
+    notes = " / ".join(save_as(form, tmp_path / NAMES[form], dataset))
+    assert ("learned rates are not kept: 0.02, 0.013" in notes) == (form != "mtt")
+    assert ("read it with --num_stages 2" in notes) == (form in ("idc", "dc"))
+    assert "each image stands for 4 training images: read it with --decode_factor 2" in notes
+    assert ("8 bits" in notes) == (form == "folder")
+    assert ("images are normalised, which is not said: read it with data of mean [" in notes) == (form in ("mtt", "dc"))
+
+
+def test_a_whitened_set_says_that_it_is(tmp_path, even, whitened):
+    dataset = DistilledDataset.of(even, whitened.pixels, whitened.class_names, {}, stored=True)
+    (note, *_) = save_as("mtt", tmp_path / "mtt", dataset)
+    assert "ZCA-whitened" in note and "normalization zca" in note
+    assert save_as("safetensors", tmp_path / "set.safetensors", dataset) == []
+
+
+def test_pixels_outside_the_range_are_clipped_and_counted(tmp_path, even, blobs):
+    images = blobs.pixels.encode(torch.full((6, 3, 8, 8), 0.5))
+    images[:3] = blobs.pixels.encode(torch.full((3, 3, 8, 8), 1.25))
+    dataset = DistilledDataset.of(replace(even, images=images), blobs.pixels, blobs.class_names, {}, stored=True)
+    notes = save_as("idc", tmp_path / "data.pt", dataset)
+    assert "50.0% of the pixel values lay outside [0, 1] and were clipped" in notes
+    pixels, _ = torch.load(tmp_path / "data.pt", weights_only=True)
+    assert float(pixels.max()) == 1.0
+
+
+def test_stages_of_unequal_size_cannot_be_told_apart(tmp_path, staged_blobs, blobs):
+    dataset = DistilledDataset.of(staged_blobs, blobs.pixels, blobs.class_names, {}, stored=True)
+    for form in ("mtt", "idc", "dc"):
+        notes = save_as(form, tmp_path / form, dataset)
+        assert "stages are not kept, since they differ in size" in notes
+        assert "learned rates are not kept: 0.02, none" in notes
+        assert open_distilled(tmp_path / form, blobs, ImportOptions(decode_factor=1)).num_stages == 1
+
+
+@pytest.mark.parametrize("form", ["safetensors", "parquet"])
+def test_forms_that_say_themselves_what_they_hold(tmp_path, even, blobs, form):
+    tiled = replace(even, decode_factor=2)
+    dataset = DistilledDataset.of(tiled, blobs.pixels, blobs.class_names, METADATA, stored=True)
+    back = there_and_back(tmp_path, form, dataset, blobs)
+    assert back.synthetic.decode_factor == 2 and METADATA.items() <= back.metadata.items()
+    path = tmp_path / NAMES[form]
+    assert len(open_distilled(path, blobs)) == 24
+    assert open_distilled(path, blobs, ImportOptions(num_stages=2, decode_factor=2)).num_stages == 2
+    for wrong in ({"num_stages": 3}, {"decode_factor": 3}, {"ipc": 1}):
+        with pytest.raises(ConfigError, match=r"itself says .* leave out " + next(iter(wrong))):
+            open_distilled(path, blobs, ImportOptions(**wrong))
+
+
+def test_the_plain_files_hold_what_the_methods_code_expects(tmp_path, dataset, blobs):
+    """Read by hand, as that code does."""
+    for form in ("mtt", "idc", "dc"):
+        save_as(form, tmp_path / NAMES[form], dataset)
+    labels = torch.load(tmp_path / "mtt" / "labels_best.pt", weights_only=True)
+    assert labels.dtype == torch.int64 and labels.tolist() == dataset.labels.tolist()
+    assert torch.load(tmp_path / "mtt" / "syn_lr_best.pt", weights_only=True).tolist() == [0.02, 0.013]
+    pixels, labels = torch.load(tmp_path / "data.pt", weights_only=True)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2] and pixels.dtype == torch.float32
+    first, second = (dataset.images[(dataset.labels == 0) & (dataset.stages == stage)] for stage in (1, 2))
+    torch.testing.assert_close(blobs.pixels.encode(pixels[:2]), torch.cat([first, second]))
+    images, labels = torch.load(tmp_path / "res_DM.pt", weights_only=True)["data"][-1]
+    assert torch.equal(images[:2], torch.cat([first, second])) and labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_image_files_lie_by_class_and_name_their_stage(tmp_path, dataset):
+    save_as("folder", tmp_path / "set", dataset)
+    files = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").rglob("*.png"))
+    assert len(files) == 6 and [name.split("/")[:2] for name in files[:2]] == [["train", "blue"]] * 2
+    assert ["stage01_" in files[0], "stage02_" in files[1]] == [True, True]
+    with Image.open(tmp_path / "set" / files[0]) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (8, 8))
+
+
+def test_grey_images(tmp_path, blobs, even):
+    from pdd_lightning.data.digits import Digits
+
+    digits = Digits()
+    digits.setup()
+    images = digits.pixels.encode(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    dataset = DistilledDataset.of(replace(even, images=images), digits.pixels, digits.class_names, {}, stored=True)
+    for form in ("folder", "parquet"):
+        back = there_and_back(tmp_path, form, dataset, digits)
+        assert back.images.shape == (6, 1, 8, 8) and set(back.labels.tolist()) == {0, 1, 2}
+
+
+def test_image_files_of_any_other_name_are_one_stage(tmp_path, dataset, blobs):
+    save_as("folder", tmp_path / "set", dataset)
+    for number, path in enumerate(sorted((tmp_path / "set").rglob("*.png"))):
+        path.rename(path.with_name(f"{number}.png"))
+    assert open_distilled(tmp_path / "set", blobs).num_stages == 1
+    assert open_distilled(tmp_path / "set", blobs, ImportOptions(num_stages=2)).num_stages == 2
+
+
+def test_a_folder_of_no_class_is_refused(tmp_path, dataset, blobs):
+    save_as("folder", tmp_path / "set", dataset)
+    (tmp_path / "set" / "train" / "red").rename(tmp_path / "set" / "train" / "violet")
+    with pytest.raises(DataError, match="folders that are no classes of Blobs: violet"):
+        open_distilled(tmp_path / "set", blobs)
+
+
+def test_class_names_with_slashes(tmp_path, even, blobs):
+    real = type(blobs)()
+    real.setup()
+    real._class_names = ["top/shirt", "bag", "coat"]
+    dataset = DistilledDataset.of(even, real.pixels, real.class_names, {}, stored=True)
+    back = there_and_back(tmp_path, "folder", dataset, real)
+    assert sorted(back.labels.tolist()) == [0, 0, 1, 1, 2, 2] and (tmp_path / "images/train/top_shirt").is_dir()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_there_is_replaced_only_when_asked_to(tmp_path, dataset, even, blobs, form):
+    path = tmp_path / NAMES[form]
+    save_as(form, path, dataset)
+    first = DistilledDataset.of(even.stage(1).union(1), blobs.pixels, blobs.class_names, {}, stored=True)
+    with pytest.raises(ConfigError, match="exists: choose another name, or replace it with --overwrite true"):
+        save_as(form, path, first)
+    assert len(open_distilled(path, blobs, ImportOptions(decode_factor=1))) == 6
+    save_as(form, path, first, overwrite=True)
+    assert len(open_distilled(path, blobs, ImportOptions(decode_factor=1))) == 3
+
+
+def test_rates_of_a_former_set_do_not_stay(tmp_path, dataset, even, blobs):
+    save_as("mtt", tmp_path, dataset)
+    without = replace(even, learning_rates=(None, None))
+    save_as("mtt", tmp_path, DistilledDataset.of(without, blobs.pixels, blobs.class_names, {}, True), overwrite=True)
+    assert open_distilled(tmp_path, blobs, ImportOptions(num_stages=2)).learning_rates == (None, None)
+    assert open_distilled(tmp_path, blobs).num_stages == 1
+
+
+def test_other_peoples_images_are_not_replaced(tmp_path, dataset):
+    photo = tmp_path / "train" / "red" / "holiday.png"
+    photo.parent.mkdir(parents=True)
+    photo.touch()
+    with pytest.raises(ConfigError, match=r"holds files that no distilled set left, such as .*holiday\.png"):
+        save_as("folder", tmp_path, dataset, overwrite=True)
+    assert photo.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_is_no_folder_and_the_other_way_round(tmp_path, dataset, form):
+    path = tmp_path / "target"
+    path.touch() if form in ("mtt", "folder") else path.mkdir()
+    with pytest.raises(ConfigError, match=r"target (is a|exists)"):
+        save_as(form, path, dataset, overwrite=True)
+
+
+def test_the_name_says_the_form_or_it_is_given():
+    assert form_for("a.safetensors") == "safetensors" and form_for("a.parquet") == "parquet"
+    assert form_for("a.parquet", "idc") == "idc"
+    with pytest.raises(ConfigError, match=r"the name a\.pt does not say .* with --form"):
+        form_for("a.pt")
+
+
+def test_sets_of_this_package_need_no_data(tmp_path, even, blobs):
+    path = save_distilled(tmp_path / "a.safetensors", even, blobs.pixels, blobs.class_names, {})
+    assert open_distilled(path).synthetic.sha256() == even.sha256()

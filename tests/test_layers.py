@@ -29,6 +29,7 @@ TOUCH_FILES = (
     "callbacks/checkpoint.py",
     "cli.py",
     "commands/",
+    "studies/",
     "files.py",
     "report/",
 )

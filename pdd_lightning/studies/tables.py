@@ -1,0 +1,89 @@
+"""Rows of studies: summarised over seeds, as CSV, and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+ACCURACIES = ("mean", "std", "seed_std")
+"""Columns that hold accuracies in [0, 1], or their spread."""
+
+HEADINGS = {
+    "row": "training images",
+    "budget": "iterations",
+    "mean": "accuracy %",
+    "seed_std": "std of seeds' means",
+    "networks": "networks per seed",
+    "seeds": "distillation seeds",
+    "ipc": "images per class and stage",
+    "iterations": "iterations in total",
+    "iterations_per_stage": "iterations per stage",
+    "distil_seconds": "distillation s",
+    "seconds": "evaluation s",
+}
+
+
+def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean and spread of accuracies, one list of networks' accuracies per distillation seed.
+
+    `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means: sample standard deviations,
+    None where there is a single value.
+    """
+    everything = [value for one in accuracies for value in one]
+    means = [statistics.fmean(one) for one in accuracies]
+    return {
+        "mean": statistics.fmean(everything),
+        "std": _spread(everything),
+        "seed_std": _spread(means),
+        "seeds": len(accuracies),
+        "networks": len(accuracies[0]),
+    }
+
+
+def csv_table(rows: Sequence[dict[str, Any]]) -> str:
+    """All columns as comma-separated values, accuracies in [0, 1]."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A table of the columns in which rows differ, and a line with those that they have in common."""
+    common = {name: rows[0].get(name) for name in _columns(rows) if len({str(row.get(name)) for row in rows}) == 1}
+    for name in ("mean", "row") if len(rows) > 1 else _columns(rows):
+        common.pop(name, None)
+    columns = [name for name in _columns(rows) if name not in common and name != "std"]
+    lines = [[HEADINGS.get(name, name.replace("_", " ")) for name in columns]]
+    lines += [[_cell(row, name) for name in columns] for row in rows]
+    rule = ["---" if column not in ACCURACIES else "---:" for column in columns]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+    said = ", ".join(
+        f"{HEADINGS.get(name, name.replace('_', ' '))}: {_cell(rows[0], name)}"
+        for name in common
+        if name != "std" and _cell(rows[0], name)
+    )
+    return f"{table}\n\nIn all rows: {said}." if said else table
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if name == "mean":
+        return f"{100 * value:.1f}" + ("" if row.get("std") is None else f" ±{100 * row['std']:.1f}")
+    if name in ACCURACIES:
+        return f"{100 * value:.1f}"
+    return f"{value:.0f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

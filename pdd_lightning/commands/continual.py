@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks
-from pdd_lightning.evaluation.continual_figure import continual_figure
 from pdd_lightning.evaluation.memory import tasks_of
 from pdd_lightning.evaluation.stored import stored_augment, stored_network
-from pdd_lightning.files import atomic_write_json
+from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.studies.continual_plot import draw_continual
+from pdd_lightning.studies.plots import figure_png
 
 
 class Continual(Command):
@@ -36,7 +36,7 @@ class Continual(Command):
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
         parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
-        parser.add_argument("--figure", type=str | None, default=None, help="Picture of the rows (.png, ..).")
+        parser.add_argument("--figure", type=str | None, default=None, help="PNG file for a picture of the rows.")
 
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes rows and picture where asked to."""
@@ -62,6 +62,6 @@ class Continual(Command):
             }
             atomic_write_json(options["output"], {**facts, "rows": rows})
         if options["figure"]:
-            Path(options["figure"]).parent.mkdir(parents=True, exist_ok=True)
             title = f"{real.name}: {tasks.num_classes} classes in {len(paths)} tasks"
-            continual_figure(rows, title).savefig(options["figure"], dpi=120)
+            picture = figure_png(lambda figure: draw_continual(figure, rows, title))
+            atomic_write_bytes(options["figure"], picture)

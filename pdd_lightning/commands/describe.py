@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
-from pdd_lightning.evaluation.describe_figure import describe_figure
 from pdd_lightning.evaluation.stored import check_match, stored_augment, stored_network
-from pdd_lightning.files import atomic_write_json
+from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.studies.plots import figure_png
+from pdd_lightning.studies.stage_plot import draw_stages
 from pdd_lightning.training import TrainingSettings
 
 
@@ -33,7 +33,7 @@ class Describe(Command):
         parser.set_defaults({"training.epochs": 50})
         parser.add_argument("--seed", type=int, default=0, help="Seed of their initialisations and batch orders.")
         parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
-        parser.add_argument("--figure", type=str | None, default=None, help="Picture of images and numbers (.png, ..).")
+        parser.add_argument("--figure", type=str | None, default=None, help="PNG file for images and numbers.")
 
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes rows and picture where asked to."""
@@ -62,5 +62,6 @@ class Describe(Command):
             atomic_write_json(options["output"], {**settings, "rows": rows})
         if options["figure"]:
             title = f"{distilled.metadata.get('method', 'distilled')} on {real.name}"
-            Path(options["figure"]).parent.mkdir(parents=True, exist_ok=True)
-            describe_figure(rows, groups_of(distilled, real), title).savefig(options["figure"], dpi=120)
+            groups = groups_of(distilled, real)
+            picture = figure_png(lambda figure: draw_stages(figure, rows, groups, title))
+            atomic_write_bytes(options["figure"], picture)

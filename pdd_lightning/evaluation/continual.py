@@ -41,7 +41,8 @@ class ContinualSettings:
         memories: What is kept of each task, the same number of images for all: "distilled" images, "random" real
             images, real images chosen by "herding", or "none" (in "replay" only).
         num_networks: Networks per row, each with its own initialisation.
-        gdumb: Training of a fresh network, per stage of the memory; the rate is that learned with a distilled set.
+        gdumb: Training of a fresh network; epochs are passes over the memory, whose stages share the steps equally, so
+            that memories in stages and others compare. A rate learned with a distilled set comes before this one.
         replay: Training of the one network, per task.
 
     Raises:
@@ -51,7 +52,7 @@ class ContinualSettings:
     protocols: tuple[ContinualProtocol, ...] = ("gdumb", "replay")
     memories: tuple[Memory, ...] = ("distilled", "random", "herding", "none")
     num_networks: int = 5
-    gdumb: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=500))
+    gdumb: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=1000))
     replay: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=50, batch_size=64))
 
     def __post_init__(self) -> None:
@@ -212,11 +213,14 @@ class _Learner:
             return self.factory(channels, self.all.num_classes, size).to(self.device)
 
     def _train_on_memory(self, network: nn.Module, memory: SyntheticSet, generator: torch.Generator) -> None:
-        """Progressively: on the unions of the memory's stages in turn."""
+        """Progressively: on the unions of the memory's stages in turn, which share the steps equally."""
+        settings = self.settings.gdumb
+        share = settings.steps(len(memory)) / memory.num_stages
         for stage in range(1, memory.num_stages + 1):
             union = memory.union(stage).to(self.device)
+            epochs = max(1, round(share / replace(settings, epochs=1).steps(len(union))))
             learned = union.learning_rates[-1]
-            training = self.settings.gdumb if learned is None else replace(self.settings.gdumb, lr=learned)
+            training = replace(settings, epochs=epochs, lr=settings.lr if learned is None else learned)
             train_network(network, union.images, union.labels, training, self.augment, generator)
 
     def _train_with_replay(

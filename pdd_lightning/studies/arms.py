@@ -10,7 +10,8 @@ from typing import Any, Literal
 from jsonargparse.typing import Path_fr
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.studies.recipe import Recipe, dotted
+from pdd_lightning.studies.recipe import Recipe, dotted, readable
+from pdd_lightning.studies.step import Step, option_words
 
 Budget = Literal["total", "per_stage"]
 """What runs with other numbers of stages have in common: iterations of all stages together, or of each."""
@@ -123,3 +124,29 @@ def stage_arms(method: Method, stages: Sequence[int], budgets: Sequence[Budget])
     arms = [staged_arm(method, count, total // count, budget) for count, budget in pairs]
     distinct = list({arm.run: arm for arm in arms}.values())
     return [distinct[0], *(replace(arm, evaluate=NO_BASELINES) for arm in distinct[1:])]
+
+
+def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
+    """One `pdd fit`, which begins or continues the run `name`.
+
+    Args:
+        name: Name of the run's folder below `runs`, and of the step.
+        arm: What to distil.
+        seed: Seed of the run.
+        folder: Folder of the study.
+        stages: Number of stages.
+    """
+    options = {
+        # The study evaluates by itself; one network shows in the log that the run went well.
+        "evaluation.num_networks": 1,
+        "trainer.enable_progress_bar": False,
+        **arm.recipe.changes,
+        "stages.num_stages": stages,
+        "stages.iterations": arm.iterations,
+        "model.ipc": arm.ipc,
+        **arm.options,
+        "seed_everything": seed,
+        "trainer.default_root_dir": str(readable(folder / "runs" / name)),
+        "ckpt_path": "last",
+    }
+    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *option_words(options)))

@@ -8,8 +8,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-ACCURACIES = ("mean", "std", "seed_std")
+ACCURACIES = ("mean", "std", "seed_std", "forgetting")
 """Columns that hold accuracies in [0, 1], or their spread."""
+AFTER = "after_"
+"""How columns begin that hold the accuracy after so many tasks."""
 
 HEADINGS = {
     "row": "training images",
@@ -23,6 +25,7 @@ HEADINGS = {
     "iterations_per_stage": "iterations per stage",
     "distil_seconds": "distillation s",
     "seconds": "evaluation s",
+    "forgetting": "forgetting %",
 }
 
 
@@ -57,15 +60,15 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     common = {name: rows[0].get(name) for name in _columns(rows) if len({str(row.get(name)) for row in rows}) == 1}
     for name in ("mean", "row") if len(rows) > 1 else _columns(rows):
         common.pop(name, None)
-    columns = [name for name in _columns(rows) if name not in common and name != "std"]
+    columns = [name for name in _columns(rows) if name not in common and name not in _spreads(rows)]
     lines = [[HEADINGS.get(name, name.replace("_", " ")) for name in columns]]
     lines += [[_cell(row, name) for name in columns] for row in rows]
-    rule = ["---" if column not in ACCURACIES else "---:" for column in columns]
+    rule = ["---:" if _is_accuracy(column) else "---" for column in columns]
     table = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
     said = ", ".join(
         f"{HEADINGS.get(name, name.replace('_', ' '))}: {_cell(rows[0], name)}"
         for name in common
-        if name != "std" and _cell(rows[0], name)
+        if name not in _spreads(rows) and _cell(rows[0], name)
     )
     return f"{table}\n\nIn all rows: {said}." if said else table
 
@@ -74,15 +77,33 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def _spreads(rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Columns that stand behind another one, as its standard deviation."""
+    return {_spread_of(name) for name in _columns(rows)}
+
+
+def _spread_of(name: str) -> str:
+    return "std" if name == "mean" else f"{name}_std"
+
+
+def _is_accuracy(name: str) -> bool:
+    return name in ACCURACIES or name.startswith(AFTER)
+
+
 def _cell(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
+    value, spread = row.get(name), row.get(_spread_of(name))
     if value is None:
         return ""
-    if name == "mean":
-        return f"{100 * value:.1f}" + ("" if row.get("std") is None else f" ±{100 * row['std']:.1f}")
-    if name in ACCURACIES:
-        return f"{100 * value:.1f}"
-    return f"{value:.0f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    if _is_accuracy(name):
+        return f"{100 * value:.1f}" + ("" if spread is None else f" ±{100 * spread:.1f}")
+    if isinstance(value, float):
+        return _short(value) + ("" if spread is None else f" ±{_short(spread)}")
+    return str(value).replace("|", "\\|")
+
+
+def _short(value: float) -> str:
+    """Three digits, or whole numbers."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _spread(values: Sequence[float]) -> float | None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
@@ -15,15 +16,15 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.evaluation import continual
 from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks, summary
-from pdd_lightning.evaluation.continual_figure import continual_figure
 from pdd_lightning.evaluation.memory import joined, tasks_of
+from pdd_lightning.studies.continual_plot import draw_continual
 from pdd_lightning.training import TrainingSettings
 
 NAMES = ["north", "south", "west", "east"]
 SETTINGS = ContinualSettings(
     memories=("distilled", "random", "none"),
     num_networks=2,
-    gdumb=TrainingSettings(epochs=25, lr=0.05),
+    gdumb=TrainingSettings(epochs=50, lr=0.05),
     replay=TrainingSettings(epochs=8, lr=0.05, batch_size=16),
 )
 
@@ -146,7 +147,7 @@ def test_memory_prevents_forgetting(tasks, factory):
 
 def test_nothing_of_a_task_is_used_before_its_turn(save, sides, factory):
     """Another second task leaves the accuracies after the first as they were."""
-    short = replace(SETTINGS, gdumb=TrainingSettings(epochs=4), replay=TrainingSettings(epochs=1))
+    short = replace(SETTINGS, gdumb=TrainingSettings(epochs=8), replay=TrainingSettings(epochs=1))
     first = save(["east", "north"])
     tables = [read([first, save(second)], sides) for second in (["south", "west"], ["west", "south"])]
     pairs = list(zip(*(learn(tasks, factory, short) for tasks in tables), strict=True))
@@ -180,18 +181,17 @@ def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, 
     seen = []
 
     def watch(network, images, labels, training, augment, generator):
-        seen.append((len(labels), training.lr))
+        seen.append((len(labels), training.lr, training.epochs))
 
     monkeypatch.setattr(continual, "train_network", watch)
-    learn(tasks, factory, replace(SETTINGS, protocols=("gdumb",), memories=("distilled", "random"), num_networks=1))
-    own = SETTINGS.gdumb.lr
-    assert seen == [
-        (2, pytest.approx(0.05)),
-        (4, own),
-        (4, pytest.approx(0.05)),
-        (8, own),
-        *[(n, own) for n in (2, 4, 4, 8)],
-    ]
+    training = TrainingSettings(epochs=30, lr=0.3, batch_size=4)
+    settings = replace(SETTINGS, gdumb=training, memories=("distilled", "random"), protocols=("gdumb",), num_networks=1)
+    learn(tasks, factory, settings)
+    counts, rates, epochs = zip(*seen, strict=True)
+    assert counts == (2, 4, 4, 8) * 2
+    assert rates == pytest.approx((0.05, 0.3, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3))
+    # One, one, one and two steps an epoch; 30 steps on the first task's memory, 60 on that of both.
+    assert epochs == (15, 15, 30, 15) * 2
 
 
 def test_rows_are_means_over_networks_of_each_matrix():
@@ -212,7 +212,8 @@ def test_table_and_figure_show_each_row():
     facts = {"part": "val", "images": 8, "seconds": 1.0, **summary([matrix])}
     rows = [{**facts, "row": memory, "protocol": protocol} for protocol, memory in SETTINGS.arms]
     assert len(continual_table(rows).splitlines()) == 2 + len(rows)
-    figure = continual_figure(rows, "sides")
+    figure = Figure()
+    draw_continual(figure, rows, "sides")
     lines = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
     assert lines == [["distilled", "random"], ["distilled", "random", "none"]]
     assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([100, 70])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
@@ -11,7 +12,7 @@ from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.describe import NUMBERS, REAL, describe_stages, description_table, groups_of
-from pdd_lightning.evaluation.describe_figure import PANELS, describe_figure
+from pdd_lightning.studies.stage_plot import PANELS, TITLES, draw_methods, draw_stages
 from pdd_lightning.training import TrainingSettings
 from tests.tiny import NAMES
 
@@ -97,9 +98,19 @@ def test_no_network_is_refused(distilled, blobs, factory):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_figure_shows_each_row_and_each_number_but_colour_where_there_is_none(rows, distilled, blobs, channels):
     groups = [group._replace(pixels=group.pixels[:, :channels]) for group in groups_of(distilled, blobs)]
-    figure = describe_figure(rows, groups, "blobs")
+    figure = Figure()
+    draw_stages(figure, rows, groups, "blobs")
     labels = [axes.get_ylabel().replace("\n", " ") for axes in figure.subfigs[0].axes]
     titles = [axes.get_title() for axes in figure.subfigs[1].axes if axes.get_title()]
     assert labels == ["stage 1", "stage 2", "stage 3", REAL]
     assert len(titles) == {1: 5, 3: 6}[channels] and ("Colourfulness" in titles) == (channels == 3)
-    assert {name for panel in PANELS.values() for name in panel} == set(NUMBERS)
+    assert {name for panel in PANELS.values() for name in panel} == set(NUMBERS) == set(TITLES)
+
+
+def test_methods_are_compared_number_by_number(rows):
+    figure = Figure()
+    draw_methods(figure, [{**row, "method": method, "seeds": 2} for method in ("A", "B") for row in rows])
+    assert [axes.get_title() for axes in figure.axes] == list(TITLES.values())
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["A", "B"]
+    drawn = figure.axes[4].containers[1].lines[0].get_ydata()
+    assert list(drawn) == [row["variation"] for row in rows if row["stage"]]

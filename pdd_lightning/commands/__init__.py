@@ -15,6 +15,8 @@ _ALL: tuple[Command, ...] = (
     Continual(),
     Join(),
     Convert(),
+    Join(),
+    RunStudy(),
     Report(),
     RunStudy(),
 )

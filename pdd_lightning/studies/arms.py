@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,9 @@ class Method:
     Attributes:
         recipe: The YAML file of the recipe.
         name: What tables call it; by default the name of the file.
-        fit: Options of `pdd fit` in place of the recipe's, nested or by dotted names.
+        fit: Options of `pdd fit` in place of the recipe's, nested or by dotted names. In their values, `{seed}` stands
+            for the run's seed and `{folder}` for the study's folder: runs of one seed share their first experts with
+            `stages.experts.folder: "{folder}/experts/{seed}"`, where they need as many epochs of them.
         one_stage: Further options of runs with a single stage, which is the base method with its own settings.
     """
 
@@ -136,7 +138,7 @@ def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
         folder: Folder of the study.
         stages: Number of stages.
     """
-    options = {
+    options: dict[str, Any] = {
         # The study evaluates by itself; one network shows in the log that the run went well.
         "evaluation.num_networks": 1,
         "trainer.enable_progress_bar": False,
@@ -149,4 +151,13 @@ def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
         "trainer.default_root_dir": str(readable(folder / "runs" / name)),
         "ckpt_path": "last",
     }
-    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *option_words(options)))
+    places = {"{seed}": str(seed), "{folder}": str(readable(folder))}
+    words = [_filled(word, places) for word in option_words(options)]
+    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *words))
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word with what stands for its places."""
+    for place, text in places.items():
+        word = word.replace(place, text)
+    return word

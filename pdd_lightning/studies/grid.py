@@ -76,8 +76,8 @@ class GridStudy(Study):
         ]
 
     def steps(self, folder: Path) -> list[Step]:
-        """Distils and evaluates each arm, seed by seed."""
-        return [step for seed in self.grid.seeds for arm in self.arms() for step in self._arm_steps(arm, seed, folder)]
+        """Distils and evaluates each arm with each seed; arm by arm, so that seeds rarely wait for shared experts."""
+        return [step for arm in self.arms() for seed in self.grid.seeds for step in self._arm_steps(arm, seed, folder)]
 
     def distil_steps(self, arm: Arm, seed: int, folder: Path) -> list[Step]:
         """Makes the distilled set of an arm; the last step leaves it in the run folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Step:
     @property
     def command(self) -> str:
         """The command line for a reader to repeat."""
-        return " ".join(["pdd", *(f"'{word}'" if set(word) & set(' []{}"*?$') else word for word in self.words)])
+        return shlex.join(["pdd", *self.words])
 
 
 @dataclass(frozen=True)

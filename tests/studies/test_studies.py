@@ -1,6 +1,7 @@
 """What studies run, and what they make of it, without running it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_evaluation_follows_the_recipe_at_equal_steps(method: Method, tmp_path: 
     )
     assert value(two, "--data") == str(tmp_path / "data.yaml")
     assert "--baselines" in one and "--baselines" not in two
+
+
+def test_runs_of_a_seed_may_share_experts(method: Method, tmp_path: Path) -> None:
+    method = replace(method, fit={"stages": {"experts": {"folder": "{folder}/experts/{seed}"}}})
+    study = StageCount(method, GridSettings(3, [4, 5]), [2, 1], ["total"])
+    found = {
+        (value(words, "--seed_everything"), value(words, "--stages.experts.folder"))
+        for words in words_of(study, tmp_path).values()
+        if words[0] == "fit"
+    }
+    assert found == {(seed, f"{tmp_path}/experts/{seed}") for seed in ("4", "5")}
 
 
 def test_budgets_keep_iterations_in_total_or_per_stage(method: Method, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
     "data/",
     "experts/store.py",
+    "evaluation/results.py",
     "callbacks/export.py",
     "callbacks/checkpoint.py",
     "cli.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from pdd_lightning.callbacks.observer import stage_module
 
@@ -20,6 +21,10 @@ class StageProgressBar(TQDMProgressBar):
         """Names the stage."""
         super().on_train_epoch_start(trainer, pl_module)
         self._name_stage(pl_module)
+
+    def init_test_tqdm(self) -> Tqdm:
+        """No bar that counts networks: `Evaluation` has one that counts optimiser steps."""
+        return Tqdm(disable=True)
 
     def _name_stage(self, pl_module: LightningModule) -> None:
         data = stage_module(pl_module).data

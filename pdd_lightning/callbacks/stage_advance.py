@@ -322,8 +322,7 @@ class StageAdvance(Callback):
             return None
         recorder, examples = self._recorder(module, self.experts), data.kept_in(stage + 1)
         if stage == 0:
-            folder = Path(self.experts.folder) if self.experts.folder else root / "theta_0"
-            epochs = self.experts.epochs or needed
+            folder, epochs = self.experts_folder(root), self.experts.epochs or needed
             store = recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
         else:
             union = data.union.union(stage).decoded(data.real.pixels)
@@ -337,6 +336,10 @@ class StageAdvance(Callback):
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store
         return store
+
+    def experts_folder(self, root: Path) -> Path:
+        """Where the experts of the first stage are; `root` is the folder of all experts of the run."""
+        return Path(self.experts.folder) if self.experts.folder else root / "theta_0"
 
     def _report(
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore

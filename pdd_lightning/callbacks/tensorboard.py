@@ -16,6 +16,7 @@ from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_m
 from pdd_lightning.callbacks.pictures import as_tensor, example_grid, labelled_grid
 from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.evaluation import row_title
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.stages import DistillationStage
 
@@ -111,7 +112,7 @@ class TensorBoardImages(StageObserver):
         settings = {**stage_module.settings, "seed": stage_module.data.seed}
         network = settings.pop("network")
         settings |= {"network": network["class_path"], **network["init_args"]}
-        accuracies = {f"accuracy/{row['part']}_{row['row'].replace(' ', '_')}": row["mean"] for row in rows}
+        accuracies = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row["mean"] for row in rows}
         logger.log_hyperparams(settings, accuracies)
         logger.save()
 

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
-from pdd_lightning.evaluation.stored import check_match, stored_augment, stored_network
+from pdd_lightning.evaluation.stored import check_match, stored_augmentation, stored_network
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.studies.plots import figure_png
@@ -45,7 +45,7 @@ class Describe(Command):
         real.setup()
         check_match(options["path"], distilled, real)
         factory = options["network"] or stored_network(options["path"], distilled)
-        augment, device = stored_augment(distilled), device_of(options["device"])
+        augment, device = stored_augmentation(distilled), device_of(options["device"])
         settings = {
             "distilled": options["path"],
             "network": network_spec(factory),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.formats import ImportOptions
-from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, rows_table
+from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, ranking_scores, rows_table
 from pdd_lightning.files import atomic_write_json
 
 
@@ -25,26 +26,48 @@ class Evaluate(Command):
         parser.add_class_arguments(EvaluationSettings)
         parser.add_class_arguments(ImportOptions)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
-        parser.add_argument("--baselines", type=bool, default=True, help="Evaluate random real images too.")
+        parser.add_argument(
+            "--experts",
+            type=str | None,
+            default=None,
+            help="Folder of expert trajectories: evaluate networks with their initialisations, too (expert_inits);"
+            " by default experts/theta_0 beside the distilled set.",
+        )
+        parser.add_argument("--ranking", type=bool, default=False, help="Compute DD-Ranking's two scores.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
-        parser.add_argument("--output", type=str | None, default=None, help="JSON file for the rows.")
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="JSON file for the rows; beside it, results of single networks are kept.",
+        )
 
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes the rows where asked to."""
         settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
         device = device_of(options["device"])
         check_file_names(options, "output")
+        if options["experts"]:
+            settings = replace(settings, expert_inits=True)
+        output = Path(options["output"]) if options["output"] else None
         rows = evaluate_file(
             options["path"],
             options["data"],
             options["network"],
             settings,
             part=options["part"],
-            baselines=options["baselines"],
             seed=options["seed"],
             device=device,
+            experts=Path(options["experts"] or Path(options["path"]).parent / "experts" / "theta_0"),
+            results=output and output.with_suffix(".networks.jsonl"),
+            ranking=options["ranking"],
             options=ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)}),
         )
         print(rows_table(rows))
-        if options["output"]:
-            atomic_write_json(options["output"], {"distilled": options["path"], "seed": options["seed"], "rows": rows})
+        content = {"distilled": options["path"], "seed": options["seed"], "rows": rows}
+        if options["ranking"]:
+            content["ranking"] = ranking_scores(rows)
+            for name, score in content["ranking"].items():
+                print(f"{name.replace('_', ' ').capitalize()} (0 to 1): {score:.3f}")
+        if output:
+            atomic_write_json(output, content)

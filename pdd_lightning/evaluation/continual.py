@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -16,10 +17,16 @@ from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.baselines import random_real_set
-from pdd_lightning.evaluation.memory import LearningTasks, joined
+from pdd_lightning.evaluation.baselines import (
+    check_counts,
+    chosen_set,
+    features_before_classifier,
+    herding_choice,
+    random_choice,
+)
+from pdd_lightning.evaluation.memory import LearningTask, LearningTasks, joined
+from pdd_lightning.evaluation.plan import Part
 from pdd_lightning.evaluation.report import format_table
-from pdd_lightning.evaluation.tasks import Part
 from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
@@ -39,7 +46,8 @@ class ContinualSettings:
         protocols: "gdumb" trains a fresh network on the memory alone after each task; "replay" trains one network on
             each task's real images together with the memory of the earlier tasks.
         memories: What is kept of each task, the same number of images for all: "distilled" images, "random" real
-            images, real images chosen by "herding", or "none" (in "replay" only).
+            images, real images chosen by "herding" (in a network trained on the task's images alone, as in "replay"),
+            or "none" (in "replay" only).
         num_networks: Networks per row, each with its own initialisation.
         gdumb: Training of a fresh network; epochs are passes over the memory, whose stages share the steps equally, so
             that memories in stages and others compare. A rate learned with a distilled set comes before this one.
@@ -182,6 +190,9 @@ class _Learner:
         self.part: Part = part
         self.seed = seed
         self.device = device
+        if {"random", "herding"} & set(settings.memories):
+            for task in self.tasks:
+                check_counts(task.real, task.distilled)
 
     def accuracies(self, protocol: ContinualProtocol, memory: Memory, number: int) -> Tensor:
         """Accuracy `[T, T]` of one network on task j after task i, NaN for tasks not learned yet."""
@@ -205,7 +216,28 @@ class _Learner:
         if memory == "distilled":
             return [task.distilled for task in self.tasks]
         seed = derive_seed(self.seed, memory, number)
-        return [random_real_set(task.real, self.all.pixels, task.distilled, seed) for task in self.tasks]
+        chosen = [
+            self._herded[index] if memory == "herding" else random_choice(task.real, task.distilled, seed)
+            for index, task in enumerate(self.tasks)
+        ]
+        pixels = self.all.pixels
+        return [
+            chosen_set(task.real, pixels, task.distilled, which) for task, which in zip(self.tasks, chosen, strict=True)
+        ]
+
+    @cached_property
+    def _herded(self) -> list[Tensor]:
+        """Images of each task by herding, in the features of a network trained on that task's images alone."""
+        return [self._herd(task) for task in self.tasks]
+
+    def _herd(self, task: LearningTask) -> Tensor:
+        images, labels = self._encoded(task.real.train.images).to(self.device), task.real.train.labels.to(self.device)
+        channels, size, _ = task.real.image_shape
+        with seeded(self.seed, "herding init", task.first):
+            network = self.factory(channels, task.real.num_classes, size).to(self.device)
+        generator = generator_for(self.seed, "herding", task.first)
+        train_network(network, images, labels, self.settings.replay, self.augment, generator)
+        return herding_choice(task.real, task.distilled, features_before_classifier(network, images))
 
     def _network(self, number: int) -> nn.Module:
         channels, size, _ = self.tasks[0].real.image_shape

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.training import TrainingSettings
 
@@ -14,23 +14,52 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
 class Phase(NamedTuple):
-    """Part of a training: a set and how to train on it, with a fresh optimiser."""
+    """Part of a training, with a fresh optimiser, as plain data.
 
-    images: SyntheticSet
+    Attributes:
+        stages: First and last stage whose images are trained on.
+        training: How; its epochs are those that are begun.
+        steps: Optimiser steps; the last epoch is cut where they are no whole epochs.
+    """
+
+    stages: tuple[int, int]
     training: TrainingSettings
+    steps: int
 
 
-def protocol_phases(synthetic: SyntheticSet, protocol: str, training: TrainingSettings) -> list[Phase]:
-    """Phases of a protocol; all protocols take the same number of optimiser steps, up to part of an epoch.
-
-    - `progressive`: the unions U_1, U_2, .. U_P in turn, `training.epochs` epochs each.
-    - `union`: U_P alone, for as many steps (rounded up to whole epochs).
-    - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there (rounded up).
+def stage_steps(counts: Sequence[int], training: TrainingSettings) -> list[int]:
+    """Optimiser steps of each phase of progressive training.
 
     Args:
-        synthetic: A staged set.
+        counts: Images that each stage adds, as networks are trained on them (decoded).
+        training: Training of each phase.
+    """
+    return [training.steps(sum(counts[:stage])) for stage in range(1, len(counts) + 1)]
+
+
+def protocol_phases(
+    protocol: str,
+    counts: Sequence[int],
+    rates: Sequence[float | None],
+    training: TrainingSettings,
+    steps: Sequence[int],
+) -> list[Phase]:
+    """Phases of a protocol; all protocols take exactly `sum(steps)` optimiser steps.
+
+    - `progressive`: the unions U_1, U_2, .. U_P in turn.
+    - `union`: U_P alone, for as many steps as all of these together.
+    - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there.
+
+    Steps that are no whole epochs cut the last epoch of a phase. The learning rate drops between epochs, at the
+    first that begins at or after the milestone, counted in epochs of the phase.
+
+    Args:
         protocol: One of `PROTOCOLS`.
-        training: Training of each progressive phase; its learning rate is used where the set has none.
+        counts: Images that each stage adds, as networks are trained on them.
+        rates: Learning rate learned in each stage, if any; a phase uses that of its last stage.
+        training: Training; its learning rate is used where none was learned, its epochs follow from the steps.
+        steps: Optimiser steps of each progressive phase, see `stage_steps`. Sets that are compared are given the
+            same steps, whatever the number of their images.
 
     Raises:
         ConfigError: Unknown protocol.
@@ -38,31 +67,35 @@ def protocol_phases(synthetic: SyntheticSet, protocol: str, training: TrainingSe
     Reference:
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3: progressive training.
     """
-    check_protocol(protocol)
-    stages = range(1, synthetic.num_stages + 1)
-    unions = [synthetic.union(stage) for stage in stages]
-    steps = [training.steps(len(union.labels)) for union in unions]
-    if protocol == "progressive":
-        return [_phase(union, training, step) for union, step in zip(unions, steps, strict=True)]
+    check_choices("protocols", [protocol], PROTOCOLS)
+    last = len(counts)
     if protocol == "union":
-        return [_phase(synthetic, training, sum(steps))]
-    sets = [synthetic.stage(stage) for stage in stages]
-    return [_phase(images, training, step) for images, step in zip(sets, steps, strict=True)]
+        spans, shares = [(1, last)], [sum(steps)]
+    else:
+        spans = [(1 if protocol == "progressive" else stage, stage) for stage in range(1, last + 1)]
+        shares = list(steps)
+    phases = []
+    for (start, end), share in zip(spans, shares, strict=True):
+        per_epoch = replace(training, epochs=1).steps(sum(counts[start - 1 : end]))
+        rate = rates[end - 1]
+        phases.append(
+            Phase(
+                (start, end),
+                replace(training, epochs=-(-share // per_epoch), lr=training.lr if rate is None else rate),
+                share,
+            )
+        )
+    return phases
 
 
-def check_protocol(protocol: str) -> None:
-    """Refuses an unknown protocol.
+def check_choices(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses what is not known, and repetitions.
 
     Raises:
-        ConfigError: It is not one of `PROTOCOLS`.
+        ConfigError: With the name of the setting and what may be chosen.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-
-
-def _phase(images: SyntheticSet, training: TrainingSettings, steps: int) -> Phase:
-    """Training on `images` for `steps` optimiser steps at the rate learned in its last stage."""
-    per_epoch = replace(training, epochs=1).steps(len(images.labels))
-    learned = images.learning_rates[-1]
-    lr = training.lr if learned is None else learned
-    return Phase(images, replace(training, epochs=-(-steps // per_epoch), lr=lr))
+    for choice in chosen:
+        if choice not in known:
+            raise ConfigError(f"unknown {choice!r} in {name}: choose from {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"{name} names something twice: {', '.join(chosen)}")

@@ -12,8 +12,12 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import DataError
+from pdd_lightning.evaluation.plan import Part, Subject
+from pdd_lightning.evaluation.ranking import ranking_tasks
 from pdd_lightning.evaluation.report import rows_from_results
-from pdd_lightning.evaluation.tasks import EvaluationSettings, Part, evaluation_tasks, run_tasks
+from pdd_lightning.evaluation.results import ResultStore
+from pdd_lightning.evaluation.settings import EvaluationSettings
+from pdd_lightning.evaluation.tasks import evaluation_tasks, run_tasks, say_kept
 from pdd_lightning.networks.spec import factory_from_spec
 from pdd_lightning.typing import NetworkFactory
 
@@ -24,15 +28,16 @@ def evaluate_file(
     factory: NetworkFactory | None,
     settings: EvaluationSettings,
     part: Part = "test",
-    baselines: bool = True,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    experts: Path | None = None,
+    results: Path | None = None,
+    ranking: bool = False,
     options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
 ) -> list[dict[str, Any]]:
     """Trains fresh networks on a stored set and scores them on real images.
 
-    Real images are brought into the stored set's model space. The augmentation is the one that the set was distilled
-    with.
+    Real images are brought into the stored set's model space.
 
     Args:
         path: A distilled set of any form, see `open_distilled`.
@@ -40,9 +45,11 @@ def evaluate_file(
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
         settings: See `EvaluationSettings`.
         part: Real images to score on.
-        baselines: Evaluate random real images, and with `full_data_epochs` the full real set, too.
-        seed: Seed of initialisations, batch orders and augmentation.
+        seed: Seed of initialisations, batch orders, augmentation and baselines.
         device: Where to train.
+        experts: Folder of expert trajectories, where `settings` ask for networks that begin as they did.
+        results: File that keeps the results of single networks, and from which they are taken.
+        ranking: Evaluate what `ranking_scores` needs, too.
         options: What files of other forms do not say.
 
     Returns:
@@ -57,23 +64,24 @@ def evaluate_file(
     real.prepare_data()
     real.setup()
     check_match(path, distilled, real)
-    tasks = evaluation_tasks(
-        distilled.synthetic,
-        real,
-        distilled.pixels,
-        factory or stored_network(path, distilled),
-        settings,
-        stored_augment(distilled),
-        part,
-        seed,
-        torch.device(device),
-        baselines,
+    subject = Subject(
+        synthetic=distilled.synthetic,
+        real=real,
+        pixels=distilled.pixels,
+        factory=factory or stored_network(path, distilled),
+        augment=stored_augmentation(distilled),
+        part=part,
+        seed=seed,
+        device=torch.device(device),
+        experts=experts,
+        store=ResultStore(results),
     )
-    results = run_tasks(tasks)
-    return rows_from_results(results, real.class_names)
+    tasks = ranking_tasks(subject, settings) if ranking else evaluation_tasks(subject, settings)
+    say_kept(tasks, subject)
+    return rows_from_results(run_tasks(tasks), real.class_names, settings.every_stage)
 
 
-def stored_augment(distilled: DistilledDataset) -> DSA:
+def stored_augmentation(distilled: DistilledDataset) -> DSA:
     """The augmentation that a set was distilled with, or the default one."""
     stored: dict[str, Any] = distilled.metadata.get("settings", {})
     names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}

@@ -77,10 +77,29 @@ class TrajectoryStore:
         self._check_manifest()
         self._load_records()
 
+    @classmethod
+    def existing(cls, folder: Path) -> TrajectoryStore:
+        """Opens a folder with the settings that it was recorded with.
+
+        Raises:
+            ConfigError: There are no trajectories.
+            DamagedFileError: The manifest cannot be read.
+        """
+        if not (folder / MANIFEST).exists():
+            raise ConfigError(f"{folder} holds no expert trajectories: name the folder that has their {MANIFEST}")
+        settings = _read_json(folder / MANIFEST).get("settings")
+        if not isinstance(settings, dict) or not isinstance(settings.get("number"), int):
+            raise _damaged(folder / MANIFEST, "it does not say how many experts there are")
+        return cls(folder, settings["number"], settings)
+
     @property
     def records(self) -> list[ExpertRecord]:
         """Records of all experts, in order; only once everything is recorded."""
         return [self._records[expert] for expert in range(self.number)]
+
+    def checksums(self) -> dict[int, str]:
+        """Checksum of the file of each expert that is recorded."""
+        return {expert: self._records[expert].sha256 for expert in sorted(self._records)}
 
     def missing(self) -> list[int]:
         """Experts that are not recorded yet."""
@@ -162,7 +181,7 @@ class TrajectoryStore:
                 raise DamagedFileError(f"{self.folder} has expert files but no {MANIFEST}: delete it to record again")
             self._write_manifest([])
             return
-        stored = self._read_json(self.folder / MANIFEST).get("settings")
+        stored = _read_json(self.folder / MANIFEST).get("settings")
         if not isinstance(stored, dict):
             raise _damaged(self.folder / MANIFEST, "it holds no settings")
         if stored != self.settings:
@@ -178,23 +197,24 @@ class TrajectoryStore:
 
     def _load_records(self) -> None:
         manifest = self.folder / MANIFEST
-        entries = self._read_json(manifest).get("experts")
+        entries = _read_json(manifest).get("experts")
         if not isinstance(entries, list):
             raise _damaged(manifest, "it lists no experts")
         self._records = {expert: _record(manifest, entry) for expert, entry in enumerate(entries)}
         for expert in range(self.number):
             path = self.file(expert).with_suffix(".json")
             if path.exists():
-                self._records[expert] = _record(path, self._read_json(path))
+                self._records[expert] = _record(path, _read_json(path))
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise _damaged(path, str(error)) from error
-        if not isinstance(content, dict):
-            raise _damaged(path, "it holds no JSON object")
-        return content
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it holds no JSON object")
+    return content
 
 
 def _record(path: Path, entry: Any) -> ExpertRecord:

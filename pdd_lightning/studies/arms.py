@@ -18,7 +18,7 @@ Budget = Literal["total", "per_stage"]
 
 AS_RECIPE = "as the recipe"
 
-NO_BASELINES = {"baselines": False}
+NO_BASELINES: dict[str, Any] = {"baselines": []}
 """Options of `pdd evaluate` where the same real images are evaluated in another arm."""
 
 

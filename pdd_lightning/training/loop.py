@@ -113,6 +113,7 @@ def train_network(
     augment: DSA,
     generator: torch.Generator,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
+    max_steps: int | None = None,
 ) -> list[EpochRecord]:
     """Trains `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
 
@@ -126,17 +127,22 @@ def train_network(
         augment: Augmentation; per-sample parameters drawn from `generator`.
         generator: CPU generator of batch order, augmentation, mixing and dropout.
         on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
+        max_steps: Optimiser steps after which training ends, within an epoch if need be.
 
     Returns:
-        One record per epoch.
+        One record per epoch that was begun.
     """
     records = []
+    left = settings.steps(len(images)) if max_steps is None else max_steps
     with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
         optimizer = sgd(network, settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
-            order = torch.randperm(len(images), generator=generator).split(settings.batch_size)
+            order = torch.randperm(len(images), generator=generator).split(settings.batch_size)[:left]
+            if not order:
+                break
+            left -= len(order)
             records.append(train_epoch(network, optimizer, images, labels, order, augment, generator, settings))
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])

@@ -41,6 +41,8 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
         (["--seed_everything", "true"], "seed_everything must be a number"),
         (["--trainer.max_epochs", "3"], "set stages.num_stages"),
         (["--trainer.precision", "64-true"], "precision 64-true is not supported"),
+        (["--evaluation.baselines", "[herding]", "--evaluation.full_data_epochs", "0"], "set full_data_epochs"),
+        (["--evaluation.augment", "colour"], "unknown operation 'colour'"),
         (["--ckpt_path", "no/such.ckpt"], "there is no checkpoint no/such.ckpt"),
     ],
 )
@@ -87,6 +89,16 @@ def test_test_without_a_checkpoint(recipe: Path, tmp_path: Path, capsys: pytest.
     assert "there is no checkpoint" in refusal(capsys, *words)
 
 
+def test_experts_inits_of_a_method_without_experts(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = tmp_path / "method.yaml"
+    network = "{class_path: pdd_lightning.networks.ConvNet, init_args: {depth: 2, width: 4}}"
+    method.write_text(f"model: {{class_path: DistributionMatching, init_args: {{ipc: 1, network: {network}}}}}")
+    words = fit(recipe, tmp_path, "--config", method, "--evaluation.expert_inits", "true")
+    assert "DistributionMatching follows no trajectories" in refusal(capsys, *words)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_distilled_file(
     damage: str, run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -118,7 +130,7 @@ def test_unusable_checkpoint(
 def test_too_few_images_for_the_random_baseline(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_folder(tmp_path / "few", per_class=2)
     words = ["evaluate", run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", few]
-    assert "fewer than the 2 that the random baseline needs" in refusal(capsys, *words)
+    assert "fewer than the 2 that the baselines need" in refusal(capsys, *words)
 
 
 def test_damaged_expert_is_named_and_recorded_again_on_request(

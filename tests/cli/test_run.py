@@ -1,8 +1,10 @@
 """A whole run through the command line: what it writes, and what reads it back."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -72,6 +74,52 @@ def test_evaluate_reads_the_file(run: Path, image_folder: Path, tmp_path: Path) 
     rows = json.loads(output.read_text())["rows"]
     assert [row["row"] for row in rows] == ["distilled", "random real"]
     assert rows[0]["protocol"] == "progressive"
+    assert len((tmp_path / "results.networks.jsonl").read_text().splitlines()) == 2
+
+
+def test_evaluate_compares_with_whatever_is_asked_for(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    words = ["evaluate", run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", image_folder]
+    words += ["--num_networks", 1, "--epochs", 1, "--full_data_epochs", 1, "--output", output]
+    words += ["--protocols", "[progressive,union]", "--baselines", "[herding,kmeans]", "--every_stage", "true"]
+    words += ["--experts", run / "experts" / "theta_0", "--ranking", "true", "--augment", "crop"]
+    main([str(word) for word in words])
+    content = json.loads(output.read_text())
+    staged = ("distilled", "distilled, experts' inits", "random real", "herding", "k-means centres")
+    protocols = (("progressive", 1), ("progressive", 2), ("union", 2))
+    assert [(row["row"], row["protocol"], row["stage"]) for row in content["rows"]] == [
+        *[(row, *protocol) for row in staged for protocol in protocols],
+        ("full real", "all images", 1),
+        *[
+            (f"{row}, no augmentation", "progressive", stage)
+            for row in ("distilled", "random real")
+            for stage in (1, 2)
+        ],
+    ]
+    assert set(content["ranking"]) == {"label_robust_score", "augmentation_robust_score"}
+    assert all(0 < score < 1 for score in content["ranking"].values())
+
+
+def test_testing_again_takes_the_results_that_are_there(
+    run: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = json.loads((run / "summary.json").read_text())["evaluation"]
+    monkeypatch.setattr("pdd_lightning.evaluation.evaluator.train_network", None)
+    words = ["test", "--config", recipe, "--ckpt_path", run / "checkpoints" / "last.ckpt"]
+    main([str(word) for word in words])
+    assert "6 of 6 networks were trained before" in capsys.readouterr().out
+    assert json.loads((run / "summary.json").read_text())["evaluation"] == before
+
+
+def test_a_run_is_evaluated_from_its_experts_inits_too(run: Path, recipe: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    words = ["test", "--config", recipe, "--ckpt_path", copy / "checkpoints" / "last.ckpt"]
+    words += ["--evaluation.expert_inits", "true", "--evaluation.baselines", "[]", "--evaluation.full_data_epochs", 0]
+    main([str(word) for word in words])
+    rows = json.loads((copy / "summary.json").read_text())["evaluation"]
+    tested = [(row["row"], row["init"], row["n"]) for row in rows if row["part"] == "test"]
+    assert tested == [("distilled", "fresh", 2), ("distilled, experts' inits", "expert", 2)]
 
 
 def test_a_finished_run_ends_at_once_and_stays_as_it_is(run: Path, recipe: Path) -> None:

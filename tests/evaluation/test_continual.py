@@ -22,7 +22,7 @@ from pdd_lightning.training import TrainingSettings
 
 NAMES = ["north", "south", "west", "east"]
 SETTINGS = ContinualSettings(
-    memories=("distilled", "random", "none"),
+    memories=("distilled", "random", "herding", "none"),
     num_networks=2,
     gdumb=TrainingSettings(epochs=50, lr=0.05),
     replay=TrainingSettings(epochs=8, lr=0.05, batch_size=16),
@@ -135,8 +135,10 @@ def test_memory_prevents_forgetting(tasks, factory):
     assert list(rows) == [
         ("gdumb", "distilled"),
         ("gdumb", "random"),
+        ("gdumb", "herding"),
         ("replay", "distilled"),
         ("replay", "random"),
+        ("replay", "herding"),
         ("replay", "none"),
     ]
     forgetful = rows.pop(("replay", "none"))
@@ -177,6 +179,30 @@ def test_half_of_what_is_replayed_is_memory(tasks, factory, monkeypatch):
     assert abs(len(second) - 2 * current) <= len(tasks.tasks[0].distilled) / 2
 
 
+def test_memories_of_real_images_are_of_the_task_alone(tasks, factory):
+    settings = replace(SETTINGS, replay=TrainingSettings(epochs=1))
+    learner = continual._Learner(tasks, factory, settings, DSA("none"), "val", 0, torch.device("cpu"))
+    random, other = (learner._kept("random", number) for number in (0, 1))
+    herded = learner._kept("herding", 0)
+    assert not torch.equal(random[0].images, other[0].images)
+    assert torch.equal(herded[0].images, learner._kept("herding", 1)[0].images)
+    for task, memory in [*zip(tasks.tasks, random, strict=True), *zip(tasks.tasks, herded, strict=True)]:
+        own = tasks.pixels.encode(to_unit(task.real.train.images))
+        places = [int((own == image).all((1, 2, 3)).nonzero()) for image in memory.images]
+        assert len(set(places)) == len(memory) == len(task.distilled)
+        assert torch.equal(task.real.train.labels[places], memory.labels)
+
+
+def test_too_few_real_images_are_refused_before_the_work(save, sides, factory):
+    tasks = read([save(["east", "north"]), save(["south", "west"])], sides)
+    large = tasks.tasks[1].distilled
+    images = torch.zeros(100, 1, 8, 8)
+    large = replace(large, images=images, labels=torch.arange(2).repeat(50), stages=torch.arange(1, 3).repeat(50))
+    tasks.tasks[1] = tasks.tasks[1]._replace(distilled=large)
+    with pytest.raises(DataError, match="fewer than the 50"):
+        learn(tasks, factory)
+
+
 def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, monkeypatch):
     seen = []
 
@@ -215,7 +241,7 @@ def test_table_and_figure_show_each_row():
     figure = Figure()
     draw_continual(figure, rows, "sides")
     lines = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
-    assert lines == [["distilled", "random"], ["distilled", "random", "none"]]
+    assert lines == [["distilled", "random", "herding"], ["distilled", "random", "herding", "none"]]
     assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([100, 70])
 
 

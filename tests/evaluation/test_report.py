@@ -2,12 +2,26 @@ import json
 
 import pytest
 
-from pdd_lightning.evaluation import TaskResult, format_table, rows_from_results, rows_table, stages_table
+from pdd_lightning.evaluation import TaskResult, format_table, row_title, rows_from_results, rows_table, stages_table
 from pdd_lightning.training import Score
 
 
-def result(row, seed, accuracy, per_class=(0.5, 0.5), part="test", seconds=1.0):
-    return TaskResult(row, "progressive", part, 12, seed, Score(accuracy, list(per_class)), seconds)
+def result(row, number, accuracy, per_class=(0.5, 0.5), part="test", seconds=1.0, protocol="progressive", early=0.1):
+    about = {
+        "row": row,
+        "protocol": protocol,
+        "part": part,
+        "scored": 100,
+        "seed": 4,
+        "network": {"class_path": "pdd_lightning.networks.ConvNet", "init_args": {}},
+        "augment": "crop",
+        "images": [6, 12],
+        "phases": [
+            {"stages": [1, 1], "steps": 10, "epochs": 10, "lr": 0.02},
+            {"stages": [1, 2], "steps": 20, "epochs": 10, "lr": 0.01},
+        ],
+    }
+    return TaskResult(about, number, [Score(early, [0, 0]), Score(accuracy, list(per_class))], [seconds / 2, seconds])
 
 
 RESULTS = [
@@ -45,10 +59,23 @@ def test_rows_are_json(rows):
 
 def test_the_table_of_rows_gives_percent(rows):
     lines = rows_table(rows).splitlines()
-    assert lines[0].split("  ")[0].strip() == "training images" and set(lines[1]) == {"-"}
-    assert lines[2].split() == ["distilled", "progressive", "12", "test", "60.0", "+-20.0", "3", "9"]
-    assert lines[3].split()[-3:] == ["+-0.0", "1", "1"]
-    assert "validation" in rows_table(rows_from_results([result("distilled", 0, 0.5, part="val")], ["cat", "dog"]))
+    assert lines[0] == "Accuracy on 100 test images, networks (ConvNet), 10 epochs a stage, augmentation crop, seed 4."
+    assert lines[2].split("  ")[0].strip() == "training images" and set(lines[3]) == {"-"}
+    assert lines[4].split() == ["distilled", "progressive", "12", "30", "3", "60.0", "+-20.0", "9"]
+    assert lines[5].split()[-4:] == ["1", "25.0", "+-0.0", "1"]
+    few = rows_from_results([result("distilled", 0, 0.5, part="val")], ["cat", "dog"])
+    assert "validation images, 1 networks" in rows_table(few)
+
+
+def test_earlier_stages_come_before_the_last_where_asked_for():
+    results = [result("distilled", 0, 0.8, protocol=protocol, early=0.3) for protocol in ("progressive", "union")]
+    rows = rows_from_results(results, ["cat", "dog"], every_stage=True)
+    assert [row_title(row) for row in rows] == ["distilled, stage 1", "distilled", "distilled, union"]
+    figures = [(row["images"], row["steps"], row["learning_rates"], row["mean"], row["seconds"]) for row in rows]
+    assert figures[0] == (6, 10, [0.02], 0.3, 0.5)
+    assert figures[1] == (12, 30, [0.02, 0.01], 0.8, 1.0)
+    lines = rows_table(rows).splitlines()
+    assert lines[2].split()[3] == "stage" and lines[4].split()[2:5] == ["1", "6", "10"]
 
 
 def test_columns_are_aligned():

@@ -1,4 +1,6 @@
+import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +8,21 @@ from torch import nn
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import EvaluationSettings, evaluation_tasks
+from pdd_lightning.evaluation import (
+    EvaluationSettings,
+    ResultStore,
+    Subject,
+    evaluation_tasks,
+    ranking_scores,
+    ranking_tasks,
+    rows_from_results,
+    run_tasks,
+)
+from pdd_lightning.evaluation import evaluator as evaluator_module
+from pdd_lightning.evaluation.protocols import PROTOCOLS
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings
+from pdd_lightning.networks import ConvNet
+from pdd_lightning.networks.parameters import flatten
 
 SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)
 ROWS = ["distilled"] * 3 + ["random real"] * 3 + ["full real"] * 3
@@ -19,28 +35,33 @@ class Inits:
         self.factory = factory
         self.made = []
 
-    def __call__(self, in_channels, num_classes, image_size):
+    def make(self, in_channels, num_classes, image_size):
         network = self.factory(in_channels, num_classes, image_size)
         self.made.append(torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()]))
         return network
 
 
 @pytest.fixture
-def make_tasks(blobs, staged_blobs, factory):
+def subject(blobs, staged_blobs, factory):
+    device = torch.device("cpu")
+    return Subject(staged_blobs, blobs, blobs.pixels, factory, DSA("color_crop"), "test", 0, device)
+
+
+@pytest.fixture
+def make_tasks(subject):
     """Makes the tasks of an evaluation; what differs from the usual is the test's choice."""
 
-    def make(settings=SETTINGS, factory=factory, part="test", seed=0, baselines=True):
-        augment = DSA("color_crop")
-        device = torch.device("cpu")
-        return evaluation_tasks(
-            staged_blobs, blobs, blobs.pixels, factory, settings, augment, part, seed, device, baselines
-        )
+    def make(settings=SETTINGS, **changes):
+        return evaluation_tasks(replace(subject, **changes), settings)
 
     return make
 
 
+ALONE = replace(SETTINGS, baselines=(), full_data_epochs=0)
+
+
 def without_time(results):
-    return [replace(result, seconds=0.0) for result in results]
+    return [replace(result, seconds=[]) for result in results]
 
 
 def run(tasks):
@@ -62,20 +83,26 @@ def results(make_tasks, outcome):
 
 
 def test_every_row_has_every_network(results):
-    assert [result.row for result in results] == ROWS
-    assert [result.seed for result in results] == [0, 1, 2] * 3
-    assert {(result.row, result.protocol, result.images) for result in results} == {
-        ("distilled", "progressive", 9),
-        ("random real", "progressive", 9),
-        ("full real", "all images", 54),
-    }
-    assert {result.part for result in results} == {"test"}
-    assert all(len(result.score.per_class) == 3 for result in results)
+    assert [result.about["row"] for result in results] == ROWS
+    assert [result.number for result in results] == [0, 1, 2] * 3
+    abouts = [result.about for result in results[::3]]
+    assert [(about["protocol"], about["images"]) for about in abouts] == [
+        ("progressive", [3, 9]),
+        ("progressive", [3, 9]),
+        ("all images", [54]),
+    ]
+    assert [[phase["lr"] for phase in about["phases"]] for about in abouts] == [[0.02, 0.05], [0.05, 0.05], [0.05]]
+    assert {(about["part"], about["scored"], about["augment"]) for about in abouts} == {("test", 24, "color_crop")}
+    assert all(len(score.per_class) == 3 for result in results for score in result.scores)
 
 
 def test_labels_name_row_and_network(make_tasks):
     labels = [task.label for task in make_tasks()]
-    assert (labels[0], labels[4], labels[8]) == ("distilled 1/3", "random real 2/3", "full real 3/3")
+    assert (labels[0], labels[4], labels[8]) == (
+        "distilled (progressive) 1",
+        "random real (progressive) 2",
+        "full real (all images) 3",
+    )
 
 
 def test_the_order_of_the_tasks_does_not_matter(make_tasks, results):
@@ -91,14 +118,14 @@ def test_the_order_does_not_matter_where_networks_draw_for_themselves(make_tasks
         return nn.Sequential(nn.Dropout2d(0.3), factory(*shape))
 
     settings = replace(SETTINGS, num_networks=2, full_data_epochs=0)
-    results = run(make_tasks(settings, with_dropout))
+    results = run(make_tasks(settings, factory=with_dropout))
     torch.rand(5)
-    assert run(reversed(make_tasks(settings, with_dropout))) == results[::-1]
+    assert run(reversed(make_tasks(settings, factory=with_dropout))) == results[::-1]
 
 
 def test_network_n_begins_alike_in_every_row(make_tasks, factory):
     inits = Inits(factory)
-    run(make_tasks(replace(SETTINGS, epochs=1, full_data_epochs=1), inits))
+    run(make_tasks(replace(SETTINGS, epochs=1, full_data_epochs=1), factory=inits.make))
     distilled, random_real, full = inits.made[:3], inits.made[3:6], inits.made[6:]
     for number in range(3):
         assert torch.equal(distilled[number], random_real[number]) and torch.equal(distilled[number], full[number])
@@ -109,25 +136,61 @@ def test_another_seed_gives_other_networks(make_tasks, factory):
     made = []
     for seed in (0, 1):
         inits = Inits(factory)
-        run(make_tasks(replace(SETTINGS, epochs=1), inits, seed=seed, baselines=False))
+        run(make_tasks(replace(ALONE, epochs=1), factory=inits.make, seed=seed))
         made += [tuple(parameters.tolist()) for parameters in inits.made]
     assert len(set(made)) == 6
 
 
-@pytest.mark.parametrize(("baselines", "epochs", "rows"), [(True, 0, 6), (False, 2, 3), (False, 0, 3), (True, 2, 9)])
-def test_rows_that_are_not_asked_for_are_left_out(make_tasks, baselines, epochs, rows):
-    tasks = make_tasks(replace(SETTINGS, full_data_epochs=epochs), baselines=baselines)
-    assert [task.label.rpartition(" ")[0] for task in tasks] == ROWS[:rows]
+@pytest.mark.parametrize(
+    ("baselines", "epochs", "rows"),
+    [
+        (("random",), 0, ["distilled", "random real"]),
+        ((), 2, ["distilled", "full real"]),
+        ((), 0, ["distilled"]),
+        (("kmeans", "herding"), 2, ["distilled", "k-means centres", "herding", "full real"]),
+    ],
+)
+def test_rows_are_those_that_are_asked_for(make_tasks, baselines, epochs, rows):
+    tasks = make_tasks(replace(SETTINGS, num_networks=1, full_data_epochs=epochs, baselines=baselines))
+    assert [task.plan.row for task in tasks] == rows
+
+
+def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs):
+    """Whatever the protocol, and though a stored image is four to train on; counted as the optimiser does."""
+    settings = replace(SETTINGS, num_networks=1, protocols=PROTOCOLS, baselines=("random", "herding", "kmeans"))
+    tasks = make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2))
+    counted = {}
+    for task in tasks:
+        done = counted.setdefault(task.label, [])
+        task.on_steps = lambda _, steps, done=done: done.append(steps)
+    rows = rows_from_results(run_steps(tasks), list("abc"))
+    staged = [row for row in rows if row["protocol"] != "all images"]
+    assert len(staged) == 4 * 3
+    assert {row["steps"] for row in staged} == {4 * 1 + 4 * 3}  # 12 and 36 images in batches of 16
+    assert {sum(done) for label, done in counted.items() if "all images" not in label} == {16}
+    assert (rows[-1]["protocol"], rows[-1]["steps"]) == ("all images", 2 * 4)
+
+
+def run_steps(tasks):
+    return [task.run() for task in tasks]
+
+
+def test_accuracies_after_each_stage_are_those_of_a_set_that_ends_there(make_tasks, staged_blobs):
+    results = run(make_tasks(ALONE))
+    rows = rows_from_results([replace(result, seconds=[0.0, 0.0]) for result in results], list("abc"), True)
+    assert [(row["stage"], row["images"], row["steps"]) for row in rows] == [(1, 3, 4), (2, 9, 8)]
+    first = run(make_tasks(ALONE, synthetic=staged_blobs.union(1)))
+    assert rows[0]["accuracies"] == [result.scores[-1].accuracy for result in first]
 
 
 def test_networks_are_scored_on_the_part_that_is_asked_for(make_tasks, blobs, monkeypatch):
     """Without a test part, the validation part can be scored on, but not the test part."""
     train, val, _ = blobs._parts
     monkeypatch.setattr(blobs, "_parts", (train, val, None))
-    (result,) = run(make_tasks(replace(SETTINGS, num_networks=1), part="val", baselines=False))
-    assert result.part == "val"
-    with pytest.raises(AttributeError):
-        run(make_tasks(part="test", baselines=False))
+    (result,) = run(make_tasks(replace(ALONE, num_networks=1), part="val"))
+    assert (result.about["part"], result.about["scored"]) == ("val", 18)
+    with pytest.raises(TypeError):
+        run(make_tasks(ALONE, part="test"))
 
 
 def test_tasks_run_inside_lightnings_test_loop(make_tasks, results):
@@ -138,7 +201,7 @@ def test_tasks_run_inside_lightnings_test_loop(make_tasks, results):
 def test_training_on_the_set_helps(make_tasks):
     """Nine real images and thirty epochs are enough to tell the colours apart."""
     settings = replace(SETTINGS, epochs=30)
-    accuracies = {result.row: result.score.accuracy for result in run(make_tasks(settings))}
+    accuracies = {result.about["row"]: result.scores[-1].accuracy for result in run(make_tasks(settings))}
     assert accuracies["distilled"] > 0.7 and accuracies["random real"] > 0.7
 
 
@@ -148,7 +211,12 @@ def test_training_on_the_set_helps(make_tasks):
         {"num_networks": 0},
         {"epochs": 0},
         {"full_data_epochs": -1},
-        {"protocol": "all"},
+        {"protocols": ()},
+        {"protocols": ("all",)},
+        {"protocols": ("union", "union")},
+        {"baselines": ("nearest",)},
+        {"baselines": ("herding",), "full_data_epochs": 0},
+        {"augment": "colour"},
         {"lr": -1.0},
         {"batch_size": 0},
         {"momentum": 2.0},
@@ -158,7 +226,7 @@ def test_training_on_the_set_helps(make_tasks):
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(bad):
-    with pytest.raises(ConfigError, match=next(iter(bad))):
+    with pytest.raises(ConfigError, match=r"unknown operation" if "augment" in bad else next(iter(bad))):
         EvaluationSettings(**bad)
 
 
@@ -182,12 +250,12 @@ def test_networks_train_on_decoded_images_and_the_stored_ones_are_counted(blobs,
             return self.network(images)
 
     stored = replace(staged_blobs, decode_factor=2)
-    settings = EvaluationSettings(num_networks=1, epochs=1, protocol="union", batch_size=100)
-    tasks = evaluation_tasks(
-        stored, blobs, blobs.pixels, Watching, settings, DSA("none"), "val", 0, torch.device("cpu"), True
-    )
-    results = run(tasks)
-    assert [(result.row, result.images) for result in results] == [("distilled", 9), ("random real", 9)]
+    settings = EvaluationSettings(num_networks=1, epochs=1, protocols=("union",), batch_size=100)
+    device = torch.device("cpu")
+    subject = Subject(stored, blobs, blobs.pixels, Watching, DSA("none"), "val", 0, device)
+    results = run(evaluation_tasks(subject, settings))
+    abouts = [result.about for result in results]
+    assert [(about["row"], about["images"]) for about in abouts] == [("distilled", [9]), ("random real", [9])]
     trained = [batch for batch in seen if len(batch) in (36, 9)]
     assert [len(batch) for batch in trained] == [36, 36, 9, 9]  # 3 + 9 stored images: as many steps as two phases
     decoded = stored.decoded(blobs.pixels).images.flatten(1)
@@ -195,3 +263,155 @@ def test_networks_train_on_decoded_images_and_the_stored_ones_are_counted(blobs,
         float(torch.cdist(trained[0].flatten(1), decoded, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max())
         < 1e-2
     )
+
+
+@pytest.fixture
+def experts(subject, tmp_path):
+    """Two experts, recorded with the seed of the evaluation."""
+    settings = ExpertSettings(number=2, batch_size=16)
+    recorder = ExpertRecorder(
+        subject.factory, subject.real, settings, subject.augment, subject.seed, subject.device, progress=False
+    )
+    return recorder.record(tmp_path / "theta_0", epochs=1)
+
+
+def test_networks_begin_where_experts_began_if_asked_to_and_nowhere_near_otherwise(make_tasks, experts, monkeypatch):
+    begins = []
+    train = evaluator_module.train_network
+
+    def watch(network, *rest):
+        begins.append(flatten(dict(network.named_parameters())).detach().clone())
+        return train(network, *rest)
+
+    monkeypatch.setattr(evaluator_module, "train_network", watch)
+    settings = replace(ALONE, protocols=("union",), expert_inits=True)
+    results = run(make_tasks(settings, experts=experts.folder))
+    assert [(result.about["row"], result.about["init"], result.number) for result in results] == [
+        *[("distilled", "fresh", number) for number in range(3)],
+        *[("distilled, experts' inits", "expert", number) for number in range(2)],  # no more than there are experts
+    ]
+    starts = [experts.segment(expert, 0, 0)[0] for expert in range(2)]
+    assert all(torch.equal(begin, start) for begin, start in zip(begins[3:], starts, strict=True))
+    assert min(float((begin - start).norm()) for begin in begins[:3] for start in starts) > 1
+
+
+def test_experts_that_are_missing_or_of_another_network_are_refused_before_anything_is_trained(
+    make_tasks, experts, tmp_path
+):
+    settings = replace(ALONE, expert_inits=True)
+    with pytest.raises(ConfigError, match="name their folder"):
+        make_tasks(settings)
+    with pytest.raises(ConfigError, match="none holds no expert trajectories"):
+        make_tasks(settings, experts=tmp_path / "none")
+    with pytest.raises(ConfigError, match="cannot fill a network"):
+        make_tasks(settings, experts=experts.folder, factory=partial(ConvNet, depth=1, width=4))
+
+
+def test_augmentation_is_the_sets_own_unless_another_is_chosen(make_tasks):
+    settings = replace(ALONE, num_networks=1)
+    tasks = [*make_tasks(settings), *make_tasks(replace(settings, augment="none"))]
+    assert [task.plan.augment.strategy for task in tasks] == ["color_crop", "none"]
+    own, none = run(tasks)
+    assert own.scores != none.scores or own.about != none.about
+    assert none.about["augment"] == "none"
+
+
+def test_herding_is_computed_once_and_kept(make_tasks, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, num_networks=2, baselines=("herding",))
+    trained = []
+    choose = evaluator_module.herding_choice
+    monkeypatch.setattr(evaluator_module, "herding_choice", lambda *rest: trained.append(1) or choose(*rest))
+    path = tmp_path / "results.jsonl"
+    first = run(make_tasks(settings, store=ResultStore(path))[2:4])
+    assert trained == [1]
+    lines = [line for line in path.read_text().splitlines() if "scores" not in line]
+    path.write_text("\n".join(lines))  # the choice alone
+    assert run(make_tasks(settings, store=ResultStore(path))[2:4]) == first
+    assert trained == [1]
+
+
+def test_finished_networks_are_not_trained_again(make_tasks, results, tmp_path, monkeypatch):
+    """Killed after four networks, and while the fifth was being written."""
+    path = tmp_path / "results.jsonl"
+    run(make_tasks(store=ResultStore(path))[:5])
+    path.write_text(path.read_text()[:-20])
+    tasks = make_tasks(store=ResultStore(path))
+    assert [task.result is not None for task in tasks] == [True] * 4 + [False] * 5
+    assert (tasks[3].steps, tasks[4].steps) == (0, 8)
+    assert run(tasks) == results
+    monkeypatch.setattr(evaluator_module, "train_network", None)
+    assert run(make_tasks(store=ResultStore(path))) == results
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"part": "val"},
+        {"augment": DSA("crop")},
+        {"factory": partial(ConvNet, depth=1, width=8)},
+        {"synthetic": None},
+        {"settings": replace(ALONE, lr=0.06)},
+        {"settings": replace(ALONE, batch_size=8)},
+        {"settings": replace(ALONE, epochs=5)},
+        {"settings": replace(ALONE, weight_decay=0.0)},
+        {"settings": replace(ALONE, milestones=(0.25,))},
+        {"settings": replace(ALONE, protocols=("union",))},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_depends_on_something_else_is_not_taken(changed, make_tasks, staged_blobs, tmp_path):
+    path = tmp_path / "results.jsonl"
+    run(make_tasks(ALONE, store=ResultStore(path)))
+    if "synthetic" in changed:
+        changed = {"synthetic": replace(staged_blobs, images=staged_blobs.images + 1e-4)}
+    assert all(task.result is None for task in make_tasks(**{"settings": ALONE, **changed}, store=ResultStore(path)))
+
+
+def test_more_networks_are_added_to_those_that_are_there(make_tasks, tmp_path):
+    path = tmp_path / "results.jsonl"
+    run(make_tasks(ALONE, store=ResultStore(path)))
+    tasks = make_tasks(replace(SETTINGS, num_networks=4), store=ResultStore(path))
+    assert [task.result is not None for task in tasks[:4]] == [True] * 3 + [False]
+
+
+def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
+    soft = torch.full((9, 3), 0.1).scatter_(1, staged_blobs.labels[:, None], 0.8)
+    settings = replace(SETTINGS, num_networks=1, protocols=("progressive", "union"))
+    tasks = ranking_tasks(replace(subject, synthetic=replace(staged_blobs, labels=soft)), settings)
+    extra = {(task.plan.row, task.plan.protocol, task.plan.augment.strategy) for task in tasks[5:]}
+    assert extra == {
+        ("distilled, hard labels", "progressive", "color_crop"),
+        ("distilled, no augmentation", "progressive", "none"),
+        ("random real, no augmentation", "progressive", "none"),
+    }
+    results = run_tasks(tasks, progress=False)
+    assert {result.about["row"]: result.about["labels"] for result in results} == {
+        "distilled": "soft",
+        "random real": "hard",
+        "full real": "hard",
+        "distilled, hard labels": "hard",
+        "distilled, no augmentation": "soft",
+        "random real, no augmentation": "hard",
+    }
+    with pytest.raises(ConfigError, match="full_data_epochs"):
+        ranking_tasks(subject, ALONE)
+
+
+def test_scores_of_the_ranking_come_from_the_rows():
+    """IOR 0.7 - 0.4, HLR 0.9 - 0.6: nothing is gained. Augmented 0.3, plain 0.5 - 0.6: 0.1 is gained."""
+    accuracies = {
+        "distilled": 0.7,
+        "distilled, hard labels": 0.6,
+        "random real": 0.4,
+        "full real": 0.9,
+        "distilled, no augmentation": 0.5,
+        "random real, no augmentation": 0.6,
+    }
+    rows = [{"row": row, "mean": mean, "stage": 2, "num_stages": 2} for row, mean in accuracies.items()]
+    rows += [{"row": "distilled", "mean": 0.1, "stage": 2, "num_stages": 2}]  # of a second protocol
+    rows.insert(0, {"row": "distilled", "mean": 0.2, "stage": 1, "num_stages": 2})
+    scores = ranking_scores(rows)
+    assert scores["label_robust_score"] == pytest.approx(0.26894, abs=1e-5)
+    assert scores["augmentation_robust_score"] == pytest.approx((1.105171 - 0.367879) / 2.350402, abs=1e-5)
+    assert json.loads(json.dumps(scores)) == scores

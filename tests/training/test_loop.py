@@ -55,6 +55,17 @@ def test_the_rate_drops_after_each_milestone():
     assert {TrainingSettings(epochs=5, lr=2.0, milestones=()).lr_at(epoch) for epoch in range(5)} == {2.0}
 
 
+@pytest.mark.parametrize(("max_steps", "batches"), [(5, [4, 4, 2, 4, 4]), (6, [4, 4, 2] * 2), (99, [4, 4, 2] * 3)])
+def test_training_can_end_within_an_epoch(toy, max_steps, batches):
+    network, images, labels = toy
+    seen, epochs = Seen(images), []
+    settings = TrainingSettings(epochs=3, batch_size=4)
+    on_epoch = lambda epoch, _: epochs.append(epoch)  # noqa: E731
+    train_network(network, seen, labels, settings, PLAIN, generator(), on_epoch, max_steps)
+    assert [len(batch) for batch in seen.batches] == batches
+    assert epochs == list(range(1, -(-len(batches) // 3) + 1))
+
+
 @pytest.mark.parametrize(("count", "steps"), [(1, 3), (16, 3), (17, 6), (32, 6), (33, 9)])
 def test_steps_are_the_batches_of_all_epochs(toy, count, steps):
     settings = TrainingSettings(epochs=3, batch_size=16)

@@ -25,7 +25,7 @@ from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.training import TrainingSettings
+from pdd_lightning.training import TrainingSettings, check_at_once
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class TransitionSettings:
         milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
         gamma: Factor of each drop.
         cutmix: Probability with which a batch is mixed by CutMix.
+        at_once: Networks trained at once, in operations on all of them; the result is the same up to rounding. Pays
+            where steps are small: measure it with `benchmarks/at_once.py`. Not for networks with dropout.
     """
 
     epochs: int = 1000
@@ -49,8 +51,11 @@ class TransitionSettings:
     milestones: tuple[float, ...] = (0.5,)
     gamma: float = 0.1
     cutmix: float = 0.0
+    at_once: int = 1
 
     def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise ConfigError(f"transition.at_once must be >= 1, got {self.at_once}")
         self.training(lr=1.0)  # refuses bad values now rather than at the first transition
 
     def training(self, lr: float) -> TrainingSettings:
@@ -150,9 +155,12 @@ class StageAdvance(Callback):
         """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
 
         Raises:
-            ConfigError: The checkpoint was made with other settings; the message lists them.
+            ConfigError: The checkpoint was made with other settings; the message lists them. Or the networks cannot
+                be trained at once, as asked for.
         """
         module = stage_module(pl_module)
+        if self.transition.at_once > 1:
+            check_at_once(module.build_network, module.data.real.image_shape, module.device)
         self._check_settings(self._describe(module), module.data.stage)
         self._stop_if_finished(trainer, module)
 
@@ -220,7 +228,9 @@ class StageAdvance(Callback):
     def _describe(self, module: DistillationStage) -> dict[str, Any]:
         """All settings that the images depend on, but those that may change when a run is continued."""
         settings = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
-        stages = {"iterations": self.iterations, "transition": asdict(self.transition)}
+        transition = asdict(self.transition)
+        del transition["at_once"]  # the same up to rounding
+        stages = {"iterations": self.iterations, "transition": transition}
         stages |= self._examples.description()
         # As it comes back from a checkpoint or a file, so that the two compare equal.
         described: dict[str, Any] = json.loads(json.dumps({"model": settings, "stages": stages}))
@@ -328,7 +338,9 @@ class StageAdvance(Callback):
             union = data.union.union(stage).decoded(data.real.pixels)
             learned = union.learning_rates[-1]
             training = self.transition.training(module.default_lr if learned is None else learned)
-            start = StartPoint(lambda: self._experts_after(stage - 1, root, module), union, training)
+            start = StartPoint(
+                lambda: self._experts_after(stage - 1, root, module), union, training, self.transition.at_once
+            )
             if stage < self.num_stages:
                 title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
                 store = recorder.record(root / f"theta_{stage}", needed, start, title, examples)

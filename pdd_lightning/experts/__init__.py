@@ -2,8 +2,9 @@
 
 from pdd_lightning.experts.adopt import adopt_trajectories
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
-from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings
 from pdd_lightning.experts.scoring import forgetting_scores
+from pdd_lightning.experts.starts import StartPoint
 from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
 
 __all__ = [

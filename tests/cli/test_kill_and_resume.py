@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def long_recipe(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Long enough in every part to be hit there."""
     text = recipe.read_text()
-    text = text.replace("iterations: 6", "iterations: 60").replace("epochs: 3}", "epochs: 150}")
+    text = text.replace("iterations: 6", "iterations: 60").replace("epochs: 3}", "epochs: 150, at_once: 2}")
     text = re.sub(r"experts: \{number: 2, ", "experts: {number: 4, epochs: 60, ", text)
     path = tmp_path_factory.mktemp("recipe") / "long.yaml"
     path.write_text(text)

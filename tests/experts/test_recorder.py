@@ -37,8 +37,8 @@ def first(recorder, tmp_path):
 def start(first, staged_blobs):
     """Makes start points after the two stages of `staged_blobs`."""
 
-    def make(epochs=TRANSITION.epochs):
-        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs))
+    def make(epochs=TRANSITION.epochs, at_once=1):
+        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs), at_once)
 
     return make
 
@@ -143,6 +143,30 @@ def test_without_former_experts_the_first_start_from_their_initialisation(record
     with_experts = recorder().record(tmp_path / "later", 0, start())
     without = recorder().record(tmp_path / "alone", 0, replace(start(), previous=lambda: None))
     assert files(without) == files(with_experts)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 5])
+def test_start_points_trained_at_once_are_those_trained_one_by_one(recorder, first, start, tmp_path, at_once):
+    """Up to rounding, wherever the groups are cut; how many at once is not a setting that folders differ by."""
+    three = recorder(replace(SETTINGS, number=3))
+    common = replace(start(at_once=at_once), previous=lambda: None)
+    together = three.record(tmp_path / "together", 1, common)
+    alone = three.record(tmp_path / "alone", 1, replace(common, at_once=1))
+    assert files(together) != files(alone)
+    for expert in range(3):
+        torch.testing.assert_close(snapshots(together, expert, 1), snapshots(alone, expert, 1), rtol=1e-3, atol=1e-4)
+    assert all(record.start_seconds > 0 for record in together.records)
+    three.record(tmp_path / "together", 1, replace(common, at_once=1))
+
+
+def test_an_expert_has_the_same_companions_whichever_are_missing(recorder, start, tmp_path):
+    three, common = recorder(replace(SETTINGS, number=3)), replace(start(at_once=2), previous=lambda: None)
+    store = three.record(tmp_path, 1, common)
+    whole, before = files(store), times(store)
+    store.discard([1])
+    store = three.record(tmp_path, 1, common)
+    assert files(store) == whole
+    assert [time == old for time, old in zip(times(store), before, strict=True)] == [True, False, True]
 
 
 def test_former_experts_are_opened_only_to_record(recorder, start, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +10,15 @@ from typing import Any, Literal
 from jsonargparse.typing import Path_fr
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.studies.recipe import Recipe, dotted
+from pdd_lightning.studies.recipe import Recipe, dotted, readable
+from pdd_lightning.studies.step import Step, option_words
 
 Budget = Literal["total", "per_stage"]
 """What runs with other numbers of stages have in common: iterations of all stages together, or of each."""
 
 AS_RECIPE = "as the recipe"
 
-NO_BASELINES = {"baselines": [], "full_data_epochs": 0}
+NO_BASELINES: dict[str, Any] = {"baselines": [], "full_data_epochs": 0}
 """Options of `pdd evaluate` where the same real images are evaluated in another arm."""
 
 
@@ -125,3 +126,38 @@ def stage_arms(method: Method, stages: Sequence[int], budgets: Sequence[Budget])
     arms = [staged_arm(method, count, total // count, budget) for count, budget in pairs]
     distinct = list({arm.run: arm for arm in arms}.values())
     return [distinct[0], *(replace(arm, evaluate=NO_BASELINES) for arm in distinct[1:])]
+
+
+def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
+    """One `pdd fit`, which begins or continues the run `name`.
+
+    Args:
+        name: Name of the run's folder below `runs`, and of the step.
+        arm: What to distil.
+        seed: Seed of the run.
+        folder: Folder of the study.
+        stages: Number of stages.
+    """
+    options: dict[str, Any] = {
+        # The study evaluates by itself; one network shows in the log that the run went well.
+        "evaluation.num_networks": 1,
+        "trainer.enable_progress_bar": False,
+        **arm.recipe.changes,
+        "stages.num_stages": stages,
+        "stages.iterations": arm.iterations,
+        "model.ipc": arm.ipc,
+        **arm.options,
+        "seed_everything": seed,
+        "trainer.default_root_dir": str(readable(folder / "runs" / name)),
+        "ckpt_path": "last",
+    }
+    places = {"{seed}": str(seed), "{folder}": str(readable(folder))}
+    words = [_filled(word, places) for word in option_words(options)]
+    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *words))
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word with what stands for its places."""
+    for place, text in places.items():
+        word = word.replace(place, text)
+    return word

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
+from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, fit_step, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
 from pdd_lightning.studies.plots import DISTILLED, draw_groups
 from pdd_lightning.studies.recipe import readable
@@ -51,7 +51,7 @@ class Conditioning(GridStudy):
         run = self.run_folder(arm, seed, folder)
         name = f"{arm.run}/seed_{seed}"
         fits = [
-            self.fit_step(f"{name}/set_{stage + 1}", arm, seed + SEEDS_APART * stage, folder, stages=1)
+            fit_step(f"{name}/set_{stage + 1}", arm, seed + SEEDS_APART * stage, folder, stages=1)
             for stage in range(arm.stages)
         ]
         sets = [str(readable(run / f"set_{stage + 1}" / "distilled.safetensors")) for stage in range(arm.stages)]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.studies.arms import Arm, Scoring
+from pdd_lightning.studies.arms import Arm, Scoring, fit_step
 from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
@@ -82,26 +82,7 @@ class GridStudy(Study):
 
     def distil_steps(self, arm: Arm, seed: int, folder: Path) -> list[Step]:
         """Makes the distilled set of an arm; the last step leaves it in the run folder."""
-        return [self.fit_step(f"{arm.run}/seed_{seed}", arm, seed, folder, arm.stages)]
-
-    def fit_step(self, name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
-        """One `pdd fit`, which begins or continues the run `name`."""
-        options: dict[str, Any] = {
-            # The study evaluates by itself; one network shows in the log that the run went well.
-            "evaluation.num_networks": 1,
-            "trainer.enable_progress_bar": False,
-            **arm.recipe.changes,
-            "stages.num_stages": stages,
-            "stages.iterations": arm.iterations,
-            "model.ipc": arm.ipc,
-            **arm.options,
-            "seed_everything": seed,
-            "trainer.default_root_dir": str(readable(folder / "runs" / name)),
-            "ckpt_path": "last",
-        }
-        places = {"{seed}": str(seed), "{folder}": str(readable(folder))}
-        words = [_filled(word, places) for word in option_words(options)]
-        return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *words))
+        return [fit_step(f"{arm.run}/seed_{seed}", arm, seed, folder, arm.stages)]
 
     def rows(self, folder: Path) -> list[dict[str, Any]]:
         """One row per arm, way of evaluation, training set and protocol, over all seeds."""
@@ -185,13 +166,6 @@ def _summary(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _steps_per_epoch(stages: int, images: int, batch_size: int) -> int:
     """Steps of one epoch on each of the unions of 1 to `stages` sets of `images`."""
     return sum(-(-stage * images // batch_size) for stage in range(1, stages + 1))
-
-
-def _filled(word: str, places: Mapping[str, str]) -> str:
-    """A word with what stands for its places."""
-    for place, text in places.items():
-        word = word.replace(place, text)
-    return word
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

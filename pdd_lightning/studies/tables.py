@@ -8,8 +8,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-ACCURACIES = ("mean", "std", "seed_std")
+ACCURACIES = ("mean", "std", "seed_std", "forgetting")
 """Columns that hold accuracies in [0, 1], or their spread."""
+AFTER = "after_"
+"""How columns begin that hold the accuracy after so many tasks."""
 
 HEADINGS = {
     "row": "training images",
@@ -23,6 +25,7 @@ HEADINGS = {
     "iterations_per_stage": "iterations per stage",
     "distil_seconds": "distillation s",
     "seconds": "evaluation s",
+    "forgetting": "forgetting %",
 }
 
 
@@ -54,12 +57,13 @@ def csv_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     """A table of the columns in which rows differ, and a line with those that they have in common."""
-    names = [name for name in _columns(rows) if name != "std"]  # the spread stands beside the mean
-    common = [name for name in names if name not in ("row", "mean") and len({_cell(row, name) for row in rows}) == 1]
+    names = [name for name in _columns(rows) if name not in _spreads(rows)]
+    always = ("row", "mean") if len(rows) > 1 else names
+    common = [name for name in names if name not in always and len({_cell(row, name) for row in rows}) == 1]
     columns = [name for name in names if name not in common]
     lines = [
         [_heading(name) for name in columns],
-        ["---:" if name in ACCURACIES else "---" for name in columns],
+        ["---:" if _is_accuracy(name) else "---" for name in columns],
         *([_cell(row, name) for name in columns] for row in rows),
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -75,15 +79,33 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def _spreads(rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Columns that stand behind another one, as its standard deviation."""
+    return {_spread_of(name) for name in _columns(rows)}
+
+
+def _spread_of(name: str) -> str:
+    return "std" if name == "mean" else f"{name}_std"
+
+
+def _is_accuracy(name: str) -> bool:
+    return name in ACCURACIES or name.startswith(AFTER)
+
+
 def _cell(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
+    value, spread = row.get(name), row.get(_spread_of(name))
     if value is None:
         return ""
-    if name == "mean":
-        return f"{100 * value:.1f}" + ("" if row.get("std") is None else f" ±{100 * row['std']:.1f}")
-    if name in ACCURACIES:
-        return f"{100 * value:.1f}"
-    return f"{value:.0f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    if _is_accuracy(name):
+        return f"{100 * value:.1f}" + ("" if spread is None else f" ±{100 * spread:.1f}")
+    if isinstance(value, float):
+        return _short(value) + ("" if spread is None else f" ±{_short(spread)}")
+    return str(value).replace("|", "\\|")
+
+
+def _short(value: float) -> str:
+    """Three digits, or whole numbers."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _spread(values: Sequence[float]) -> float | None:

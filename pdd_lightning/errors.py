@@ -22,3 +22,7 @@ class DamagedFileError(PDDError):
 
 class NonFiniteLossError(PDDError):
     """The matching loss became infinite or not a number."""
+
+
+class StudyError(PDDError):
+    """Steps of a study failed."""

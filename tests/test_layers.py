@@ -30,6 +30,7 @@ TOUCH_FILES = (
     "callbacks/checkpoint.py",
     "cli.py",
     "commands/",
+    "studies/",
     "files.py",
     "report/",
 )

@@ -1,14 +1,24 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
 from pdd_lightning.commands.base import Command, ShortHelp
+from pdd_lightning.commands.continual import Continual
 from pdd_lightning.commands.convert import Convert
+from pdd_lightning.commands.describe import Describe
 from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.join import Join
 from pdd_lightning.commands.report import Report
+from pdd_lightning.commands.study import RunStudy
 
 _ALL: tuple[Command, ...] = (
     Evaluate(),
+    Describe(),
+    Continual(),
+    Join(),
     Convert(),
+    Join(),
+    RunStudy(),
     Report(),
+    RunStudy(),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.typing import NetworkFactory
 
 
 class ShortHelp(ArgumentParser):
@@ -56,6 +59,18 @@ class Command(ABC):
         """
 
 
+def add_data_and_network(parser: ArgumentParser) -> None:
+    """Adds `--data`, `--network` and `--device`."""
+    parser.add_subclass_arguments(RealDataModule, "data", required=True, help="Real images: a class or a YAML file.")
+    parser.add_argument(
+        "--network",
+        type=NetworkFactory,
+        sub_configs=True,
+        help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
+    )
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
+
+
 def device_of(name: str) -> torch.device:
     """The device of that name, if this machine has it.
 
@@ -69,3 +84,14 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error
+
+
+def check_file_names(options: Namespace, *names: str) -> None:
+    """Refuses output options that name a folder, before anything is computed.
+
+    Raises:
+        ConfigError: One does.
+    """
+    for name in names:
+        if options[name] and Path(options[name]).is_dir():
+            raise ConfigError(f"--{name} {options[name]} is a folder: name a file")

@@ -74,13 +74,13 @@ class Convert(Command):
 
 
 def _convert_set(source: Path, target: Path, options: Namespace) -> None:
-    form = form_for(target, options["form"])
+    form, source_form = form_for(target, options["form"]), form_of(source)
     told = ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)})
     dataset = open_distilled(source, options.get("data"), told, stored=not options["decoded"])
     notes = save_as(form, target, dataset, options["overwrite"])
     stages = f"{dataset.num_stages} stage{'s' if dataset.num_stages > 1 else ''}"
     print(f"{target}: {len(dataset)} images of {len(dataset.class_names)} classes, {stages}, {form} form")
-    if form_of(source) in ("mtt", "dc"):
+    if source_form in ("mtt", "dc"):
         print(f"Note: images are taken to be in the {dataset.pixels.kind} space of {options['data'].name}")
     for note in notes:
         print(f"Note: {note}")

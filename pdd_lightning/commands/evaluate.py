@@ -7,13 +7,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, device_of
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
 from pdd_lightning.data.formats import ImportOptions
-from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, ranking_scores, rows_table
 from pdd_lightning.files import atomic_write_json
-from pdd_lightning.typing import NetworkFactory
 
 
 class Evaluate(Command):
@@ -25,15 +22,7 @@ class Evaluate(Command):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
         parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
-        parser.add_subclass_arguments(
-            RealDataModule, "data", required=True, help="Real images: a class or a YAML file."
-        )
-        parser.add_argument(
-            "--network",
-            type=NetworkFactory,
-            sub_configs=True,
-            help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
-        )
+        add_data_and_network(parser)
         parser.add_class_arguments(EvaluationSettings)
         parser.add_class_arguments(ImportOptions)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
@@ -47,9 +36,6 @@ class Evaluate(Command):
         parser.add_argument("--ranking", type=bool, default=False, help="Compute DD-Ranking's two scores.")
         parser.add_argument("--seed", type=int, default=0, help="Seed of initialisations and batch orders.")
         parser.add_argument(
-            "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any."
-        )
-        parser.add_argument(
             "--output",
             type=str | None,
             default=None,
@@ -60,8 +46,7 @@ class Evaluate(Command):
         """Prints the table, and writes the rows where asked to."""
         settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
         device = device_of(options["device"])
-        if options["output"] and Path(options["output"]).is_dir():
-            raise ConfigError(f"--output {options['output']} is a folder: name a file")
+        check_file_names(options, "output")
         if options["experts"]:
             settings = replace(settings, expert_inits=True)
         output = Path(options["output"]) if options["output"] else None

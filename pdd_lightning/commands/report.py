@@ -30,8 +30,8 @@ class Report(Command):
         if Path(options["output"]).is_dir():
             raise ConfigError(f"--output {options['output']} is a folder: name a file")
         folders = read_folders(options["folders"])
-        page = render_page(folders)
-        atomic_write_bytes(options["output"], page.encode())
+        page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
+        atomic_write_bytes(options["output"], page)
         for broken in folders.broken:
             print(f"Not shown: {broken.folder}: {broken.reason}")
-        print(f"{len(folders.runs)} runs and {len(folders.studies)} studies: {options['output']}")
+        print(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pdd_lightning.data.progressive import ProgressiveDataModule
     from pdd_lightning.data.real import RealDataModule
     from pdd_lightning.data.splits import EncodedImages, ImageSplit
+    from pdd_lightning.data.subset import ClassSubset, ClassTask
     from pdd_lightning.data.synthetic import SyntheticSet
     from pdd_lightning.data.tiny_imagenet import TinyImageNet
     from pdd_lightning.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
@@ -29,6 +30,8 @@ _HOME = {
     "CIFAR100": "torchvision_sets",
     "ClassBatches": "class_batches",
     "ClassSampler": "class_batches",
+    "ClassSubset": "subset",
+    "ClassTask": "subset",
     "Digits": "digits",
     "DiscardSettings": "discard",
     "DistilledDataset": "distilled",
@@ -60,6 +63,8 @@ __all__ = [
     "SVHN",
     "ClassBatches",
     "ClassSampler",
+    "ClassSubset",
+    "ClassTask",
     "Digits",
     "DiscardSettings",
     "DistilledDataset",

@@ -102,11 +102,15 @@ class RealDataModule(LightningDataModule, ABC):
             check_split(part, names, train.images.shape[1:])
         if test is None:
             train, test = stratified_holdout(train, self.test_fraction, self.seed, names, "test")
-        # Another stream than the test part's, which must not decide where the validation part is cut.
-        train, val = stratified_holdout(train, self.val_fraction, self.seed + 1, names, "validation")
+        train, val = self.split_validation(train, names)
         self._pixels = self._fit_pixels(train.images)
         self._class_names = names
         self._parts = (train, val, test)
+
+    def split_validation(self, train: ImageSplit, class_names: Sequence[str]) -> tuple[ImageSplit, ImageSplit]:
+        """Cut the source's training images in those to train on and those to validate on."""
+        # Another stream than the test part's, which must not decide where the validation part is cut.
+        return stratified_holdout(train, self.val_fraction, self.seed + 1, class_names, "validation")
 
     @property
     def train(self) -> ImageSplit:

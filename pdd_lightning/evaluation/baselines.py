@@ -12,7 +12,8 @@ from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import DataError
+from pdd_lightning.networks.features import features_and_logits
 from pdd_lightning.randomness import derive_seed, generator_for
 from pdd_lightning.training import Images
 
@@ -109,7 +110,7 @@ def check_counts(real: RealDataModule, like: SyntheticSet) -> None:
         if there < needed:
             raise DataError(
                 f"class {real.class_names[label]!r} has {there} training images, fewer than the {needed} that the"
-                " baselines need: leave them out (baselines: []), or add images"
+                " baselines need: leave them out, or add images"
             )
 
 
@@ -124,17 +125,10 @@ def features_before_classifier(network: nn.Module, images: Images, batch_size: i
     Raises:
         ConfigError: The network has no linear layer.
     """
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ConfigError(f"herding needs features, but {type(network).__name__} has no linear layer to take them from")
-    seen: list[Tensor] = []
-    handle = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
     network.eval()
     with torch.no_grad():
-        for indices in torch.arange(len(images)).split(batch_size):
-            network(images[indices])
-    handle.remove()
-    return torch.cat(seen)
+        parts = torch.arange(len(images)).split(batch_size)
+        return torch.cat([features_and_logits(network, images[indices]).features for indices in parts])
 
 
 def _herd(features: Tensor, count: int) -> Tensor:

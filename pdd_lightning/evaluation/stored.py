@@ -63,13 +63,13 @@ def evaluate_file(
     distilled = open_distilled(path, real, options, stored=True)
     real.prepare_data()
     real.setup()
-    _check_match(path, distilled, real)
+    check_match(path, distilled, real)
     subject = Subject(
         synthetic=distilled.synthetic,
         real=real,
         pixels=distilled.pixels,
-        factory=factory or _stored_network(path, distilled),
-        augment=_stored_augmentation(distilled),
+        factory=factory or stored_network(path, distilled),
+        augment=stored_augmentation(distilled),
         part=part,
         seed=seed,
         device=torch.device(device),
@@ -81,20 +81,30 @@ def evaluate_file(
     return rows_from_results(run_tasks(tasks), real.class_names, settings.every_stage)
 
 
-def _stored_augmentation(distilled: DistilledDataset) -> DSA:
-    """The augmentation that the set was distilled with."""
+def stored_augmentation(distilled: DistilledDataset) -> DSA:
+    """The augmentation that a set was distilled with, or the default one."""
     stored: dict[str, Any] = distilled.metadata.get("settings", {})
     names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
     return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
 
 
-def _stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+def stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+    """The kind of network that a set was distilled with.
+
+    Raises:
+        DataError: The set does not say.
+    """
     if "network" not in distilled.metadata:
         raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
     return factory_from_spec(distilled.metadata["network"])
 
 
-def _check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Refuses a set of other images or classes than the real ones.
+
+    Raises:
+        DataError: Image shapes or class names differ.
+    """
     facts: dict[str, tuple[Any, Any]] = {
         "image shape": (tuple(distilled.images.shape[1:]), real.image_shape),
         "class names": (distilled.class_names, real.class_names),

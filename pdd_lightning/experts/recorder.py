@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.experts.starts import StartPoint, train_starts
 from pdd_lightning.experts.store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.metrics import ForgettingScore
-from pdd_lightning.networks.parameters import flatten, load_flat
+from pdd_lightning.networks.parameters import flatten
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import generator_for, seeded
@@ -84,29 +83,6 @@ class ExpertSettings:
         )
 
 
-@dataclass(frozen=True)
-class StartPoint:
-    """Where the experts of a later stage start: the former start points, trained on the union.
-
-    Attributes:
-        previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0, or from its
-            random initialisation where there are none. Called only when an expert has to be recorded.
-        union: All images distilled so far, as networks are trained on them (decoded).
-        training: Settings of the training on the union.
-    """
-
-    previous: Callable[[], TrajectoryStore | None]
-    union: SyntheticSet
-    training: TrainingSettings
-
-    def description(self) -> dict[str, Any]:
-        """What the start points depend on, for the manifest."""
-        return {
-            "union": self.union.sha256(),
-            "training": asdict(self.training),
-        }
-
-
 class ExpertRecorder:
     """Trains experts and stores their trajectories; processes share the work.
 
@@ -118,6 +94,7 @@ class ExpertRecorder:
         seed: Seed of the run: with the stage and the expert's number it fixes each expert.
         device: Where the networks are trained.
         progress: Show a progress bar.
+        first: Number of the first expert; experts of other numbers are other networks.
     """
 
     def __init__(
@@ -129,6 +106,7 @@ class ExpertRecorder:
         seed: int,
         device: torch.device,
         progress: bool = True,
+        first: int = 0,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -137,6 +115,7 @@ class ExpertRecorder:
         self.seed = seed
         self.device = device
         self.progress = progress
+        self.first = first
 
     def record(
         self,
@@ -167,8 +146,7 @@ class ExpertRecorder:
         distributed.barrier()  # nobody records before everybody has seen what is missing, and so agrees on the shares
         if missing and start is not None:
             start.previous()  # on all processes, since it may have to record first
-        mine = missing[distributed.rank() :: distributed.world_size()]
-        self._record_experts(store, mine, epochs, start, title, examples)
+        self._record_experts(store, missing, epochs, start, title, examples)
         distributed.barrier()
         if missing and distributed.rank() == 0:
             store.missing()
@@ -210,42 +188,59 @@ class ExpertRecorder:
             **kept,
         }
 
+    def _groups(self, missing: list[int], start: StartPoint | None) -> list[list[int]]:
+        """This process's share of the experts to be made, in groups whose start points are trained at once.
+
+        Groups are cut by number: an expert's companions, on which its rounding may depend, are the same whichever
+        are missing.
+        """
+        size, number = start.at_once if start else 1, self.settings.number
+        groups = [list(range(first, min(first + size, number))) for first in range(0, number, size)]
+        wanted = [group for group in groups if set(group) & set(missing)]
+        return wanted[distributed.rank() :: distributed.world_size()]
+
     def _record_experts(
         self,
         store: TrajectoryStore,
-        experts: list[int],
+        missing: list[int],
         epochs: int,
         start: StartPoint | None,
         title: str,
         examples: ImageSplit,
     ) -> None:
-        if not experts:
+        groups = self._groups(missing, start)
+        if not groups:
             return
         val = self.real.val
         images = EncodedImages(examples.images, self.real.pixels, self.device)
         val_images = EncodedImages(val.images, self.real.pixels, self.device)
         data = _Data(images, examples.labels.to(self.device), val_images, val.labels.to(self.device))
-        steps = self.settings.training(epochs).steps(len(images))
-        if start is not None:
-            start = StartPoint(start.previous, start.union.to(self.device), start.training)
-            steps += start.training.steps(len(start.union.labels))
-        with progress_bar(len(experts) * steps, title, "step", self.progress) as bar:
-            for count, expert in enumerate(experts, 1):
-                bar.set_description(f"{title} {count}/{len(experts)}", refresh=False)
-                self._record_expert(store, expert, epochs, start, data, bar)
+        start = replace(start, union=start.union.to(self.device)) if start else None
+        mine = [expert for group in groups for expert in group if expert in missing]
+        steps = sum(map(len, groups)) * start.steps if start else 0
+        steps += len(mine) * self.settings.training(epochs).steps(len(images))
+        with progress_bar(steps, title, "step", self.progress) as bar:
+            for group in groups:
+                begin = time.perf_counter()
+                wanted = [expert for expert in group if expert in missing]
+                bar.set_description(f"{title} {mine.index(wanted[0]) + 1}/{len(mine)}", refresh=False)
+                networks = dict(zip(group, self._start_networks(group, start, bar), strict=True))
+                seconds = (time.perf_counter() - begin) / len(group)
+                for expert in wanted:
+                    generator = self._generator(expert, start)
+                    self._record_expert(store, expert, networks[expert], epochs, generator, data, bar, seconds)
 
     def _record_expert(
         self,
         store: TrajectoryStore,
         expert: int,
+        network: nn.Module,
         epochs: int,
-        start: StartPoint | None,
+        generator: torch.Generator,
         data: _Data,
         bar: tqdm[Any],
+        start_seconds: float,
     ) -> None:
-        begin = time.perf_counter()
-        network = self._start_network(expert, start, bar)
-        start_seconds = time.perf_counter() - begin
         snapshots = [_snapshot(network)]
         training = self.settings.training(epochs)
         steps = training.steps(len(data.images)) // max(epochs, 1)
@@ -260,7 +255,6 @@ class ExpertRecorder:
 
         start_accuracy = self._val_accuracy(network, data)
         begin = time.perf_counter()
-        generator = self._generator("expert", expert, start)
         curve = train_network(network, data.images, data.labels, training, self.augment, generator, on_epoch)
         record_seconds = time.perf_counter() - begin
         store.write(
@@ -275,26 +269,18 @@ class ExpertRecorder:
             record_seconds=record_seconds,
         )
 
-    def _start_network(self, expert: int, start: StartPoint | None, bar: tqdm[Any]) -> nn.Module:
+    def _start_networks(self, experts: list[int], start: StartPoint | None, bar: tqdm[Any]) -> list[nn.Module]:
+        networks = []
         channels, size, _ = self.real.image_shape
-        with seeded(self.seed, "expert init", expert):
-            network = self.factory(channels, self.real.num_classes, size).to(self.device)
-        if start is None:
-            return network
-        previous = start.previous()
-        if previous is not None:
-            load_flat(network, previous.segment(expert, 0, 0)[0])
-        steps = start.training.steps(len(start.union.labels)) // max(start.training.epochs, 1)
-        on_epoch: Callable[[int, EpochRecord], None] = lambda *_: bar.update(steps) and None  # noqa: E731
-        generator = self._generator("transition", expert, start)
-        train_network(
-            network, start.union.images, start.union.labels, start.training, self.augment, generator, on_epoch
-        )
-        return network
+        for expert in experts:
+            with seeded(self.seed, "expert init", self.first + expert):
+                networks.append(self.factory(channels, self.real.num_classes, size).to(self.device))
+        if start is not None:
+            train_starts(networks, experts, start, self.augment, self.seed, bar.update, self.first)
+        return networks
 
-    def _generator(self, purpose: str, expert: int, start: StartPoint | None) -> torch.Generator:
-        stage = start.union.num_stages if start else 0
-        return generator_for(self.seed, purpose, stage, expert)
+    def _generator(self, expert: int, start: StartPoint | None) -> torch.Generator:
+        return generator_for(self.seed, "expert", start.union.num_stages if start else 0, self.first + expert)
 
     def _val_accuracy(self, network: nn.Module, data: _Data) -> float:
         return score_network(network, data.val_images, data.val_labels, self.real.num_classes).accuracy

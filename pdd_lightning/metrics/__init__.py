@@ -1,4 +1,4 @@
-"""Measures of learning and forgetting, of single examples and of tasks, and of what a distilled set is worth."""
+"""Measures of learning and forgetting, of images, and of what a distilled set is worth."""
 
 from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
 from pdd_lightning.metrics.forgetting import Forgetting, ForgettingScore

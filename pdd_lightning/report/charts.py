@@ -11,6 +11,7 @@ from pdd_lightning.report.runs import Run
 
 WIDTH, HEIGHT = 520, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
+MOST_TICKS = 6
 COLOURS, MARKS, DASHES = 6, 4, ("", "7 4", "2 3")
 """Colours and marks repeat at different distances, so that a dozen series look different without colour, too."""
 
@@ -76,25 +77,32 @@ class Chart:
     curves: list[Curve]
 
 
-def accuracy_charts(groups: Sequence[Sequence[Run]]) -> list[Chart]:
-    """Validation accuracy of theta_i over stages and over images; empty without such figures."""
-    return [
-        chart
-        for label, place in (("stage", _stage), ("images in the union", _images))
-        if (chart := _chart(groups, label, place)) is not None
-    ]
+@dataclass(frozen=True)
+class Growth:
+    """How accuracy grows with the sets of one dataset: over stages and over images."""
+
+    dataset: str
+    charts: list[Chart]
+    legend: list[Legend]
 
 
-def legend(groups: Sequence[Sequence[Run]]) -> list[Legend]:
-    """One entry per group that has a curve: runs of a group differ only by seed."""
-    return [
-        Legend(Look(position), ", ".join(run.name for run in group))
-        for position, group in enumerate(groups)
-        if any(_scored(run) for run in group)
-    ]
+def growths(groups: Sequence[Sequence[Run]]) -> list[Growth]:
+    """Validation accuracy of theta_i, dataset by dataset; runs without such figures are left out.
+
+    Args:
+        groups: Runs that look the same, since they differ only by seed.
+    """
+    scored = [drawn for group in groups if (drawn := [run for run in group if _scored(run)])]
+    found = []
+    for dataset in dict.fromkeys(group[0].dataset for group in scored):
+        own = [group for group in scored if group[0].dataset == dataset]
+        charts = [_chart(own, "stage", _stage), _chart(own, "images in the union", _images)]
+        names = [", ".join(run.name for run in group) for group in own]
+        found.append(Growth(dataset, charts, [Legend(Look(n), name) for n, name in enumerate(names)]))
+    return found
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
+def ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
     """At most `most` round numbers that lie in [low, high]."""
     span = max(high - low, 1e-9)
     size = 10.0 ** math.floor(math.log10(span / most))
@@ -116,26 +124,22 @@ def _scored(run: Run) -> list[tuple[StageFigures, float, float]]:
     return [(stage, 100 * stage.mean, 100 * (stage.std or 0.0)) for stage in run.stages if stage.mean is not None]
 
 
-def _chart(groups: Sequence[Sequence[Run]], label: str, place: Callable[[StageFigures], float]) -> Chart | None:
+def _chart(groups: Sequence[Sequence[Run]], label: str, place: Callable[[StageFigures], float]) -> Chart:
     scored = [one for group in groups for run in group for one in _scored(run)]
-    if not scored:
-        return None
     xs = [place(stage) for stage, _, _ in scored]
-    x_low, x_high = min(xs), max(xs)
-    pad = 0.06 * (x_high - x_low) or 1.0
+    pad = 0.06 * (max(xs) - min(xs)) or 1.0
     y_low = max(0.0, min(mean - std for _, mean, std in scored) - 2)
     y_high = min(100.0, max(mean + std for _, mean, std in scored) + 2)
-    x_of = _scale(x_low - pad, x_high + pad, LEFT, WIDTH - RIGHT)
+    x_of = _scale(min(xs) - pad, max(xs) + pad, LEFT, WIDTH - RIGHT)
     y_of = _scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
-    x_values = sorted(set(xs)) if len(set(xs)) <= 8 else ticks(x_low, x_high)
+    x_values = sorted(set(xs)) if len(set(xs)) <= MOST_TICKS else ticks(min(xs), max(xs))
     curves = [
         Curve(Look(position), [_point(run, *one, place, x_of, y_of) for one in _scored(run)])
         for position, group in enumerate(groups)
         for run in group
-        if _scored(run)
     ]
     return Chart(
-        f"Validation accuracy of theta by {label}",
+        f"Validation accuracy by {label}",
         label,
         "validation accuracy, %",
         [(x_of(value), f"{value:,.0f}") for value in x_values],

@@ -123,10 +123,11 @@ def lines_of(run: Run) -> list[Line]:
     return lines or [Line(run, "", "", {})]
 
 
-def row_names(lines: Sequence[Line]) -> list[str]:
-    """What networks of any line were trained on: the usual three first."""
-    names = dict.fromkeys(row.name for line in lines for row in line.run.rows)
-    return [DISTILLED, RANDOM, FULL, *(name for name in names if name not in (DISTILLED, RANDOM, FULL))]
+def row_names(lines: Sequence[Line | SeedLine]) -> list[str]:
+    """What networks of any line were trained on: the distilled set first, then the usual baselines."""
+    names = dict.fromkeys(name for line in lines for name in line.rows)
+    usual = [name for name in (RANDOM, FULL) if name in names]
+    return [DISTILLED, *usual, *(name for name in names if name not in (DISTILLED, RANDOM, FULL))]
 
 
 def same_but_for_seed(runs: Sequence[Run]) -> list[list[Run]]:

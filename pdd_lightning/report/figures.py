@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pdd_lightning.errors import DamagedFileError
+
+LARGEST = 1e15
+"""Numbers beyond are no figures of a run."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class EvaluationRow:
 
 
 def number(value: Any) -> float | None:
-    """The value if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """The value if it is a number that can be shown: no NaN and nothing infinite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
         return None
     return value
 
@@ -133,6 +135,6 @@ def _entry(entry: Any, needed: Mapping[str, type | tuple[type, ...]], what: str)
     if not isinstance(entry, dict):
         raise DamagedFileError(f"{what} is {type(entry).__name__}, not a mapping")
     for name, kind in needed.items():
-        if not isinstance(entry.get(name), kind):
+        if not isinstance(entry.get(name), kind) or (kind is int and number(entry[name]) is None):
             raise DamagedFileError(f"{what} has no usable {name!r}")
     return entry

@@ -94,12 +94,14 @@ def _comparison(folders: Folders) -> dict[str, Any]:
     """What compares the runs."""
     groups = compare.same_but_for_seed(folders.runs)
     lines = [line for run in folders.runs for line in compare.lines_of(run)]
+    seed_lines = compare.seed_lines(folders.runs)
     return {
         "lines": lines,
         "row_names": compare.row_names(lines),
-        "seed_lines": compare.seed_lines(folders.runs),
-        "accuracy_charts": charts.accuracy_charts(groups),
-        "legend": charts.legend(groups),
+        "steps_are_stated": any(line.steps is not None for line in lines),
+        "seed_lines": seed_lines,
+        "seed_row_names": compare.row_names(seed_lines),
+        "growths": charts.growths(groups),
         "differing": differing([run.settings for run in folders.runs]),
     }
 

@@ -1,6 +1,7 @@
 """Training networks on images held in memory: experts, transitions and evaluation all use it."""
 
 from pdd_lightning.training.cutmix import Mixed, mix
+from pdd_lightning.training.ensemble import check_at_once, train_networks
 from pdd_lightning.training.loop import EpochRecord, Images, TrainingSettings, train_network
 from pdd_lightning.training.ongoing import OngoingTraining
 from pdd_lightning.training.score import Score, score_network
@@ -12,7 +13,9 @@ __all__ = [
     "OngoingTraining",
     "Score",
     "TrainingSettings",
+    "check_at_once",
     "mix",
     "score_network",
     "train_network",
+    "train_networks",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.randomness import seeded
-from pdd_lightning.training.cutmix import mix
+from pdd_lightning.training.cutmix import Mixed, mix
 from pdd_lightning.training.sharpness import sharpen_gradients
 
 
@@ -136,7 +136,7 @@ def train_network(
     left = settings.steps(len(images)) if max_steps is None else max_steps
     with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
-        optimizer = sgd(network, settings)
+        optimizer = sgd(network.parameters(), settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
             order = torch.randperm(len(images), generator=generator).split(settings.batch_size)[:left]
@@ -149,10 +149,10 @@ def train_network(
     return records
 
 
-def sgd(network: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+def sgd(parameters: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.SGD:
     """The optimiser of a training, at its first learning rate."""
     return torch.optim.SGD(
-        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        list(parameters), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
 
@@ -189,9 +189,7 @@ def train_epoch(
     correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
-        batch, targets = images[indices], labels[indices]
-        draw = augment.draw(len(chunk), (batch.shape[-2], batch.shape[-1]), generator)
-        mixed = mix(augment(batch, draw), settings.cutmix, generator)
+        mixed, targets = take_batch(images, labels, indices, augment, generator, settings)
         logits = network(mixed.images)
         loss = mixed.loss(logits, targets)
         optimizer.zero_grad(set_to_none=True)
@@ -204,3 +202,26 @@ def train_epoch(
         correct[indices] = logits.detach().argmax(1) == classes
     seen = sum(map(len, order))
     return EpochRecord(float(total_loss) / seen, float(correct.sum()) / seen, correct)
+
+
+def take_batch(
+    images: Images,
+    labels: Tensor,
+    indices: Tensor,
+    augment: DSA,
+    generator: torch.Generator,
+    settings: TrainingSettings,
+) -> tuple[Mixed, Tensor]:
+    """The augmented and mixed images of a step, and their labels.
+
+    Args:
+        images: See `train_network`.
+        labels: See `train_network`.
+        indices: Which images `[B]`, on the labels' device.
+        augment: See `train_network`.
+        generator: CPU generator of augmentation and mixing.
+        settings: Says how often batches are mixed.
+    """
+    batch = images[indices]
+    draw = augment.draw(len(indices), (batch.shape[-2], batch.shape[-1]), generator)
+    return mix(augment(batch, draw), settings.cutmix, generator), labels[indices]

@@ -22,7 +22,7 @@ class OngoingTraining:
     def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
         self.network = network.train()
         self.settings = settings
-        self.optimizer = sgd(network, settings)
+        self.optimizer = sgd(network.parameters(), settings)
 
     def train_pass(
         self, images: Images, labels: Tensor, count: int, augment: DSA, generator: torch.Generator

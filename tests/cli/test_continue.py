@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
@@ -46,6 +47,14 @@ def test_a_lower_rate_is_taken_over(recipe: Path, stopped: Path, run: Path) -> N
     assert json.loads((stopped / "summary.json").read_text())["stages"][0]["lr_img"] == 1e-9
     straight = DistilledDataset(run / "distilled.safetensors")
     assert not torch.equal(DistilledDataset(stopped / "distilled.safetensors").images, straight.images)
+
+
+def test_start_points_may_be_trained_at_once_from_now_on(recipe: Path, stopped: Path, run: Path) -> None:
+    """How many at once changes no more than rounding."""
+    fit(recipe, stopped, "--ckpt_path", "last", "--stages.transition.at_once", 2)
+    first, second = (load_file(folder / "experts/theta_1/expert_001.safetensors") for folder in (stopped, run))
+    assert not torch.equal(first["snapshots"], second["snapshots"])
+    torch.testing.assert_close(first["snapshots"], second["snapshots"], rtol=1e-3, atol=1e-4)
 
 
 def test_more_stages_can_be_added_to_a_finished_run(recipe: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`pdd report` on a run that was really made."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,19 @@ def test_report_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     output = tmp_path / "new" / "report.html"
     main(["report", str(run), "--output", str(output)])
     page = output.read_text()
-    for part in ("TrajectoryMatching", "full real", "<td>Images</td>", "27", "data:image/png;base64,"):
+    rows = json.loads((run / "summary.json").read_text())["evaluation"]
+    figures = [f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in rows]
+    for part in ("TrajectoryMatching", "full real", "data:image/png;base64,", *figures):
         assert part in page
     assert "cannot" not in page.partition("How to read this")[2], "a whole run has no notes"
-    assert capsys.readouterr().out == f"1 runs and 0 studies: {output}\n"
+    assert capsys.readouterr().out == f"{output}: runs: 1, studies: 0\n"
+
+
+def test_text_that_is_no_unicode_is_written_all_the_same(run: Path, tmp_path: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "dataset": {"name": "half \ud800"}}))
+    main(["report", str(tmp_path), "--output", str(tmp_path / "report.html")])
+    assert "half ?" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("words", "message"), [([], "no run found in"), (["--output", "."], "is a folder")])

@@ -37,8 +37,8 @@ def first(recorder, tmp_path):
 def start(first, staged_blobs):
     """Makes start points after the two stages of `staged_blobs`."""
 
-    def make(epochs=TRANSITION.epochs):
-        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs))
+    def make(epochs=TRANSITION.epochs, at_once=1):
+        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs), at_once)
 
     return make
 
@@ -145,6 +145,30 @@ def test_without_former_experts_the_first_start_from_their_initialisation(record
     assert files(without) == files(with_experts)
 
 
+@pytest.mark.parametrize("at_once", [2, 3, 5])
+def test_start_points_trained_at_once_are_those_trained_one_by_one(recorder, first, start, tmp_path, at_once):
+    """Up to rounding, wherever the groups are cut; how many at once is not a setting that folders differ by."""
+    three = recorder(replace(SETTINGS, number=3))
+    common = replace(start(at_once=at_once), previous=lambda: None)
+    together = three.record(tmp_path / "together", 1, common)
+    alone = three.record(tmp_path / "alone", 1, replace(common, at_once=1))
+    assert files(together) != files(alone)
+    for expert in range(3):
+        torch.testing.assert_close(snapshots(together, expert, 1), snapshots(alone, expert, 1), rtol=1e-3, atol=1e-4)
+    assert all(record.start_seconds > 0 for record in together.records)
+    three.record(tmp_path / "together", 1, replace(common, at_once=1))
+
+
+def test_an_expert_has_the_same_companions_whichever_are_missing(recorder, start, tmp_path):
+    three, common = recorder(replace(SETTINGS, number=3)), replace(start(at_once=2), previous=lambda: None)
+    store = three.record(tmp_path, 1, common)
+    whole, before = files(store), times(store)
+    store.discard([1])
+    store = three.record(tmp_path, 1, common)
+    assert files(store) == whole
+    assert [time == old for time, old in zip(times(store), before, strict=True)] == [True, False, True]
+
+
 def test_former_experts_are_opened_only_to_record(recorder, start, tmp_path):
     recorder().record(tmp_path / "later", 0, start())
 
@@ -202,3 +226,41 @@ def test_damaged_files_are_recorded_again_on_request(recorder, first):
 def test_settings_that_cannot_work_are_refused_at_once(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         ExpertSettings(**bad)
+
+
+def test_forgetting_is_that_of_the_training_images(recorder, blobs, tmp_path):
+    """Errors over all epochs and examples are what the curve of accuracies says."""
+    store = recorder().record(tmp_path, EPOCHS)
+    for expert, record in enumerate(store.records):
+        found = store.forgetting(expert)
+        assert len(found.counts) == len(blobs.train)
+        wrong = sum(1 - accuracy for accuracy in record.accuracies) * len(blobs.train)
+        assert int(found.errors.sum()) == pytest.approx(wrong)
+        assert torch.equal(found.learned, found.errors < EPOCHS)
+        assert 0 < found.counts.sum() <= len(blobs.train)
+    starts = recorder().record(tmp_path / "starts", 0)
+    assert starts.forgetting(0) is None
+
+
+def test_experts_are_trained_on_the_kept_examples(recorder, first, blobs, tmp_path):
+    half = blobs.train.subset(torch.arange(0, len(blobs.train), 2))
+    store = recorder().record(tmp_path / "half", EPOCHS, examples=half)
+    assert len(store.forgetting(0).counts) == len(half)
+    assert torch.equal(snapshots(store, 0)[0], snapshots(first, 0)[0])
+    assert not torch.equal(snapshots(store, 0), snapshots(first, 0))
+
+
+def test_the_manifest_knows_the_kept_examples(recorder, first, blobs, tmp_path):
+    recorder().record(first.folder, EPOCHS, examples=blobs.train)
+    assert "examples" not in json.loads((first.folder / "manifest.json").read_text())["settings"]
+    half, other = (blobs.train.subset(torch.arange(start, len(blobs.train), 2)) for start in (0, 1))
+    recorder().record(tmp_path / "half", 1, examples=half)
+    recorder().record(tmp_path / "half", 1, examples=half)
+    for examples in (other, None):
+        with pytest.raises(ConfigError, match=r"examples: .* asked for"):
+            recorder().record(tmp_path / "half", 1, examples=examples)
+
+
+def test_start_points_do_not_depend_on_the_kept_examples(recorder, start, blobs, tmp_path):
+    recorder().record(tmp_path, 0, start(), examples=blobs.train.subset(torch.arange(5)))
+    recorder().record(tmp_path, 0, start())

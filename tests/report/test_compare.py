@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdd_lightning.report import Run, read_folders
-from pdd_lightning.report.charts import accuracy_charts, legend, ticks
+from pdd_lightning.report.charts import growths, ticks
 from pdd_lightning.report.compare import iterations, lines_of, memory, same_but_for_seed, seconds, seed_lines
 from pdd_lightning.report.values import differing, flatten
 from tests.report.conftest import row, stage, write_summary
@@ -92,10 +92,10 @@ def test_settings_are_flat_and_leave_out_where_a_run_was_recorded(make_run: Make
 
 def test_curves_rise_with_the_accuracy_and_seeds_share_a_look(make_run: MakeRun) -> None:
     runs = read(make_run("a", 0, 0.6), make_run("b", 1, 0.9), make_run("c", 0, 0.5, lr_img=3.0))
-    groups = same_but_for_seed(runs)
-    by_stage, by_images = accuracy_charts(groups)
+    (growth,) = growths(same_but_for_seed(runs))
+    by_stage, by_images = growth.charts
     assert [curve.look.colour for curve in by_stage.curves] == [0, 0, 1]
-    assert [entry.text for entry in legend(groups)] == ["a, b", "c"]
+    assert [entry.text for entry in growth.legend] == ["a, b", "c"]
     for curve in by_images.curves:
         assert curve.points[0].x < curve.points[1].x
         assert curve.points[0].y > curve.points[1].y, "pixels count downwards"
@@ -107,9 +107,17 @@ def test_curves_rise_with_the_accuracy_and_seeds_share_a_look(make_run: MakeRun)
 def test_stages_without_accuracy_are_not_drawn(make_run: MakeRun) -> None:
     folder = make_run("a")
     write_summary(folder, stages=[stage(1, 0.5), stage(2, float("nan"))])
-    assert [len(curve.points) for chart in accuracy_charts([read(folder)]) for curve in chart.curves] == [1, 1]
+    (growth,) = growths([read(folder)])
+    assert [len(curve.points) for chart in growth.charts for curve in chart.curves] == [1, 1]
     write_summary(folder, stages=[])
-    assert accuracy_charts([read(folder)]) == []
+    assert growths([read(folder)]) == []
+
+
+def test_datasets_are_drawn_apart(make_run: MakeRun) -> None:
+    first, second = make_run("a"), make_run("b")
+    write_summary(second, dataset={"name": "Shapes"})
+    found = growths(same_but_for_seed(read(first, second)))
+    assert [(growth.dataset, len(growth.charts[0].curves)) for growth in found] == [("Blobs", 1), ("Shapes", 1)]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (57.3, 91.2), (88.8, 89.1), (1, 50_000), (3, 3)])

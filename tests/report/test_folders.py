@@ -31,6 +31,7 @@ def test_a_whole_run_has_no_notes(make_run: MakeRun) -> None:
         ("[]", "it holds no mapping"),
         ('{"stages": 3}', "'stages' is no list"),
         ('{"stages": [{"stage": 1}]}', "no usable 'images'"),
+        ('{"stages": [{"stage": true, "images": 3}]}', "no usable 'stage'"),
         ('{"evaluation": ["distilled"]}', "an evaluation row is str"),
         ('{"evaluation": [{"row": "distilled", "part": "test", "mean": null}]}', "no usable 'mean'"),
         (None, "no stage is finished yet"),

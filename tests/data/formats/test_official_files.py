@@ -94,7 +94,7 @@ def test_a_rate_for_each_stage(mtt, blobs, rates):
 
 def test_soft_labels_are_taken_stage_by_stage(mtt, blobs):
     labels = torch.full((6, 3), 0.25)
-    labels[:, 1] = 0.5  # the most probable class says nothing about the stage
+    labels[torch.arange(6), torch.tensor([1, 1, 0, 0, 1, 1])] = 0.5  # which says nothing about the stage
     dataset = open_distilled(mtt(numbered(6), labels), blobs, ImportOptions(ipc=1))
     assert dataset.stages.tolist() == [1, 1, 1, 2, 2, 2] and torch.equal(dataset.labels, labels)
 

@@ -1,0 +1,77 @@
+"""Accuracy against time where easy real examples are discarded."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
+from pdd_lightning.studies.grid import GridSettings, GridStudy
+from pdd_lightning.studies.plots import COLOURS, DISTILLED, MARKERS, accuracy_axes, add_legend
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Discarding(GridStudy):
+    """Accuracy against time for schedules that discard easy examples.
+
+    Args:
+        method: The recipe.
+        grid: What all such studies need to know.
+        schedules: Fractions of the real examples to keep, one per stage, by the name that the table gives them. A run
+            that keeps everything is always among the runs.
+    """
+
+    def __init__(self, method: Method, grid: GridSettings, schedules: dict[str, list[float]]) -> None:
+        super().__init__(grid)
+        self.method = method
+        self.schedules = schedules
+
+    def arms(self) -> list[Arm]:
+        """One per schedule."""
+        arm = own_arm(self.method)
+        first = replace(arm, run=f"{arm.run}/all", labels={**arm.labels, "schedule": "all"})
+        others = [
+            replace(
+                arm,
+                run=f"{arm.run}/{name}",
+                labels={**arm.labels, "schedule": name},
+                options={**arm.options, "stages.discard.keep": keep},
+                evaluate=NO_BASELINES,
+            )
+            for name, keep in self.schedules.items()
+        ]
+        return [first, *others]
+
+    def figures(self, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Adds the real examples that a stage used, on average over the stages."""
+        used = [stage["real_images"] for summary in summaries for stage in summary["stages"]]
+        return {"real_images": statistics.fmean(used), **super().figures(summaries)}
+
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Says what the seconds are."""
+        return [
+            *super().notes(rows),
+            "Seconds are wall-clock time: compare them only if nothing else ran (`--jobs 1`).",
+        ]
+
+    def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
+        """A mark per schedule and protocol, over the seconds of distillation."""
+        axes = accuracy_axes(figure, rows)
+        for number, row in enumerate(row for row in rows if row["row"] == DISTILLED):
+            axes.errorbar(
+                [row["distil_seconds"]],
+                [100 * row["mean"]],
+                [100 * (row["std"] or 0)],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="none",
+                capsize=3,
+                label=f"{row['schedule']}, {row['protocol']}",
+            )
+        axes.set_xlim(left=0)
+        axes.set_xlabel("seconds of distillation (experts, iterations, transitions)")
+        add_legend(axes)

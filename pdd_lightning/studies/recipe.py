@@ -1,0 +1,108 @@
+"""What a study needs to know of a recipe: its settings by dotted name, as `pdd fit` takes them on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.studies.step import option_words
+
+
+class Recipe:
+    """A recipe file with changes.
+
+    Args:
+        path: The YAML file that `pdd fit --config` takes.
+        changes: Options of `pdd fit` that replace the recipe's, nested or by dotted names.
+
+    Attributes:
+        path: The file, relative to the working directory where it lies below.
+        changes: The changes by dotted name.
+        settings: The recipe's settings by dotted name, without `init_args`, with the changes; paths of further YAML
+            files are resolved.
+
+    Raises:
+        ConfigError: The file cannot be read or lacks something that a study needs.
+    """
+
+    def __init__(self, path: Path, changes: Mapping[str, Any]) -> None:
+        self.path = readable(path)
+        self.changes = dotted(changes)
+        settings = dotted(_read(path))
+        for name, value in list(settings.items()):
+            if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+                settings[name] = str(readable(path.parent / value))
+        if str(settings.get("model", "")).endswith((".yaml", ".yml")):
+            model = Path(settings["model"])
+            settings = overridden(settings, dotted({"model": _read(model)}))
+        self.settings = overridden(settings, self.changes)
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.stem
+
+    def __getitem__(self, name: str) -> Any:
+        """A setting by dotted name.
+
+        Raises:
+            ConfigError: The recipe does not say it.
+        """
+        if name not in self.settings:
+            raise ConfigError(f"the recipe {self.path} does not say {name}: add it there, or to the study's `fit`")
+        return self.settings[name]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Settings below `name`, by the rest of their names."""
+        return {key[len(name) + 1 :]: value for key, value in self.settings.items() if key.startswith(f"{name}.")}
+
+    def data_words(self) -> list[str]:
+        """The real images as options of `pdd evaluate`."""
+        options = self.section("data.real")
+        kind = options.pop("class_path", self.settings.get("data.real"))
+        if kind is None:
+            raise ConfigError(f"the recipe {self.path} does not say data.real: add it there, or to the study's `fit`")
+        return option_words({"data": kind, **{f"data.{name}": value for name, value in options.items()}})
+
+    @property
+    def images_per_stored_image(self) -> int:
+        """Training images that a distilled one stands for."""
+        return int(self.settings.get("model.factor", 1)) ** 2
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, without `init_args`, which the command line does not need."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key.replace("init_args.", "")
+        if isinstance(value, Mapping) and value:
+            flat |= dotted(value, prefix if key == "init_args" else f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name with changes; a change of a whole section drops what the section said."""
+    kept = {name: value for name, value in settings.items() if not any(name.startswith(f"{new}.") for new in changes)}
+    return {**kept, **changes}
+
+
+def readable(path: Path) -> Path:
+    """The path relative to the working directory where it lies below, else absolute, without detours."""
+    resolved = path.resolve()
+    return resolved.relative_to(Path.cwd()) if resolved.is_relative_to(Path.cwd()) else resolved
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a recipe: it holds no settings")
+    return content

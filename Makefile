@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench bench-quick clean
 
 demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a second call continues or repeats
 	# One thread: in networks this small more of them only wait for each other.
@@ -25,8 +25,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed  ## time and memory of the differentiable inner loop
-	$(BIN)/python benchmarks/unroll.py --output runs/benchmarks/unroll.json
+bench: $(VENV)/installed  ## time and memory of every method: Markdown and JSON in runs/benchmarks
+	$(BIN)/python -m benchmarks --output runs/benchmarks
+
+bench-quick: $(VENV)/installed  ## the same with small networks, in a minute or so
+	$(BIN)/python -m benchmarks --size quick --output runs/benchmarks_quick
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
 from pdd_lightning.callbacks.example_choice import ExampleChoice, begun
+from pdd_lightning.callbacks.losses import LossEnds
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
 from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
+from pdd_lightning.experts import (
+    ExpertRecorder,
+    ExpertSettings,
+    PoolSettings,
+    StartPoint,
+    TrajectoryStore,
+    renewed_pool,
+)
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import TrainingSettings, check_at_once
@@ -94,6 +103,7 @@ class StageAdvance(Callback):
         experts: Number and training of the experts.
         transition: Training on the union between stages.
         discard: Leaving easy real examples out of stages.
+        pool: Networks that methods without trajectories draw from.
 
     Raises:
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
@@ -106,6 +116,7 @@ class StageAdvance(Callback):
         experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
         transition: TransitionSettings = TransitionSettings(),
         discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
+        pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
     ) -> None:
         for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
             if value < 1:
@@ -115,10 +126,11 @@ class StageAdvance(Callback):
         self.experts = experts
         self.transition = transition
         self.discard = discard
+        self.pool = pool
         discard.check_stages(num_stages)
         self.history: list[StageReport] = []
         self._settings: dict[str, Any] = {}
-        self._losses: list[float] = []
+        self._losses = LossEnds()
         self._examples = ExampleChoice(discard)
         self._stores: dict[int, TrajectoryStore] = {}
         self._distil_seconds = 0.0
@@ -149,6 +161,11 @@ class StageAdvance(Callback):
                 f"{type(module).__name__} follows no trajectories, so that no experts are recorded for it: leave out"
                 " stages.experts.epochs and stages.experts.folder"
             )
+        if needed and self.pool.refresh_every:
+            raise ConfigError(
+                f"{type(module).__name__} follows trajectories and draws from no pool of networks: leave out"
+                " stages.pool.refresh_every"
+            )
         self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,6 +192,7 @@ class StageAdvance(Callback):
         if module.data.iteration == 0:
             self._begin_stage(module)
         self._advance_if_done(trainer, module)
+        self._renew_pool(trainer, module)
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,8 +209,10 @@ class StageAdvance(Callback):
         """
         module = stage_module(pl_module)
         module.check_parameters()
+        self._losses.add(float(module.last_loss), module.data.iteration, self._length(trainer))
         module.data.iteration += 1
-        self._losses.append(float(module.last_loss))
+        if self.pool.generation(module.data.iteration) != self.pool.generation(module.data.iteration - 1):
+            self._renew_pool(trainer, module)
         now = time.perf_counter()
         self._distil_seconds += now - self._clock
         self._clock = now
@@ -212,7 +232,7 @@ class StageAdvance(Callback):
         return {
             "settings": self._settings,
             "history": [report.as_dict() for report in self.history],
-            "losses": self._losses,
+            "losses": self._losses.as_dict(),
             "distil_seconds": self._distil_seconds,
             "scores": self._examples.state_dict(),
         }
@@ -221,7 +241,7 @@ class StageAdvance(Callback):
         """Restores what `state_dict` gave."""
         self._settings = state_dict["settings"]
         self.history = [StageReport(**report) for report in state_dict["history"]]
-        self._losses = list(state_dict["losses"])
+        self._losses = LossEnds(**state_dict["losses"])
         self._distil_seconds = state_dict["distil_seconds"]
         self._examples.load_state_dict(state_dict.get("scores", {}))
 
@@ -231,6 +251,8 @@ class StageAdvance(Callback):
         transition = asdict(self.transition)
         del transition["at_once"]  # the same up to rounding
         stages = {"iterations": self.iterations, "transition": transition}
+        if self.pool.refresh_every:
+            stages["pool"] = asdict(self.pool)
         stages |= self._examples.description()
         # As it comes back from a checkpoint or a file, so that the two compare equal.
         described: dict[str, Any] = json.loads(json.dumps({"model": settings, "stages": stages}))
@@ -248,16 +270,19 @@ class StageAdvance(Callback):
         self._settings = settings
 
     def _advance_if_done(self, trainer: Trainer, module: DistillationStage) -> None:
-        # `limit_train_batches` and `fast_dev_run` make stages shorter.
-        if module.data.iteration >= min(self.iterations, trainer.num_training_batches):
+        if module.data.iteration >= self._length(trainer):
             self._advance(trainer, module)
+
+    def _length(self, trainer: Trainer) -> int:
+        """Iterations of a stage, which `limit_train_batches` and `fast_dev_run` make shorter."""
+        return int(min(self.iterations, trainer.num_training_batches))
 
     def _begin_stage(self, module: DistillationStage) -> None:
         data = module.data
         if data.stage <= self.num_stages:
             module.restart(data.generator("initial images", data.stage))
         data.iteration = 0
-        self._losses = []
+        self._losses = LossEnds()
         self._distil_seconds = 0.0
         optimizer = module.optimizers()
         assert not isinstance(optimizer, list)
@@ -285,7 +310,7 @@ class StageAdvance(Callback):
     def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore | None:
         """Gives the data module the trajectories that start from theta of the last finished stage, if any."""
         finished = module.data.union.num_stages
-        store = self._experts_after(finished, Path(trainer.default_root_dir) / "experts", module)
+        store = self._experts_after(finished, _experts_folder(trainer), module)
         module.data.trajectories = store
         if store is not None:
             for observer in observers(trainer):
@@ -294,7 +319,7 @@ class StageAdvance(Callback):
 
     def _choose_examples(self, trainer: Trainer, module: DistillationStage) -> None:
         """Says which real examples each stage uses, and tells the observers by which scores."""
-        root = Path(trainer.default_root_dir) / "experts"
+        root = _experts_folder(trainer)
 
         def score() -> TrajectoryStore:
             settings = replace(self.experts, number=self.discard.networks, epochs=None)
@@ -308,7 +333,17 @@ class StageAdvance(Callback):
         for observer in observers(trainer):
             observer.on_scores_ready(trainer, module, scores)
 
-    def _recorder(self, module: DistillationStage, settings: ExpertSettings) -> ExpertRecorder:
+    def _renew_pool(self, trainer: Trainer, module: DistillationStage) -> None:
+        """Gives the data module the pool of the current iteration, where that is not the one of the transition."""
+        data = module.data
+        generation, finished = self.pool.generation(data.iteration), data.union.num_stages
+        if generation == 0 or finished == 0 or data.iteration >= self._length(trainer):
+            return
+        recorder = self._recorder(module, self.experts, first=generation * self.experts.number)
+        start_point = partial(self._start_point, module)
+        data.trajectories = renewed_pool(recorder, start_point, finished, generation, _experts_folder(trainer))
+
+    def _recorder(self, module: DistillationStage, settings: ExpertSettings, first: int = 0) -> ExpertRecorder:
         return ExpertRecorder(
             module.network,
             module.data.real,
@@ -317,6 +352,7 @@ class StageAdvance(Callback):
             module.data.seed,
             module.device,
             progress=module.trainer.progress_bar_callback is not None,
+            first=first,
         )
 
     def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore | None:
@@ -335,12 +371,7 @@ class StageAdvance(Callback):
             folder, epochs = self.experts_folder(root), self.experts.epochs or needed
             store = recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
         else:
-            union = data.union.union(stage).decoded(data.real.pixels)
-            learned = union.learning_rates[-1]
-            training = self.transition.training(module.default_lr if learned is None else learned)
-            start = StartPoint(
-                lambda: self._experts_after(stage - 1, root, module), union, training, self.transition.at_once
-            )
+            start = self._start_point(module, stage, lambda: self._experts_after(stage - 1, root, module))
             if stage < self.num_stages:
                 title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
                 store = recorder.record(root / f"theta_{stage}", needed, start, title, examples)
@@ -348,6 +379,15 @@ class StageAdvance(Callback):
                 store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
         self._stores[stage] = store
         return store
+
+    def _start_point(
+        self, module: DistillationStage, stage: int, previous: Callable[[], TrajectoryStore | None]
+    ) -> StartPoint:
+        """Training on the union of the first `stage` stages, from where `previous` ended."""
+        union = module.data.union.union(stage).decoded(module.data.real.pixels)
+        learned = union.learning_rates[-1]
+        training = self.transition.training(module.default_lr if learned is None else learned)
+        return StartPoint(previous, union, training, self.transition.at_once)
 
     def experts_folder(self, root: Path) -> Path:
         """Where the experts of the first stage are; `root` is the folder of all experts of the run."""
@@ -357,7 +397,6 @@ class StageAdvance(Callback):
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore
     ) -> StageReport:
         """Figures of a stage that matched the trajectories `used`, and after which `made` was recorded."""
-        few = max(1, len(self._losses) // 20)
         accuracies = [record.start_accuracy for record in made.records]
         return StageReport(
             stage=stage,
@@ -365,8 +404,8 @@ class StageAdvance(Callback):
             real_images=len(module.data.kept_in(stage)),
             learned_lr=module.learned_lr,
             lr_img=module.lr_img,
-            first_loss=statistics.fmean(self._losses[:few]),
-            last_loss=statistics.fmean(self._losses[-few:]),
+            first_loss=self._losses.first,
+            last_loss=self._losses.last,
             val_accuracy=statistics.fmean(accuracies),
             val_std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
             val_networks=len(accuracies),
@@ -377,6 +416,10 @@ class StageAdvance(Callback):
             },
             peak_memory_mb=_peak_memory_mb(module.device),
         )
+
+
+def _experts_folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "experts"
 
 
 @rank_zero_only

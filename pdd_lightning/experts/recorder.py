@@ -94,6 +94,7 @@ class ExpertRecorder:
         seed: Seed of the run: with the stage and the expert's number it fixes each expert.
         device: Where the networks are trained.
         progress: Show a progress bar.
+        first: Number of the first expert; experts of other numbers are other networks.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class ExpertRecorder:
         seed: int,
         device: torch.device,
         progress: bool = True,
+        first: int = 0,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -113,6 +115,7 @@ class ExpertRecorder:
         self.seed = seed
         self.device = device
         self.progress = progress
+        self.first = first
 
     def record(
         self,
@@ -270,14 +273,14 @@ class ExpertRecorder:
         networks = []
         channels, size, _ = self.real.image_shape
         for expert in experts:
-            with seeded(self.seed, "expert init", expert):
+            with seeded(self.seed, "expert init", self.first + expert):
                 networks.append(self.factory(channels, self.real.num_classes, size).to(self.device))
         if start is not None:
-            train_starts(networks, experts, start, self.augment, self.seed, bar.update)
+            train_starts(networks, experts, start, self.augment, self.seed, bar.update, self.first)
         return networks
 
     def _generator(self, expert: int, start: StartPoint | None) -> torch.Generator:
-        return generator_for(self.seed, "expert", start.union.num_stages if start else 0, expert)
+        return generator_for(self.seed, "expert", start.union.num_stages if start else 0, self.first + expert)
 
     def _val_accuracy(self, network: nn.Module, data: _Data) -> float:
         return score_network(network, data.val_images, data.val_labels, self.real.num_classes).accuracy

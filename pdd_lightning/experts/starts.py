@@ -53,6 +53,7 @@ def train_starts(
     augment: DSA,
     seed: int,
     on_steps: Callable[[int], Any],
+    first: int = 0,
 ) -> None:
     """Makes freshly initialised networks the start points of a stage's experts.
 
@@ -63,12 +64,13 @@ def train_starts(
         augment: Augmentation of the union's images.
         seed: Seed of the run.
         on_steps: Called with the number of optimiser steps just done, over all networks.
+        first: Number of the first expert, see `ExpertRecorder`.
     """
     previous, union, number = start.previous(), start.union, len(experts)
     if previous is not None:
         for network, expert in zip(networks, experts, strict=True):
             load_flat(network, previous.segment(expert, 0, 0)[0])
-    generators = [generator_for(seed, "transition", union.num_stages, expert) for expert in experts]
+    generators = [generator_for(seed, "transition", union.num_stages, first + expert) for expert in experts]
     steps = number * start.steps // max(start.training.epochs, 1)
     images, labels = [union.images] * number, [union.labels] * number
     train_networks(networks, images, labels, start.training, augment, generators, lambda *_: on_steps(steps))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _damaged(path, "it holds no JSON object")
     return content
+
+
+def delete_folders(root: Path, pattern: str, kept: Path) -> None:
+    """Deletes the folders in `root` whose names match, but for one (one process)."""
+    for folder in root.glob(pattern):
+        if folder != kept:
+            # Renamed first, so that an interruption leaves no half of a store under its name.
+            folder.rename(root / f"deleted_{folder.name}")
+    for folder in root.glob("deleted_*"):
+        shutil.rmtree(folder)
 
 
 def _record(path: Path, entry: Any) -> ExpertRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from pdd_lightning.objectives.gradient import Metric, gradient_distance
 from pdd_lightning.typing import Params
+
+Distance: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""Distance between two gradients, each one tensor per parameter: first the synthetic, then the real images'."""
 
 
 class ClassSides(NamedTuple):
@@ -32,37 +34,37 @@ class ClassSides(NamedTuple):
     new: Tensor
 
 
-def class_distance(network: nn.Module, params: Params, sides: ClassSides, metric: Metric) -> Tensor:
+def class_distance(network: nn.Module, params: Params, sides: ClassSides, distance: Distance) -> Tensor:
     """Return the distance between the cross-entropy gradients on the synthetic and on the real images of a class.
 
     The gradient on all synthetic images is the sum of two, so that only that of the new images is differentiated
     again. This is exact for networks that treat each image by itself, as all do whose batch norms are in
-    evaluation mode.
+    evaluation mode; others need all synthetic images among the new ones. The network's buffers stay as they are.
 
     Args:
         network: The network.
         params: Its parameters; constants.
         sides: The images of one class.
-        metric: See `gradient_distance`.
+        distance: Compares the gradients.
 
     Returns:
         A scalar, differentiable in `sides.new`.
     """
-    return _distance(network, params, sides, metric, _constant_gradient)
+    return _distance(network, params, sides, distance, _constant_gradient)
 
 
-def class_distances_together(network: nn.Module, params: Params, sides: ClassSides, metric: Metric) -> Tensor:
+def class_distances_together(network: nn.Module, params: Params, sides: ClassSides, distance: Distance) -> Tensor:
     """Return the sum of all classes' `class_distance`, computed in one pass.
 
     Args:
         network: The network.
         params: Its parameters; constants.
         sides: Stacked images of all classes.
-        metric: See `gradient_distance`.
+        distance: Compares the gradients of one class.
     """
 
     def one(*parts: Tensor) -> Tensor:
-        return _distance(network, params, ClassSides(*parts), metric, _gradient)
+        return _distance(network, params, ClassSides(*parts), distance, _gradient)
 
     distances: Tensor = vmap(one)(*sides)
     return distances.sum()
@@ -72,7 +74,7 @@ _Gradient: TypeAlias = Callable[[nn.Module, Params, Tensor, Tensor, Tensor], tup
 
 
 def _distance(
-    network: nn.Module, params: Params, sides: ClassSides, metric: Metric, constant_gradient: _Gradient
+    network: nn.Module, params: Params, sides: ClassSides, distance: Distance, constant_gradient: _Gradient
 ) -> Tensor:
     frozen, new = sides.frozen, sides.new
     share = 1 / (len(frozen) + len(new))
@@ -82,7 +84,7 @@ def _distance(
         weights = sides.weights.new_full((len(frozen),), share)
         constant = constant_gradient(network, params, frozen, sides.label, weights)
         synthetic = tuple(s + c for s, c in zip(synthetic, constant, strict=True))
-    return gradient_distance(synthetic, real, metric)
+    return distance(synthetic, real)
 
 
 def _gradient(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
@@ -101,6 +103,7 @@ def _constant_gradient(
 
 
 def _loss(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> Tensor:
-    logits = functional_call(network, params, (images,))
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    logits = functional_call(network, {**buffers, **params}, (images,))
     losses: Tensor = F.cross_entropy(logits, label.expand(len(images)), reduction="none")
     return (losses * weights).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -15,7 +16,14 @@ from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
-from pdd_lightning.objectives import ClassSides, Metric, check_metric, class_distance, class_distances_together
+from pdd_lightning.objectives import (
+    ClassSides,
+    Metric,
+    check_metric,
+    class_distance,
+    class_distances_together,
+    gradient_distance,
+)
 from pdd_lightning.randomness import generator_for, seeded
 from pdd_lightning.stages.base import DistillationStage
 from pdd_lightning.training import TrainingSettings, train_network
@@ -79,10 +87,10 @@ class GradientMatching(DistillationStage):
         lr_net: Learning rate of the networks.
         batch_net: Images per step of the networks' training.
         classes: `in_turn` computes one class after another; `together` all in one pass by `torch.func.vmap`, with the
-            same result. On one CPU core, at 256 real images a class, `in_turn` is never slower: 0.17 s each for 10
-            classes of digits (ConvNet-2, width 32); 2.9 s against 6.4 s for 10 classes at 32 px (ConvNet-3, width
-            32); 4.9 s against 6.6 s for 2 classes at width 128. `together` also needs the memory of all classes at
-            once; it is meant for small networks on a GPU, where launching many small passes costs most.
+            same result. The rule: `in_turn` on a CPU, where it is never slower. `together` took 1.5 to 1.7 times as
+            long for 10 classes (ConvNet-3 of width 32 and 128, 16 and 32 px) and 1.5 to 3.8 times for 100, and
+            needs the memory of all classes at once; see docs/benchmarks.md. It is there for small networks on a GPU,
+            where launching many small passes may cost most: `python -m benchmarks.classes --device cuda` tells.
         lr_img: Learning rate of the images.
         momentum: Momentum of the images' SGD.
         init: Start from real images or from noise.
@@ -180,11 +188,11 @@ class GradientMatching(DistillationStage):
         if has_batch_norm(network):
             fix_statistics(network, self._real_images(self.data).images[batch.real.joint(STATISTICS_PER_CLASS)])
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
-        sides = self._sides(batch)
+        sides, distance = self._sides(batch), partial(gradient_distance, metric=self.metric)
         if self.classes == "in_turn":
-            return torch.stack([class_distance(network, params, one, self.metric) for one in sides]).sum()
+            return torch.stack([class_distance(network, params, one, distance) for one in sides]).sum()
         stacked = ClassSides(*map(torch.stack, zip(*sides, strict=True)))
-        return class_distances_together(network, params, stacked, self.metric)
+        return class_distances_together(network, params, stacked, distance)
 
     def _real_images(self, data: ProgressiveDataModule) -> ClassSampler:
         # Only now are the device of this process and the examples of this stage known.

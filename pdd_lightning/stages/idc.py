@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
@@ -15,7 +15,8 @@ from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks.parameters import unflatten
-from pdd_lightning.objectives import KernelMetric, kernel_distance
+from pdd_lightning.networks.statistics import has_batch_norm
+from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
 from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.base import DistillationStage
 from pdd_lightning.training import OngoingTraining, TrainingSettings
@@ -203,11 +204,24 @@ class IDC(DistillationStage):
     def matching_loss(self, batch: IDCBatch) -> Tensor:
         """Distance between the gradients of one class's real and decoded union images."""
         network = self._matching_network(batch.iteration)
+        params = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        sides = self._sides(batch, one_by_one=not has_batch_norm(network))
+        return class_distance(network, params, sides, partial(kernel_distance, metric=self.metric))
+
+    def _sides(self, batch: IDCBatch, one_by_one: bool) -> ClassSides:
+        """What is compared; images of earlier stages are constants if the network treats images one by one."""
         label = batch.iteration % self.data.real.num_classes
         real = self.match_augment(self._real[0][batch.real], batch.draw)
         synthetic = self.match_augment(self._union_images(label)[batch.synthetic], batch.draw)
-        target = [gradient.detach() for gradient in _gradients(network, real, label)]
-        return kernel_distance(target, _gradients(network, synthetic, label, differentiable=True), self.metric)
+        frozen = int((self.frozen.labels == label).sum())
+        # The first piece of all images comes before the second of all, the frozen ones first each time.
+        constant = batch.synthetic.to(self.device) % (frozen + self.ipc) < frozen
+        if not one_by_one or bool(constant.all()):  # without any new image, the loss would not depend on them
+            constant = torch.zeros_like(constant)
+        weights = self.images.new_full((len(real),), 1 / len(real))
+        return ClassSides(
+            torch.tensor(label, device=self.device), real, weights, synthetic[constant], synthetic[~constant]
+        )
 
     def _union_images(self, label: int) -> Tensor:
         """Decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
@@ -278,10 +292,3 @@ def _kernels(network: nn.Module) -> list[nn.Parameter]:
             " convolutional model.init_args.network"
         )
     return found
-
-
-def _gradients(network: nn.Module, images: Tensor, label: int, differentiable: bool = False) -> tuple[Tensor, ...]:
-    """Gradient of the mean cross-entropy on images of one class, with respect to the convolution kernels."""
-    labels = torch.full((len(images),), label, device=images.device)
-    loss = F.cross_entropy(network(images), labels)
-    return torch.autograd.grad(loss, _kernels(network), create_graph=differentiable)

@@ -18,7 +18,7 @@ Budget = Literal["total", "per_stage"]
 
 AS_RECIPE = "as the recipe"
 
-NO_BASELINES: dict[str, Any] = {"baselines": []}
+NO_BASELINES: dict[str, Any] = {"baselines": [], "full_data_epochs": 0}
 """Options of `pdd evaluate` where the same real images are evaluated in another arm."""
 
 

@@ -58,6 +58,7 @@ class Study(ABC):
             ConfigError: A step that was begun has other words now.
         """
         steps = distinct(self.steps(folder))
+        runner.check(steps)
         for name in OUTPUTS:
             (folder / name).unlink(missing_ok=True)
         runner.run(steps)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import Arm, Budget, Method, stage_arms
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import draw_groups
+from pdd_lightning.studies.plots import DISTILLED, draw_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ class BaseMethods(GridStudy):
 
 def _series(row: dict[str, Any]) -> str:
     """What the legend calls a row."""
-    if "iterations" not in row:
+    if row["row"] != DISTILLED:
         return f"{row['row']}, {row['protocol']}"
     stages = "1 stage" if row["stages"] == 1 else f"{row['stages']} stages"
     return f"{stages} x {row['ipc']}, {row['protocol']},\niterations {row['budget']}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, fit_step, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import draw_groups
+from pdd_lightning.studies.plots import DISTILLED, draw_groups
 from pdd_lightning.studies.recipe import readable
 from pdd_lightning.studies.step import Step
 
@@ -64,5 +64,5 @@ class Conditioning(GridStudy):
             figure,
             rows,
             "protocol",
-            lambda row: f"conditioning {row['conditioning']}" if "iterations" in row else row["row"],
+            lambda row: f"conditioning {row['conditioning']}" if row["row"] == DISTILLED else row["row"],
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import COLOURS, MARKERS, accuracy_axes, add_legend
+from pdd_lightning.studies.plots import COLOURS, DISTILLED, MARKERS, accuracy_axes, add_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,10 +51,17 @@ class Discarding(GridStudy):
         used = [stage["real_images"] for summary in summaries for stage in summary["stages"]]
         return {"real_images": statistics.fmean(used), **super().figures(summaries)}
 
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Says what the seconds are."""
+        return [
+            *super().notes(rows),
+            "Seconds are wall-clock time: compare them only if nothing else ran (`--jobs 1`).",
+        ]
+
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per schedule and protocol, over the seconds of distillation."""
         axes = accuracy_axes(figure, rows)
-        for number, row in enumerate(row for row in rows if "iterations" in row):
+        for number, row in enumerate(row for row in rows if row["row"] == DISTILLED):
             axes.errorbar(
                 [row["distil_seconds"]],
                 [100 * row["mean"]],
@@ -65,5 +72,6 @@ class Discarding(GridStudy):
                 capsize=3,
                 label=f"{row['schedule']}, {row['protocol']}",
             )
+        axes.set_xlim(left=0)
         axes.set_xlabel("seconds of distillation (experts, iterations, transitions)")
         add_legend(axes)

@@ -13,6 +13,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.studies.arms import Arm, Scoring, fit_step
 from pdd_lightning.studies.base import Study, read_json
+from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
 from pdd_lightning.studies.step import Step, option_words
 from pdd_lightning.studies.tables import over_seeds
@@ -70,7 +71,7 @@ class GridStudy(Study):
         """What the numbers are."""
         return [
             "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
-            " says how much distillation itself varies.",
+            f" says how much distillation itself varies. Distillation seeds: {', '.join(map(str, self.grid.seeds))}.",
             "Networks start from initialisations that no expert used. Random real images are drawn anew for each.",
             "Distillation seconds: experts, iterations and transitions together, mean over the seeds.",
         ]
@@ -130,23 +131,13 @@ class GridStudy(Study):
     def _rows(self, arm: Arm, scoring: Scoring, folder: Path) -> list[dict[str, Any]]:
         per_seed = [read_json(self._results(arm, scoring, seed, folder))["rows"] for seed in self.grid.seeds]
         figures = [self.figures(self._summaries(arm, seed, folder)) for seed in self.grid.seeds]
-        about = {**arm.labels, **scoring.labels, "stages": arm.stages, "ipc": arm.ipc}
         iterations = {"iterations": arm.stages * arm.iterations, "iterations_per_stage": arm.iterations}
         rows = []
         for same in zip(*per_seed, strict=True):
-            row = {
-                **about,
-                "row": same[0]["row"],
-                "images": same[0]["images"],
-                **over_seeds([one["accuracies"] for one in same]),
-                "part": same[0]["part"],
-                "protocol": same[0]["protocol"],
-                "steps": same[0].get("steps"),
-                "seconds": statistics.fmean(one["seconds"] for one in same),
-            }
-            if same[0]["row"].startswith("distilled"):
-                row |= iterations | _means(figures)
-            rows.append(row)
+            row = {**arm.labels, **scoring.labels, "stages": arm.stages, "ipc": arm.ipc, **_summary(same)}
+            if row["row"] == FULL:
+                del row["stages"], row["ipc"]
+            rows.append(row | iterations | _means(figures) if row["row"].startswith(DISTILLED) else row)
         return rows
 
     def figures(self, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -156,6 +147,20 @@ class GridStudy(Study):
 
     def _summaries(self, arm: Arm, seed: int, folder: Path) -> list[dict[str, Any]]:
         return [read_json(path) for path in sorted(self.run_folder(arm, seed, folder).rglob("summary.json"))]
+
+
+def _summary(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of each seed's evaluation, the same in all, as a row over seeds."""
+    stage, last = same[0].get("stage"), same[0].get("num_stages")
+    return {
+        "row": same[0]["row"] if stage == last else f"{same[0]['row']}, after stage {stage}",
+        "images": same[0]["images"],
+        **over_seeds([one["accuracies"] for one in same]),
+        "part": same[0]["part"],
+        "protocol": same[0]["protocol"],
+        "steps": same[0].get("steps"),
+        "seconds": statistics.fmean(one["seconds"] for one in same),
+    }
 
 
 def _steps_per_epoch(stages: int, images: int, batch_size: int) -> int:

@@ -45,7 +45,9 @@ class LargerSets(GridStudy):
 
     def arms(self) -> list[Arm]:
         """One per size; the full real set is evaluated once."""
-        first, *others = [staged_arm(self.method, stages, ipc) for stages, ipc in self.sizes]
+        arms = [staged_arm(self.method, stages, ipc) for stages, ipc in self.sizes]
+        # Each stage has the recipe's iterations: there are no budgets to tell apart.
+        first, *others = [replace(arm, labels={"method": arm.labels["method"]}) for arm in arms]
         return [first, *(replace(arm, evaluate={"full_data_epochs": 0}) for arm in others)]
 
     def epochs(self, arm: Arm) -> int:

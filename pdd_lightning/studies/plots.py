@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*"
 
+DISTILLED = "distilled"
+"""The row of fresh networks trained on the distilled set."""
+
 FULL = "full real"
 """The row of networks trained on all real images."""
 

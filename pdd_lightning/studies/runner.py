@@ -80,7 +80,7 @@ class StepRunner:
             ConfigError: A step that was begun has other words now; nothing is run.
             StudyError: Steps failed; the message has the ends of their logs.
         """
-        self._check_words(steps)
+        self.check(steps)
         self._done = {step.name for step in steps if (record := self.record(step)) and record.done}
         self._failed = {}
         waiting = [step for step in steps if step.name not in self._done]
@@ -93,8 +93,12 @@ class StepRunner:
         if self._failed:
             raise StudyError(_failure(self._failed, left))
 
-    def _check_words(self, steps: Sequence[Step]) -> None:
-        """Refuses to mix results: what was begun must have been the same command; a failed step may be corrected."""
+    def check(self, steps: Sequence[Step]) -> None:
+        """Refuses to mix results: what was begun must have been the same command; a failed step may be corrected.
+
+        Raises:
+            ConfigError: A step that was begun has other words now.
+        """
         for step in steps:
             record = self.record(step)
             if record and not record.failed and record.words != list(step.words):

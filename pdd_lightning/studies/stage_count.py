@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import AS_RECIPE, Arm, Budget, Method, stage_arms
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import accuracy_axes, add_legend, draw_line
+from pdd_lightning.studies.plots import DISTILLED, accuracy_axes, add_legend, draw_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,13 +36,14 @@ class StageCount(GridStudy):
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A line over the numbers of stages for each budget and protocol; the recipe's own run is part of each."""
         axes = accuracy_axes(figure, rows)
-        distilled = [row for row in rows if "iterations" in row]
+        distilled = [row for row in rows if row["row"] == DISTILLED]
         kinds = dict.fromkeys((budget, row["protocol"]) for budget in self._names for row in distilled)
         for number, (budget, protocol) in enumerate(kinds):
             same = [row for row in distilled if row["protocol"] == protocol]
             line = [row for row in same if row["budget"] in (budget, AS_RECIPE)]
             line.sort(key=lambda row: row["stages"])
-            draw_line(axes, [row["stages"] for row in line], line, f"iterations {budget}, {protocol}", number)
+            places = [row["stages"] * 1.03**number for row in line]  # beside each other where lines meet
+            draw_line(axes, places, line, f"iterations: {budget}, {protocol}", number)
         for row in rows:
             if row["row"] == "random real":
                 axes.axhline(100 * row["mean"], color="0.5", linestyle="--", label=f"random real, {row['protocol']}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pdd_lightning.errors import DamagedFileError
+from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.files import atomic_write_json
 
 
@@ -86,14 +86,13 @@ def _text(value: Any) -> str:
 
 
 def distinct(steps: Sequence[Step]) -> list[Step]:
-    """The steps without repetitions, checked: a name stands for one command line and comes after what it needs.
+    """The steps without repetitions, checked: a name stands for one command line.
 
     Raises:
-        ValueError: The list breaks these rules, which is a mistake in the study's code.
+        ConfigError: Two different steps have the same name.
     """
     by_name: dict[str, Step] = {}
     for step in steps:
-        missing = set(step.after) - set(by_name)
-        if missing or by_name.setdefault(step.name, step) != step:
-            raise ValueError(f"step {step.name} is not unique, or comes before {sorted(missing)}")
+        if by_name.setdefault(step.name, step) != step:
+            raise ConfigError(f"two different steps would be called {step.name}: give the methods different names")
     return list(by_name.values())

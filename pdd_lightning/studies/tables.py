@@ -57,20 +57,22 @@ def csv_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     """A table of the columns in which rows differ, and a line with those that they have in common."""
-    common = {name: rows[0].get(name) for name in _columns(rows) if len({str(row.get(name)) for row in rows}) == 1}
-    for name in ("mean", "row") if len(rows) > 1 else _columns(rows):
-        common.pop(name, None)
-    columns = [name for name in _columns(rows) if name not in common and name not in _spreads(rows)]
-    lines = [[HEADINGS.get(name, name.replace("_", " ")) for name in columns]]
-    lines += [[_cell(row, name) for name in columns] for row in rows]
-    rule = ["---:" if _is_accuracy(column) else "---" for column in columns]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-    said = ", ".join(
-        f"{HEADINGS.get(name, name.replace('_', ' '))}: {_cell(rows[0], name)}"
-        for name in common
-        if name not in _spreads(rows) and _cell(rows[0], name)
-    )
-    return f"{table}\n\nIn all rows: {said}." if said else table
+    names = [name for name in _columns(rows) if name not in _spreads(rows)]
+    always = ("row", "mean") if len(rows) > 1 else names
+    common = [name for name in names if name not in always and len({_cell(row, name) for row in rows}) == 1]
+    columns = [name for name in names if name not in common]
+    lines = [
+        [_heading(name) for name in columns],
+        ["---:" if _is_accuracy(name) else "---" for name in columns],
+        *([_cell(row, name) for name in columns] for row in rows),
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    said = [f"{_heading(name)}: {cell}" for name in common if (cell := _cell(rows[0], name))]
+    return f"{table}\n\nIn all rows: {', '.join(said)}." if said else table
+
+
+def _heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:

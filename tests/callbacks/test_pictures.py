@@ -2,7 +2,8 @@ import pytest
 import torch
 from PIL import ImageChops
 
-from pdd_lightning.callbacks.pictures import GAP, PAPER, SMALLEST_CELL, as_tensor, labelled_grid
+from pdd_lightning.callbacks.pictures import GAP, PAPER, SMALLEST_CELL, as_tensor, example_grid, labelled_grid
+from pdd_lightning.data import ForgettingScores, ImageSplit
 
 NAMES = ["cat", "dog"]
 
@@ -131,3 +132,36 @@ def test_a_class_without_images_has_an_empty_row():
     (cell,) = cells(picture, (255, 0, 0))
     two = cells(grid(uniform((1, 0, 0), (0, 1, 0)), [1, 0]), (255, 0, 0))
     assert [cell] == two
+
+
+def test_captions_stand_under_their_images():
+    pixels, labels = uniform((1, 0, 0), (0, 1, 0)), torch.tensor([0, 1])
+    first, second = (
+        labelled_grid(pixels, labels, torch.ones(2), NAMES, "title", captions)
+        for captions in (["1.5", "2"], ["1.5", "3"])
+    )
+    (left, top), (_, red) = cells(first, (0, 255, 0))[0], cells(first, (255, 0, 0))[0]
+    box = different(first, second)
+    assert box is not None and box[0] >= left and box[1] >= top + SMALLEST_CELL
+    assert top > red + SMALLEST_CELL + GAP, "rows are further apart"
+
+
+def test_images_without_a_stage_have_none_above_them():
+    pixels, label = uniform((1, 0, 0)), torch.tensor([0])
+    without, named = (labelled_grid(pixels, label, torch.tensor([stage]), NAMES, "") for stage in (0, 1))
+    assert different(without, named) is not None
+    above = as_tensor(without)[:, : cells(without, (255, 0, 0))[0][1]]
+    assert bool((above == torch.tensor(PAPER).view(3, 1, 1)).all())
+
+
+def test_the_hardest_and_the_easiest_examples_of_each_class():
+    values = [0.0, 0.25, 0.5, 0.75]
+    images = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 0, 255]], dtype=torch.uint8)
+    examples = ImageSplit.in_order(images.view(4, 3, 1, 1).expand(-1, -1, 8, 8), torch.tensor([0, 0, 1, 1]))
+    column = torch.tensor(values, dtype=torch.float64)
+    scores = ForgettingScores(torch.arange(4), column, column, column, column)
+    for hardest in (True, False):
+        picture = example_grid(examples, scores, NAMES, "toys", hardest)
+        (red,), (green,), (blue,), (pink,) = (cells(picture, tuple(image)) for image in images.tolist())
+        assert red[1] == green[1] < blue[1] == pink[1]
+        assert (red[0] > green[0]) == (blue[0] > pink[0]) == hardest

@@ -36,10 +36,22 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
         (["--model.max_start_epoch", "5", "--stages.experts.epochs", "4"], "stages.experts.epochs records only 4"),
         (["--model.syn_stepz", "3"], "syn_stepz"),
         (["--stages.num_stages", "0"], "num_stages must be >= 1, got 0"),
+        (["--stages.discard.keep", "[0.5]"], "stages.discard.keep has 1 values, one per stage, but there are 2 stages"),
+        (["--stages.discard.min_score", "[0,1]", "--stages.discard.keep", "[1,1]"], "say the same in two ways"),
+        (
+            ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
+            "there are no forgetting scores no.npz",
+        ),
         (["--stages.transition.at_once", "0"], "transition.at_once must be >= 1, got 0"),
         (
             ["--stages.transition.at_once", "2", "--model.network", "tests.tiny.DropoutNet"],
             "DropoutNet cannot be trained at once",
+        ),
+        (["--stages.discard.keep", "[0.5]"], "stages.discard.keep has 1 values, one per stage, but there are 2 stages"),
+        (["--stages.discard.min_score", "[0,1]", "--stages.discard.keep", "[1,1]"], "say the same in two ways"),
+        (
+            ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
+            "there are no forgetting scores no.npz",
         ),
         (["--model.lr_img", "-1"], "lr_img must be > 0"),
         (["--model.augment", "colour"], "unknown operation 'colour'"),

@@ -97,3 +97,21 @@ def test_sigterm_saves_says_how_to_continue_and_fails(long_recipe: Path, tmp_pat
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "--ckpt_path last continues the run" in output
+
+
+def test_killed_while_scoring_and_after_leaving_examples_out(long_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "discard.yaml"
+    discard = "stages:\n  discard: {keep: [0.9, 0.6], networks: 3, epochs: 80}\n"
+    recipe.write_text(long_recipe.read_text().replace("stages:\n", discard))
+    result = run_pdd(*fit(recipe, tmp_path / "straight"))
+    assert result.returncode == 0, result.stdout
+    run = tmp_path / "run"
+    kill_when(lambda: (run / "experts/scoring/expert_000.json").exists(), recipe, run)
+    kill_when(lambda: (run / "experts/theta_0/expert_001.json").exists(), recipe, run)
+    kill_when(lambda: (run / "experts/theta_1/expert_001.json").exists(), recipe, run)
+    kill_when(lambda: iteration(run) >= 1010, recipe, run)
+    result = run_pdd(*fit(recipe, run))
+    assert result.returncode == 0, result.stdout
+    straight, continued = (DistilledDataset(tmp_path / name / "distilled.safetensors") for name in ("straight", "run"))
+    assert torch.equal(continued.images, straight.images)
+    assert continued.learning_rates == straight.learning_rates

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
+from pdd_lightning.data import ForgettingScores
 from tests.cli.conftest import PROJECT, run_pdd
 
 
@@ -27,6 +28,7 @@ def test_distilled_set_holds_all_stages(run: Path) -> None:
 def test_summary_has_a_report_per_stage_and_the_evaluations(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert [stage["images"] for stage in summary["stages"]] == [3, 6]
+    assert [stage["real_images"] for stage in summary["stages"]] == [27, 27]
     for stage in summary["stages"]:
         assert stage["first_loss"] > 0
         assert 0 <= stage["val_accuracy"] <= 1
@@ -44,7 +46,7 @@ def test_summary_has_a_report_per_stage_and_the_evaluations(run: Path) -> None:
 
 def test_pictures_are_written(run: Path) -> None:
     names = {path.name for path in (run / "images").iterdir()}
-    assert names == {"stage_1.png", "stage_2.png", "union.png"}
+    assert names == {"stage_1.png", "stage_2.png", "union.png", "easiest.png", "hardest.png"}
     with Image.open(run / "images" / "union.png") as union, Image.open(run / "images" / "stage_1.png") as stage:
         assert union.width > stage.width
 
@@ -57,7 +59,20 @@ def test_tensorboard_holds_scalars_images_and_histograms(run: Path) -> None:
     assert "experts_of_stage_1/training_loss_mean" in tags["scalars"]
     assert len(events.Scalars("matching_loss")) == 12
     assert {"images/stage_1", "images/stage_2", "images/union"} <= set(tags["images"])
-    assert "pixels/stage_2" in tags["histograms"]
+    assert {"pixels/stage_2", "forgetting/scores"} <= set(tags["histograms"])
+    assert {"forgetting/easiest", "forgetting/hardest"} <= set(tags["images"])
+    assert [event.value for event in events.Scalars("stages/real_images")] == [27, 27]
+
+
+def test_scores_can_be_given_back(run: Path, recipe: Path, tmp_path: Path) -> None:
+    """The scores of a run leave easy examples out of another one."""
+    assert len(ForgettingScores.load(run / "forgetting.npz")) == 27
+    words = ["fit", "--config", recipe, "--trainer.default_root_dir", tmp_path, "--stages.discard.keep", "[0.8,0.5]"]
+    main([str(word) for word in [*words, "--stages.discard.scores", run / "forgetting.npz"]])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    first, second = (stage["real_images"] for stage in summary["stages"])
+    assert first == 22 and second in (14, 15, 16)  # one more for each class that would be without
+    assert not (tmp_path / "experts" / "scoring").exists()
 
 
 def test_run_folder_holds_its_configuration_and_checkpoint(run: Path) -> None:

@@ -226,3 +226,41 @@ def test_damaged_files_are_recorded_again_on_request(recorder, first):
 def test_settings_that_cannot_work_are_refused_at_once(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         ExpertSettings(**bad)
+
+
+def test_forgetting_is_that_of_the_training_images(recorder, blobs, tmp_path):
+    """Errors over all epochs and examples are what the curve of accuracies says."""
+    store = recorder().record(tmp_path, EPOCHS)
+    for expert, record in enumerate(store.records):
+        found = store.forgetting(expert)
+        assert len(found.counts) == len(blobs.train)
+        wrong = sum(1 - accuracy for accuracy in record.accuracies) * len(blobs.train)
+        assert int(found.errors.sum()) == pytest.approx(wrong)
+        assert torch.equal(found.learned, found.errors < EPOCHS)
+        assert 0 < found.counts.sum() <= len(blobs.train)
+    starts = recorder().record(tmp_path / "starts", 0)
+    assert starts.forgetting(0) is None
+
+
+def test_experts_are_trained_on_the_kept_examples(recorder, first, blobs, tmp_path):
+    half = blobs.train.subset(torch.arange(0, len(blobs.train), 2))
+    store = recorder().record(tmp_path / "half", EPOCHS, examples=half)
+    assert len(store.forgetting(0).counts) == len(half)
+    assert torch.equal(snapshots(store, 0)[0], snapshots(first, 0)[0])
+    assert not torch.equal(snapshots(store, 0), snapshots(first, 0))
+
+
+def test_the_manifest_knows_the_kept_examples(recorder, first, blobs, tmp_path):
+    recorder().record(first.folder, EPOCHS, examples=blobs.train)
+    assert "examples" not in json.loads((first.folder / "manifest.json").read_text())["settings"]
+    half, other = (blobs.train.subset(torch.arange(start, len(blobs.train), 2)) for start in (0, 1))
+    recorder().record(tmp_path / "half", 1, examples=half)
+    recorder().record(tmp_path / "half", 1, examples=half)
+    for examples in (other, None):
+        with pytest.raises(ConfigError, match=r"examples: .* asked for"):
+            recorder().record(tmp_path / "half", 1, examples=examples)
+
+
+def test_start_points_do_not_depend_on_the_kept_examples(recorder, start, blobs, tmp_path):
+    recorder().record(tmp_path, 0, start(), examples=blobs.train.subset(torch.arange(5)))
+    recorder().record(tmp_path, 0, start())

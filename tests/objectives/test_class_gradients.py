@@ -1,5 +1,7 @@
 """All classes in one pass, one class at a time, and the plain formula give the same distance and image gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -56,7 +58,7 @@ def by_formula(network, sides, metric):
 @pytest.mark.parametrize("metric", ["ours", "mse", "cos"])
 def test_forms_agree(network, metric, frozen):
     params = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    results = []
+    compare, results = partial(gradient_distance, metric=metric), []
     for form in ("formula", "in turn", "together"):
         sides = make_sides(frozen)
         sides.new.requires_grad_()
@@ -64,9 +66,9 @@ def test_forms_agree(network, metric, frozen):
             distance = by_formula(network, sides, metric)
         elif form == "in turn":
             rows = [one_class(sides, label, count) for label, count in enumerate(COUNTS)]
-            distance = torch.stack([class_distance(network, params, row, metric) for row in rows]).sum()
+            distance = torch.stack([class_distance(network, params, row, compare) for row in rows]).sum()
         else:
-            distance = class_distances_together(network, params, sides, metric)
+            distance = class_distances_together(network, params, sides, compare)
         (gradient,) = torch.autograd.grad(distance, sides.new)
         results.append((distance.detach(), gradient))
     assert results[0][1].abs().max() > 0
@@ -79,8 +81,9 @@ def test_images_that_fill_up_do_not_matter(network):
     params = {name: parameter.detach() for name, parameter in network.named_parameters()}
     sides = make_sides(1)
     real = torch.where(sides.weights.view(CLASSES, -1, 1, 1, 1) > 0, sides.real, 7.0)
-    first = class_distances_together(network, params, sides, "ours")
-    torch.testing.assert_close(class_distances_together(network, params, sides._replace(real=real), "ours"), first)
+    first = class_distances_together(network, params, sides, gradient_distance)
+    filled = class_distances_together(network, params, sides._replace(real=real), gradient_distance)
+    torch.testing.assert_close(filled, first)
 
 
 def test_a_dead_channel_gives_a_finite_gradient():

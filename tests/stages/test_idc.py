@@ -18,7 +18,8 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet, flatten
-from pdd_lightning.stages import IDC
+from pdd_lightning.objectives import class_distance, kernel_distance
+from pdd_lightning.stages import IDC, idc
 from tests.tiny import Blobs
 
 SETTINGS = {"inner": 2, "batch_real": 8, "batch_syn": 6, "net_images": 24, "batch_net": 8, "lr_img": 0.2}
@@ -120,6 +121,49 @@ def test_the_loss_is_that_of_the_definition(steps):
     # A step of SGD in model space, seen in [0, 1], is a step with the gradient of the pixels.
     step = stage.images.grad[:1] * (pixels.level(1.0) - pixels.level(0.0)).reciprocal()
     torch.testing.assert_close(step, expected_gradient, rtol=1e-4, atol=1e-4 * float(expected_gradient.abs().max()))
+
+
+def exact(taken: Steps, batch: object, one_by_one: bool, norm: str = "instance") -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and image gradient in float64, with or without taking images of earlier stages for constants."""
+    torch.manual_seed(0)
+    network = ConvNet(3, CLASSES, 8, depth=2, width=6, norm=norm).double()
+    params = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    stage = taken.stage.double()
+    sides = stage._sides(batch, one_by_one)
+    sides = sides._replace(real=sides.real.double(), weights=sides.weights.double())
+    loss = class_distance(network, params, sides, kernel_distance)
+    (gradient,) = torch.autograd.grad(loss, stage.images)
+    return loss.detach(), gradient
+
+
+@pytest.mark.parametrize("chosen", [range(16), (0, 3, 7, 10), (2, 3), (0, 1, 4, 5)], ids=["all", "some", "new", "old"])
+def test_constants_of_earlier_stages_change_neither_loss_nor_gradient(steps, chosen):
+    """Of 16 pieces, each second pair is of the new images."""
+    taken = steps(ipc=2)
+    freeze_stage(taken)
+    taken.data.iteration = 1
+    batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(1))
+    batch = batch._replace(synthetic=torch.tensor(chosen))
+    (loss, gradient), (joint, expected) = (exact(taken, batch, one_by_one) for one_by_one in (True, False))
+    torch.testing.assert_close(loss, joint, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+    assert bool(gradient.any()) == any(index % 4 >= 2 for index in chosen)
+
+
+def test_batch_norms_see_images_of_all_stages_at_once(steps, monkeypatch):
+    """The reason why the others are not taken for constants there: it would be something else."""
+    taken = steps(ipc=2, batch_syn=100)
+    freeze_stage(taken)
+    taken.data.iteration = 1
+    batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(1))
+    apart, joint = (exact(taken, batch, one_by_one, "batch")[0] for one_by_one in (True, False))
+    assert abs(apart - joint) > 1e-3 * joint
+    seen = []
+    taken.stage.network = partial(ConvNet, depth=2, width=6, norm="batch")
+    taken.data.trajectories = Pool(flatten(dict(taken.stage.build_network().named_parameters())).numel())
+    monkeypatch.setattr(idc, "class_distance", lambda network, params, sides, distance: seen.append(sides))
+    taken.stage.matching_loss(batch)
+    assert (len(seen[0].frozen), len(seen[0].new)) == (0, 16)
 
 
 def test_classes_take_turns_and_batches_are_theirs(steps):

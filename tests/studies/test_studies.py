@@ -67,13 +67,24 @@ def finish(study: GridStudy, folder: Path, accuracy: Any) -> None:
             Path(value(step.words, "--output")).write_text(json.dumps({"rows": rows}))
 
 
+class Nothing(StepRunner):
+    """Takes the steps for done."""
+
+    def run(self, steps: Any) -> None:
+        pass
+
+
+def shipped(path: Path, folder: Path) -> Any:
+    parser = COMMANDS["study"].parser()
+    return parser.instantiate(parser.parse_args([str(path), "--folder", str(folder)]))["study"]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_studies_consist_of_commands_that_exist(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Their words are accepted by the parsers, and what they name is there."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr(PDDCLI, "fit", lambda self, **_: None)
-    parser = COMMANDS["study"].parser()
-    study = parser.instantiate(parser.parse_args([str(path), "--folder", str(tmp_path)]))["study"]
+    study = shipped(path, tmp_path)
     # One of those that differ only in their values.
     kinds = {tuple(word for word in step.words if word.startswith("--")): step for step in study.steps(tmp_path)}
     for step in kinds.values():
@@ -81,6 +92,15 @@ def test_shipped_studies_consist_of_commands_that_exist(path: Path, tmp_path: Pa
             main(step.words)
         else:
             COMMANDS[step.words[0]].parser().parse_args(list(step.words[1:]))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_studies_make_a_table_and_a_plot(path: Path, tmp_path: Path) -> None:
+    study = shipped(path, tmp_path)
+    finish(study, tmp_path, lambda step: [0.5, 0.7])
+    study.run(tmp_path, Nothing(tmp_path))
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "60.0 ±" in (tmp_path / "table.md").read_text()
 
 
 def test_evaluation_follows_the_recipe_at_equal_steps(method: Method, tmp_path: Path) -> None:
@@ -164,10 +184,6 @@ def test_results_are_written_only_when_everything_is_done(method: Method, tmp_pa
     study = BaseMethods([method], GridSettings(3, [0, 1]), [2, 1], ["total"])
     finish(study, tmp_path, lambda step: [0.5, 0.7])
 
-    class Nothing(StepRunner):
-        def run(self, steps: Any) -> None:
-            pass
-
     study.run(tmp_path, Nothing(tmp_path))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "60.0 ±11.5" in (tmp_path / "table.md").read_text()
@@ -175,6 +191,14 @@ def test_results_are_written_only_when_everything_is_done(method: Method, tmp_pa
     stored = json.loads((tmp_path / "study.json").read_text())
     assert stored["rows"][0]["mean"] == pytest.approx(0.6)
     assert stored["steps"][0]["command"].startswith("pdd fit --config ")
+
+    class Refused(StepRunner):
+        def check(self, steps: Any) -> None:
+            raise ConfigError("other words")
+
+    with pytest.raises(ConfigError):
+        study.run(tmp_path, Refused(tmp_path))
+    assert (tmp_path / "table.md").exists()
 
     class Interrupted(StepRunner):
         def run(self, steps: Any) -> None:

@@ -41,8 +41,8 @@ class _Running:
 class StepRunner:
     """Runs steps in order, those that are done left out.
 
-    A step is done when its record says so; one that was interrupted or failed is started again. Each has a log and a
-    record, `steps/<name>.log` and `.json`. Steps that need the output of a failed one are left out; all others go on.
+    A step is done when its record says so, and those are done whose output it needs; one that was interrupted or failed
+    is started again. Each has a log and a record, `steps/<name>.log` and `.json`. Steps that need the output of a failed one are left out; all others go on.
 
     Args:
         folder: Folder of the study.
@@ -81,7 +81,7 @@ class StepRunner:
             StudyError: Steps failed; the message has the ends of their logs.
         """
         self.check(steps)
-        self._done = {step.name for step in steps if (record := self.record(step)) and record.done}
+        self._done = self._done_before(steps)
         self._failed = {}
         waiting = [step for step in steps if step.name not in self._done]
         done = {step.name: self.seconds(step) for step in steps if step.name in self._done}
@@ -107,6 +107,14 @@ class StepRunner:
                     f"{self._path(step, '.json')} says that step {step.name} was run with other words:\n  {changes}\n"
                     f"Set them back, choose another --folder, or delete the step's record and its outputs."
                 )
+
+    def _done_before(self, steps: Sequence[Step]) -> set[str]:
+        """Names of the steps that need not be run: what a step made of output that is made anew is out of date."""
+        done: set[str] = set()
+        for step in steps:
+            if (record := self.record(step)) and record.done and done.issuperset(step.after):
+                done.add(step.name)
+        return done
 
     def _start_ready(self, waiting: list[Step]) -> None:
         """Starts steps while there is room; forgets those whose input will never come."""

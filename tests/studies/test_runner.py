@@ -58,6 +58,15 @@ def test_what_is_done_is_not_repeated(tmp_path: Path) -> None:
     assert record["exit"] == 0 and record["words"] == list(steps[0].words) and record["seconds"] > 0
 
 
+def test_what_was_made_of_output_that_is_made_anew_is_repeated(tmp_path: Path) -> None:
+    first = Step("first", (str(tmp_path / "first"),))
+    steps = [first, Step("second", (str(tmp_path / "second"),), after=("first",)), Step("x", (str(tmp_path / "x"),))]
+    runner(tmp_path).run(steps)
+    (tmp_path / "steps" / "first.json").unlink()
+    runner(tmp_path).run(steps)
+    assert [lines(tmp_path / name) for name in ("first", "second", "x")] == [2, 2, 1]
+
+
 def test_a_step_waits_for_what_it_needs(tmp_path: Path) -> None:
     first = Step("first", ("slow", str(tmp_path / "made")))
     runner(tmp_path, jobs=2).run([first, Step("second", (f"need:{tmp_path / 'made'}",), after=("first",))])

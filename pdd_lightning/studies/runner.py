@@ -32,6 +32,7 @@ class _Running:
     """A process at work; the lock on its log lasts as long as the process does, even if this one is killed."""
 
     step: Step
+    settings: dict[str, str]
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     begin: float
@@ -97,16 +98,20 @@ class StepRunner:
         """Refuses to mix results: what was begun must have been the same command; a failed step may be corrected.
 
         Raises:
-            ConfigError: A step that was begun has other words now.
+            ConfigError: A step that was begun has other words now, or a YAML file among them says something else.
         """
         for step in steps:
             record = self.record(step)
-            if record and not record.failed and record.words != list(step.words):
+            if not record or record.failed:
+                continue
+            where = f"{self._path(step, '.json')} says that step {step.name} was run with other"
+            what_to_do = "Set them back, choose another --folder, or delete the step's record and its outputs."
+            if record.words != list(step.words):
                 changes = "\n  ".join(differences(_options(record.words), _options(step.words)))
-                raise ConfigError(
-                    f"{self._path(step, '.json')} says that step {step.name} was run with other words:\n  {changes}\n"
-                    f"Set them back, choose another --folder, or delete the step's record and its outputs."
-                )
+                raise ConfigError(f"{where} words:\n  {changes}\n{what_to_do}")
+            now = step.settings()
+            if changed := [name for name, stored in record.settings.items() if now.get(name) != stored]:
+                raise ConfigError(f"{where} settings in {', '.join(changed)}. {what_to_do}")
 
     def _done_before(self, steps: Sequence[Step]) -> set[str]:
         """Names of the steps that need not be run: what a step made of output that is made anew is out of date."""
@@ -137,7 +142,8 @@ class StepRunner:
             log.close()
             raise ConfigError(f"step {step.name} is at work from an earlier start: wait for it, or end it") from error
         before = self.seconds(step)
-        StepRecord(list(step.words), before).write(self._path(step, ".json"))
+        settings = step.settings()
+        StepRecord(list(step.words), before, settings=settings).write(self._path(step, ".json"))
         log.write(f"$ {step.command}\n".encode())
         log.flush()
         # A session of its own, so that Ctrl-C reaches it once, through `_stopped_at_the_end`.
@@ -149,7 +155,7 @@ class StepRunner:
             env={"OMP_NUM_THREADS": str(max(1, _cores() // self.jobs)), **os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
-        return _Running(step, process, log, time.monotonic(), before)
+        return _Running(step, settings, process, log, time.monotonic(), before)
 
     def _settle_ended(self) -> None:
         """Deals with the processes that have ended, after a moment of waiting where none has."""
@@ -174,7 +180,8 @@ class StepRunner:
     def _close(self, ended: _Running, status: int | None) -> float:
         """Stores the record of a process that has ended, with its seconds so far, and gives up the lock."""
         seconds = ended.before + time.monotonic() - ended.begin
-        StepRecord(list(ended.step.words), seconds, status).write(self._path(ended.step, ".json"))
+        record = StepRecord(list(ended.step.words), seconds, status, ended.settings)
+        record.write(self._path(ended.step, ".json"))
         ended.log.close()
         return seconds
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.files import atomic_write_json
@@ -32,6 +35,10 @@ class Step:
         """The command line for a reader to repeat."""
         return shlex.join(["pdd", *self.words])
 
+    def settings(self) -> dict[str, str]:
+        """Hash of what each YAML file among the words says, with the files that it names; comments do not count."""
+        return {word: _hash_of(Path(word)) for word in self.words if _is_settings(Path(word))}
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -41,11 +48,13 @@ class StepRecord:
         words: What followed `pdd`.
         seconds: Wall-clock time of all its starts together, as far as they ended in an orderly way.
         exit: Exit status of the last start; None while it runs and when it was interrupted.
+        settings: `Step.settings` at the last start.
     """
 
     words: list[str]
     seconds: float = 0.0
     exit: int | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -83,6 +92,28 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _is_settings(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") and path.is_file()
+
+
+def _hash_of(path: Path) -> str:
+    text = path.read_bytes()
+    try:
+        content = json.dumps(_resolved(yaml.safe_load(text), path.parent), default=str, sort_keys=True).encode()
+    except (yaml.YAMLError, TypeError):  # the step itself will say what is wrong with it
+        content = text
+    return hashlib.sha256(content).hexdigest()
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    """Settings with the hash of each file that they name, relative to `folder`, in the place of its name."""
+    if isinstance(value, dict):
+        return {name: _resolved(one, folder) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_resolved(one, folder) for one in value]
+    return _hash_of(folder / value) if isinstance(value, str) and _is_settings(folder / value) else value
 
 
 def distinct(steps: Sequence[Step]) -> list[Step]:

@@ -99,6 +99,21 @@ def test_other_words_of_a_done_step_are_refused_before_anything_runs(tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
+def test_a_recipe_that_was_changed_in_between_is_refused(tmp_path: Path) -> None:
+    """Also in a file that it names; comments may change."""
+    recipe, network = tmp_path / "recipe.yaml", tmp_path / "net.yaml"
+    recipe.write_text("model: {network: net.yaml}\nlr: 1\n")
+    network.write_text("width: 4\n")
+    program = (sys.executable, "-c", "")
+    steps = [Step("first", ("--config", str(recipe))), Step("second", ("--config", str(recipe), "--ipc", "2"))]
+    StepRunner(tmp_path, 1, program).run(steps[:1])
+    recipe.write_text("# A comment.\nmodel: {network: net.yaml}\nlr: 1\n")
+    StepRunner(tmp_path, 1, program).run(steps)
+    network.write_text("width: 8\n")
+    with pytest.raises(ConfigError, match=r"step first was run with other settings in .*recipe\.yaml"):
+        StepRunner(tmp_path, 1, program).run(steps)
+
+
 def test_each_process_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))

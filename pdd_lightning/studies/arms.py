@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,26 @@ class Method:
         return Recipe(Path(self.recipe.absolute), self.fit)
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuses an empty list of seeds, and one that counts a seed twice.
+
+    Raises:
+        ConfigError: It is one of these.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"a study needs at least one seed and none twice, got {list(seeds)}")
+
+
+def check_methods(methods: Sequence[Method]) -> None:
+    """Refuses an empty list of methods.
+
+    Raises:
+        ConfigError: It is empty.
+    """
+    if not methods:
+        raise ConfigError("a study needs at least one recipe: name it in methods")
+
+
 def own_arm(method: Method) -> Arm:
     """The recipe as it is, with its changes."""
     recipe = method.read()
@@ -115,8 +135,10 @@ def stage_arms(method: Method, stages: Sequence[int], budgets: Sequence[Budget])
     """Arms of one size, divided into stages in several ways; real images are evaluated beside the first.
 
     Raises:
-        ConfigError: A number of stages does not divide the images.
+        ConfigError: A number of stages does not divide the images, or there is none, or no budget.
     """
+    if not stages or not budgets:
+        raise ConfigError("there is nothing to compare: give numbers of stages, and budgets total or per_stage")
     recipe = method.read()
     total = int(recipe["stages.num_stages"]) * int(recipe["model.ipc"])
     for count in stages:
@@ -151,13 +173,9 @@ def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
         "trainer.default_root_dir": str(readable(folder / "runs" / name)),
         "ckpt_path": "last",
     }
-    places = {"{seed}": str(seed), "{folder}": str(readable(folder))}
-    words = [_filled(word, places) for word in option_words(options)]
-    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *words))
+    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *filled(option_words(options), seed, folder)))
 
 
-def _filled(word: str, places: Mapping[str, str]) -> str:
-    """A word with what stands for its places."""
-    for place, text in places.items():
-        word = word.replace(place, text)
-    return word
+def filled(words: Sequence[str], seed: int, folder: Path) -> list[str]:
+    """Words with the seed of the run and the study's folder in the places of `{seed}` and `{folder}`."""
+    return [word.replace("{seed}", str(seed)).replace("{folder}", str(readable(folder))) for word in words]

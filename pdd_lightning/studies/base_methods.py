@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pdd_lightning.studies.arms import Arm, Budget, Method, stage_arms
+from pdd_lightning.studies.arms import Arm, Budget, Method, check_methods, stage_arms
 from pdd_lightning.studies.grid import GridSettings, GridStudy
 from pdd_lightning.studies.plots import DISTILLED, draw_groups
 
@@ -23,10 +23,14 @@ class BaseMethods(GridStudy):
         grid: What all such studies need to know.
         stages: Numbers of stages; real images are evaluated beside the first.
         budgets: The same iterations in `total`, in each stage (`per_stage`), or both, one after the other.
+
+    Raises:
+        ConfigError: There is no method.
     """
 
     def __init__(self, methods: list[Method], grid: GridSettings, stages: list[int], budgets: list[Budget]) -> None:
         super().__init__(grid)
+        check_methods(methods)
         self.methods = methods
         self.stages = stages
         self.budgets = budgets

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pdd_lightning.studies.arms import Arm, Method, fit_step, own_arm
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.studies.arms import Arm, Method, check_methods, check_seeds, filled, fit_step, own_arm
 from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.continual_plot import draw_continual
 from pdd_lightning.studies.recipe import Recipe, dotted, readable
@@ -33,6 +34,10 @@ class ContinualLearning(Study):
         seeds: Seeds of distillation, of the order of the classes, and of the networks.
         continual: Options of `pdd continual`.
         part: Real images to score on.
+
+    Raises:
+        ConfigError: There are fewer than two tasks, no method, no seed, a seed twice, or methods differ in their
+            number of images.
     """
 
     def __init__(
@@ -43,11 +48,18 @@ class ContinualLearning(Study):
         continual: dict[str, Any] | None = None,
         part: Literal["val", "test"] = "val",
     ) -> None:
+        check_methods(methods)
+        check_seeds(seeds)
+        if tasks < 2:
+            raise ConfigError(f"learning one task after another needs two tasks or more, got {tasks}")
         self.methods = methods
         self.tasks = tasks
         self.seeds = seeds
         self.continual = dotted(continual or {})
         self.part = part
+        sizes = {arm.labels["method"]: arm.stages * arm.ipc for arm in map(own_arm, methods)}
+        if len(set(sizes.values())) > 1:
+            raise ConfigError(f"memories of different size do not compare: images per class are {sizes}")
 
     def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         """What the numbers are."""
@@ -95,7 +107,7 @@ class ContinualLearning(Study):
 
     def _arm_steps(self, arm: Arm, seed: int, folder: Path, options: dict[str, Any]) -> list[Step]:
         name = f"{arm.run}/seed_{seed}"
-        data_words = arm.recipe.data_words()
+        data_words = filled(arm.recipe.data_words(), seed, folder)
         fits = [
             fit_step(f"{name}/task_{task}", self._task_arm(arm, task, seed), seed, folder, arm.stages)
             for task in range(1, self.tasks + 1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.studies.arms import Arm, Scoring, fit_step
+from pdd_lightning.studies.arms import Arm, Scoring, check_seeds, filled, fit_step
 from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
@@ -40,8 +40,7 @@ class GridSettings:
     part: Literal["val", "test"] = "val"
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"a study needs at least one seed and none twice, got {self.seeds}")
+        check_seeds(self.seeds)
         if self.num_classes < 2:
             raise ConfigError(f"num_classes must be >= 2, got {self.num_classes}")
 
@@ -118,7 +117,7 @@ class GridStudy(Study):
             "output": str(readable(self._results(arm, scoring, seed, folder))),
         }
         path = str(readable(self.run_folder(arm, seed, folder) / "distilled.safetensors"))
-        words = ("evaluate", path, *arm.recipe.data_words(), *option_words(options))
+        words = ("evaluate", path, *filled(arm.recipe.data_words(), seed, folder), *option_words(options))
         return Step(f"{arm.run}/seed_{seed}/{scoring.name}", words, after=(made.name,))
 
     def run_folder(self, arm: Arm, seed: int, folder: Path) -> Path:

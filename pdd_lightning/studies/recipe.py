@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.studies.step import option_words
 
@@ -70,8 +72,11 @@ class Recipe:
 
     @property
     def images_per_stored_image(self) -> int:
-        """Training images that a distilled one stands for."""
-        return int(self.settings.get("model.factor", 1)) ** 2
+        """Training images that a distilled one stands for: the square of the method's `factor`, if it has one."""
+        name = str(self.settings.get("model.class_path", self.settings.get("model"))).rpartition(".")[2]
+        method = getattr(stages, name, None)
+        factor = signature(method).parameters.get("factor") if method else None
+        return int(self.settings.get("model.factor", factor.default if factor else 1)) ** 2
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

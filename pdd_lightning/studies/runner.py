@@ -42,8 +42,9 @@ class _Running:
 class StepRunner:
     """Runs steps in order, those that are done left out.
 
-    A step is done when its record says so, and those are done whose output it needs; one that was interrupted or failed
-    is started again. Each has a log and a record, `steps/<name>.log` and `.json`. Steps that need the output of a failed one are left out; all others go on.
+    A step is done when its record says so, and those are done whose output it needs; one that was interrupted or
+    failed is started again. Each has a log and a record, `steps/<name>.log` and `.json`. Steps that need the output of
+    a failed one are left out; all others go on.
 
     Args:
         folder: Folder of the study.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.evaluation.describe import NUMBERS
-from pdd_lightning.studies.arms import Arm, Method, fit_step, own_arm
+from pdd_lightning.studies.arms import Arm, Method, check_methods, check_seeds, filled, fit_step, own_arm
 from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.recipe import dotted, readable
 from pdd_lightning.studies.stage_plot import draw_methods
@@ -25,9 +25,14 @@ class StageStatistics(Study):
         methods: Recipes to describe.
         seeds: Distillation seeds; each also seeds the networks that judge the images.
         describe: Options of `pdd describe`.
+
+    Raises:
+        ConfigError: There is no method, no seed, or a seed twice.
     """
 
     def __init__(self, methods: list[Method], seeds: list[int], describe: dict[str, Any] | None = None) -> None:
+        check_methods(methods)
+        check_seeds(seeds)
         self.methods = methods
         self.seeds = seeds
         self.describe = dotted(describe or {})
@@ -71,7 +76,7 @@ class StageStatistics(Study):
             "figure": str(readable(run / "describe.png")),
         }
         path = str(readable(run / "distilled.safetensors"))
-        words = ("describe", path, *arm.recipe.data_words(), *option_words(options))
+        words = ("describe", path, *filled(arm.recipe.data_words(), seed, folder), *option_words(options))
         return [fit, Step(f"{name}/describe", words, after=(fit.name,))]
 
 

@@ -1,6 +1,7 @@
 """Studies of stages' images and of continual learning: what they run, and what they make of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from jsonargparse.typing import Path_fr
 from matplotlib.figure import Figure
 
+from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.describe import NUMBERS
 from pdd_lightning.studies import ContinualLearning, Method, StageStatistics, Study
 from pdd_lightning.studies.tables import markdown_table
@@ -39,6 +41,19 @@ def finish(study: Study, folder: Path, rows: Any) -> None:
             path = Path(value(step.words, "--output"))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"rows": rows(step)}))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "seeds", "message"), [(1, [0], "two tasks or more"), (3, [], "one seed"), (3, [1, 1], "none twice")]
+)
+def test_what_cannot_be_studied(methods: list[Method], tasks: int, seeds: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ContinualLearning(methods, tasks, seeds)
+
+
+def test_memories_are_of_one_size(methods: list[Method]) -> None:
+    with pytest.raises(ConfigError, match="'staged': 2, 'plain': 6"):
+        ContinualLearning([methods[0], replace(methods[1], fit={"model.ipc": 3})], 3, [0])
 
 
 def test_each_task_is_distilled_from_its_own_classes(methods: list[Method], tmp_path: Path) -> None:

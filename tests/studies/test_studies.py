@@ -16,6 +16,7 @@ from pdd_lightning.evaluation.describe import NUMBERS
 from pdd_lightning.studies import (
     BaseMethods,
     Conditioning,
+    CrossArchitecture,
     GridSettings,
     LargerSets,
     Method,
@@ -128,6 +129,12 @@ def test_evaluation_follows_the_recipe_at_equal_steps(method: Method, tmp_path: 
     assert "--baselines" in one and "--baselines" not in two
 
 
+@pytest.mark.parametrize(("said", "count"), [(", factor: 3", 9), ("", 4)], ids=["said", "by default"])
+def test_training_images_of_a_stored_one(tmp_path: Path, said: str, count: int) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(", factor: 2", said))
+    assert Method(Path_fr(str(tmp_path / "r.yaml"))).read().images_per_stored_image == count
+
+
 def test_runs_of_a_seed_may_share_experts(method: Method, tmp_path: Path) -> None:
     method = replace(method, fit={"stages": {"experts": {"folder": "{folder}/experts/{seed}"}}})
     study = StageCount(method, GridSettings(3, [4, 5]), [2, 1], ["total"])
@@ -137,6 +144,13 @@ def test_runs_of_a_seed_may_share_experts(method: Method, tmp_path: Path) -> Non
         if words[0] == "fit"
     }
     assert found == {(seed, f"{tmp_path}/experts/{seed}") for seed in ("4", "5")}
+
+
+def test_places_are_filled_wherever_the_data_are_named(method: Method, tmp_path: Path) -> None:
+    method = replace(method, fit={"data.real.class_path": "ImageFolder", "data.real.root": "{folder}/images/{seed}"})
+    words = words_of(StageCount(method, GridSettings(3, [4]), [2], ["total"]), tmp_path)
+    assert value(words["recipe/2x2_30/seed_4/fit"], "--data.real.root") == f"{tmp_path}/images/4"
+    assert value(words["recipe/2x2_30/seed_4/evaluation"], "--data.root") == f"{tmp_path}/images/4"
 
 
 def test_budgets_keep_iterations_in_total_or_per_stage(method: Method, tmp_path: Path) -> None:
@@ -244,3 +258,14 @@ def test_larger_sets_are_fractions_of_the_full_set(method: Method, tmp_path: Pat
 def test_seeds_must_differ() -> None:
     with pytest.raises(ConfigError, match="none twice"):
         GridSettings(10, [1, 1])
+
+
+def test_there_must_be_something_to_compare(method: Method, tmp_path: Path) -> None:
+    grid = GridSettings(3, [0])
+    with pytest.raises(ConfigError, match="at least one recipe"):
+        BaseMethods([], grid, [2], ["total"])
+    for stages, budgets in (([], ["total"]), ([2], [])):
+        with pytest.raises(ConfigError, match="nothing to compare"):
+            StageCount(method, grid, stages, budgets).steps(tmp_path)
+    with pytest.raises(ConfigError, match="another name"):
+        CrossArchitecture(method, grid, {"own": "ResNet10"})

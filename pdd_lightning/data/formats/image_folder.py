@@ -61,14 +61,17 @@ def write(folder: Path, dataset: DistilledDataset) -> None:
         raise ConfigError(f"class names cannot be used as names of folders: {', '.join(dataset.class_names)}")
     part = folder / PART
     _check_replaceable(part)
-    partial = folder / f".{PART}.{uuid.uuid4().hex}.tmp"
+    partial, former = (folder / f".{PART}.{uuid.uuid4().hex}.tmp" for _ in range(2))
     try:
         _write_images(partial, dataset, names)
         if part.exists():
-            shutil.rmtree(part)
+            part.rename(former)  # not deleted in its place: half of it would be taken for a set
         partial.rename(part)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if former.exists() and not part.exists():
+            former.rename(part)
+        for rest in (partial, former):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def folder_name(class_name: str) -> str:

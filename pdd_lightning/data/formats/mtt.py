@@ -60,13 +60,14 @@ def write(folder: Path, dataset: DistilledDataset) -> None:
     """
     images, labels, rates = files(folder)
     order = torch.argsort(dataset.stages, stable=True)
+    # What an earlier set left would be taken for this one's. Labels come last: without them the set is refused.
+    for former in (labels, rates):
+        former.unlink(missing_ok=True)
     atomic_write_bytes(images, tensor_bytes(dataset.images[order]))
+    if keeps_rates(dataset):
+        values = dataset.synthetic.rates_tensor()
+        atomic_write_bytes(rates, tensor_bytes(values if len(values) > 1 else values[0]))
     atomic_write_bytes(labels, tensor_bytes(dataset.labels[order]))
-    if not keeps_rates(dataset):
-        rates.unlink(missing_ok=True)  # what an earlier set left would be taken for this one's
-        return
-    values = dataset.synthetic.rates_tensor()
-    atomic_write_bytes(rates, tensor_bytes(values if len(values) > 1 else values[0]))
 
 
 def keeps_rates(dataset: DistilledDataset) -> bool:

@@ -1,13 +1,15 @@
 """A set that is written in a form and opened again."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.data.formats import FORMS, ImportOptions, form_for, form_of, open_distilled, save_as
+from pdd_lightning.data.formats import FORMS, ImportOptions, form_for, form_of, mtt, open_distilled, save_as
 from pdd_lightning.errors import ConfigError, DataError
 
 METADATA = {"network": {"class_path": "pdd_lightning.networks.ConvNet", "init_args": {"width": 8}}, "method": "IDC"}
@@ -205,6 +207,47 @@ def test_rates_of_a_former_set_do_not_stay(tmp_path, dataset, even, blobs):
     save_as("mtt", tmp_path, DistilledDataset.of(without, blobs.pixels, blobs.class_names, {}, True), overwrite=True)
     assert open_distilled(tmp_path, blobs, ImportOptions(num_stages=2)).learning_rates == (None, None)
     assert open_distilled(tmp_path, blobs).num_stages == 1
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_set_that_was_replaced_in_part_is_refused(tmp_path, dataset, blobs, monkeypatch, written):
+    """Rather than taken for images of the one set with labels of the other."""
+    save_as("mtt", tmp_path, dataset)
+    whole, left = mtt.atomic_write_bytes, iter(range(written))
+
+    def write(path, data):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        whole(path, data)
+
+    monkeypatch.setattr(mtt, "atomic_write_bytes", write)
+    with pytest.raises(KeyboardInterrupt):
+        save_as("mtt", tmp_path, dataset, overwrite=True)
+    with pytest.raises(DataError, match="lacks its labels"):
+        open_distilled(tmp_path, blobs)
+
+
+def test_the_former_image_folder_is_not_deleted_in_its_place(tmp_path, dataset, blobs, monkeypatch):
+    save_as("folder", tmp_path, dataset)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before
+    save_as("folder", tmp_path, dataset.union(1), overwrite=True)
+    assert len(open_distilled(tmp_path, blobs)) == 3
+
+
+def test_an_image_folder_that_cannot_be_replaced_stays(tmp_path, dataset, blobs, monkeypatch):
+    save_as("folder", tmp_path, dataset)
+    rename, fails = Path.rename, iter([False, True, False])
+
+    def sometimes(path, target):
+        if next(fails):
+            raise OSError("disk")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", sometimes)
+    with pytest.raises(OSError, match="disk"):
+        save_as("folder", tmp_path, dataset.union(1), overwrite=True)
+    assert len(open_distilled(tmp_path, blobs)) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
 
 
 def test_other_peoples_images_are_not_replaced(tmp_path, dataset):

@@ -139,14 +139,14 @@ def same_but_for_seed(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def seed_lines(runs: Sequence[Run]) -> list[SeedLine]:
-    """A line for each group of runs with at least two seeds, part, and protocol."""
+    """A line for each group of runs with at least two seeds, part, and protocol; of a seed the first run counts."""
     found = []
     for group in same_but_for_seed(runs):
-        by_conditions: dict[tuple[str, ...], list[Line]] = {}
+        by_conditions: dict[tuple[str, ...], dict[str, Line]] = {}
         for line in (line for run in group for line in lines_of(run) if line.part):
-            by_conditions.setdefault(line.conditions, []).append(line)
-        found += [_seed_line(lines) for lines in by_conditions.values()]
-    return [line for line in found if len(line.seeds) > 1]
+            by_conditions.setdefault(line.conditions, {}).setdefault(seed_of(line.run), line)
+        found += [_seed_line(list(lines.values())) for lines in by_conditions.values()]
+    return [line for line in found if len(line.lines) > 1]
 
 
 def _seed_line(lines: list[Line]) -> SeedLine:

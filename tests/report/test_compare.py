@@ -64,6 +64,13 @@ def test_seeds_are_summarised_by_mean_and_sample_deviation_of_their_means(make_r
     assert test.rows["full real"].std == 0
 
 
+def test_a_seed_counts_once_however_often_it_was_run(make_run: MakeRun) -> None:
+    runs = read(make_run("a", 0, 0.6), make_run("again", 0, 0.6), make_run("b", 1, 0.8))
+    test = seed_lines(runs)[1]
+    assert [line.run.name for line in test.lines] == ["a", "b"] and test.rows["distilled"].mean == pytest.approx(0.7)
+    assert seed_lines(runs[:2]) == []
+
+
 def test_what_only_some_seeds_have_is_not_averaged(make_run: MakeRun) -> None:
     first, second = make_run("a", 0), make_run("b", 1)
     write_summary(second, evaluation=[row("distilled", 0.9)])

@@ -17,7 +17,6 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 from pdd_lightning.errors import ConfigError, StudyError
-from pdd_lightning.settings import differences
 from pdd_lightning.studies.progress import StudyProgress
 from pdd_lightning.studies.step import Step, StepRecord
 
@@ -103,16 +102,12 @@ class StepRunner:
         """
         for step in steps:
             record = self.record(step)
-            if not record or record.failed:
-                continue
-            where = f"{self._path(step, '.json')} says that step {step.name} was run with other"
-            what_to_do = "Set them back, choose another --folder, or delete the step's record and its outputs."
-            if record.words != list(step.words):
-                changes = "\n  ".join(differences(_options(record.words), _options(step.words)))
-                raise ConfigError(f"{where} words:\n  {changes}\n{what_to_do}")
-            now = step.settings()
-            if changed := [name for name, stored in record.settings.items() if now.get(name) != stored]:
-                raise ConfigError(f"{where} settings in {', '.join(changed)}. {what_to_do}")
+            if record and not record.failed and (changes := record.changes(step)):
+                listed = "\n  ".join(changes)
+                raise ConfigError(
+                    f"{self._path(step, '.json')} says that step {step.name} was run with other words:\n  {listed}\n"
+                    f"Set them back, choose another --folder, or delete the step's record and its outputs."
+                )
 
     def _done_before(self, steps: Sequence[Step]) -> set[str]:
         """Names of the steps that need not be run: what a step made of output that is made anew is out of date."""
@@ -226,19 +221,6 @@ def _signals_end() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _options(words: Sequence[str]) -> dict[str, str]:
-    """Words as options by name, to compare them; the verb and positional words go by their place."""
-    options: dict[str, str] = {}
-    remaining = list(enumerate(words))
-    while remaining:
-        place, word = remaining.pop(0)
-        if word.startswith("--") and remaining:
-            options[word] = remaining.pop(0)[1]
-        else:
-            options[f"word {place + 1}"] = word
-    return options
 
 
 def _failure(failed: dict[str, str], left: Sequence[str]) -> str:

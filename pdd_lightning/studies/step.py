@@ -14,6 +14,7 @@ import yaml
 
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.files import atomic_write_json
+from pdd_lightning.settings import differences
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class StepRecord:
         """Whether it ended by itself, but not well."""
         return self.exit not in (None, 0)
 
+    def changes(self, step: Step) -> list[str]:
+        """What was run otherwise: a line for each word that differs, or else for each YAML file that was changed."""
+        now = step.settings()
+        files = [name for name, stored in self.settings.items() if now.get(name) != stored]
+        words = differences(_options(self.words), _options(step.words))
+        return words or [f"{name} says something else now" for name in files]
+
     def write(self, path: Path) -> None:
         """Stores the record, whole or not at all."""
         atomic_write_json(path, asdict(self))
@@ -88,6 +96,19 @@ class StepRecord:
 def option_words(options: Mapping[str, Any]) -> list[str]:
     """Options by dotted name as words: `{"stages.iterations": 5}` gives `--stages.iterations 5`."""
     return [word for name, value in options.items() for word in (f"--{name}", _text(value))]
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    """Words as options by name, to compare them; the verb and positional words go by their place."""
+    options: dict[str, str] = {}
+    remaining = list(enumerate(words))
+    while remaining:
+        place, word = remaining.pop(0)
+        if word.startswith("--") and remaining:
+            options[word] = remaining.pop(0)[1]
+        else:
+            options[f"word {place + 1}"] = word
+    return options
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command
+from pdd_lightning.commands.base import Command, check_file_names
 from pdd_lightning.data.join import join_distilled
 
 
@@ -21,4 +21,5 @@ class Join(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the set."""
+        check_file_names(options, "output")
         print(f"Wrote {join_distilled(options['paths'], options['output'])}")

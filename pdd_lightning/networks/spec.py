@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 from torch import nn
@@ -39,7 +40,7 @@ def factory_from_spec(spec: dict[str, Any]) -> NetworkFactory:
     that somebody else wrote.
 
     Raises:
-        ConfigError: The class lies elsewhere or does not exist.
+        ConfigError: The class lies elsewhere, does not exist, or lacks an argument.
     """
     path = spec["class_path"]
     module, _, name = path.rpartition(".")
@@ -49,6 +50,7 @@ def factory_from_spec(spec: dict[str, Any]) -> NetworkFactory:
         network = getattr(importlib.import_module(module), name)
         if not (isinstance(network, type) and issubclass(network, nn.Module)):
             raise ImportError("it is not a network class")
-    except (ImportError, AttributeError) as error:
+        inspect.signature(network).bind_partial(**spec["init_args"])
+    except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(f"cannot use the stored network {path}: {error}; name one with --network") from error
     return functools.partial(network, **spec["init_args"])

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.errors import DamagedFileError
+from pdd_lightning.errors import DamagedFileError, DataError
 
 CELL = 40
 """Images with a shorter side (in pixels) are enlarged by a whole factor."""
@@ -95,6 +95,8 @@ def stage_sheets(path: Path) -> Sheets:
     """
     dataset = DistilledDataset(path, stored=True)
     pixels = dataset.to_pixels()
+    if pixels.shape[1] not in (1, 3):
+        raise DataError(f"{path.name}: images of {pixels.shape[1]} channels are not shown")
     classes = dataset.labels if dataset.labels.ndim == 1 else dataset.labels.argmax(1)
     size = pixels.shape[-1]
     gap = max(1, size // 16)

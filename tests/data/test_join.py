@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pdd_lightning.cli import main
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.join import join_distilled
 from pdd_lightning.data.real import RealDataModule
@@ -38,3 +39,8 @@ def test_sets_that_do_not_belong_together_are_refused(
         join_distilled([one, other], tmp_path / "joined.safetensors")
     with pytest.raises(ConfigError, match="nothing to join"):
         join_distilled([], tmp_path / "joined.safetensors")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--output .* is a folder: name a file"):
+        main(["join", "one.safetensors", "--output", str(tmp_path)])

@@ -75,3 +75,8 @@ def test_importing_a_module_elsewhere_is_not_even_tried(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError):
         factory_from_spec({"class_path": "evil.Net", "init_args": {}})
+
+
+def test_arguments_of_another_version_are_named():
+    with pytest.raises(ConfigError, match=r"unexpected keyword argument 'depht'.* name one with --network"):
+        factory_from_spec({"class_path": "pdd_lightning.networks.ConvNet", "init_args": {"depht": 2}})

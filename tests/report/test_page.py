@@ -133,6 +133,14 @@ def test_large_sets_are_shown_in_part(soft: bool, tmp_path: Path) -> None:
     assert shown.narrow
 
 
+def test_images_that_are_no_pictures_are_told(make_run: MakeRun) -> None:
+    folder = make_run("a")
+    two = SyntheticSet.empty((2, 8, 8)).append(torch.zeros(3, 2, 8, 8), torch.arange(3))
+    space = PLAIN.__class__([0.0] * 2, [1.0] * 2)
+    save_distilled(folder / "distilled.safetensors", two, space, ["blue", "green", "red"], {})
+    assert "images of 2 channels are not shown" in show(folder).text
+
+
 def test_damage_is_told(make_run: MakeRun) -> None:
     stopped, damaged = make_run("stopped"), make_run("damaged")
     (damaged / "summary.json").write_text("{")

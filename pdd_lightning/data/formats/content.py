@@ -124,7 +124,7 @@ def assemble(
 
 def _checked_images(where: object, content: Content, real: RealDataModule) -> Tensor:
     images = content.images
-    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32 or len(images) == 0:
+    if not _is_plain(images) or images.dim() != 4 or images.dtype != torch.float32 or len(images) == 0:
         raise DataError(f"{where}: images must be [N, C, H, W] float32, got {_kind(images)}")
     images = images.detach().clone(memory_format=torch.contiguous_format)
     if tuple(images.shape[1:]) != real.image_shape:
@@ -143,9 +143,9 @@ def _checked_images(where: object, content: Content, real: RealDataModule) -> Te
 
 
 def _checked_labels(where: object, labels: Any, count: int, num_classes: int) -> Tensor:
-    if isinstance(labels, Tensor) and labels.dim() == 2 and labels.dtype == torch.float32:
+    if _is_plain(labels) and labels.dim() == 2 and labels.dtype == torch.float32:
         return _checked_probabilities(where, labels, count, num_classes)
-    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
+    whole = _is_plain(labels) and not (labels.is_floating_point() or labels.is_complex())
     if not whole or labels.dtype == torch.bool or labels.shape != (count,):
         raise DataError(
             f"{where}: labels must be [{count}] integers or [{count}, {num_classes}] float32 like the {count} images,"
@@ -202,5 +202,12 @@ def _rates(where: object, rates: tuple[float | None, ...], num_stages: int) -> t
     return rates
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds all its numbers."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
 def _kind(value: Any) -> str:
-    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{list(value.shape)} {value.dtype}" + ("" if _is_plain(value) else f" {value.layout} on {value.device}")

@@ -110,9 +110,7 @@ def test_a_recipe_that_was_changed_in_between_is_refused(tmp_path: Path) -> None
     recipe.write_text("# A comment.\nmodel: {network: net.yaml}\nlr: 1\n")
     StepRunner(tmp_path, 1, program).run(steps)
     network.write_text("width: 8\n")
-    with pytest.raises(
-        ConfigError, match=r"first was run with other words:\n .*recipe\.yaml says something else now"
-    ):
+    with pytest.raises(ConfigError, match=r"first was run with other words:\n .*recipe\.yaml says something else now"):
         StepRunner(tmp_path, 1, program).run(steps)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -202,7 +202,7 @@ def _rates(where: object, rates: tuple[float | None, ...], num_stages: int) -> t
     return rates
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> TypeGuard[Tensor]:
     """Whether it is a tensor that holds all its numbers."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 

@@ -147,7 +147,8 @@ class PDDCLI(LightningCLI):
 
     def _say_how_to_continue(self) -> None:
         data = self.datamodule
-        if getattr(data, "union", None) is None or not _last_checkpoint(self.trainer).is_file():
+        begun = [_last_checkpoint(self.trainer), Path(self.trainer.default_root_dir) / "experts"]
+        if getattr(data, "union", None) is None or not any(path.exists() for path in begun):
             return
         if data.union.num_stages < data.num_stages and self.trainer.is_global_zero:
             print(f"Stopped in stage {data.stage} of {data.num_stages}; --ckpt_path last continues the run.")

@@ -3,8 +3,9 @@
 from pdd_lightning.callbacks.evaluation import Evaluation
 from pdd_lightning.callbacks.export import ExportRun
 from pdd_lightning.callbacks.observer import StageObserver, StageReport
-from pdd_lightning.callbacks.stage_advance import StageAdvance, TransitionSettings
+from pdd_lightning.callbacks.stage_advance import StageAdvance
 from pdd_lightning.callbacks.tensorboard import TensorBoardImages
+from pdd_lightning.callbacks.transition import TransitionSettings
 
 __all__ = [
     "Evaluation",

@@ -126,6 +126,6 @@ def _subject(trainer: Trainer, module: DistillationStage, part: Part) -> Subject
         part=part,
         seed=data.seed,
         device=module.device,
-        experts=advances[0].experts_folder(root / "experts") if advances else None,
+        experts=advances[0].experts.first_folder(root / "experts") if advances else None,
         store=ResultStore(root / "evaluation.jsonl"),
     )

@@ -7,10 +7,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,65 +19,15 @@ from tqdm.auto import tqdm
 from pdd_lightning.callbacks.example_choice import ExampleChoice, begun
 from pdd_lightning.callbacks.losses import LossEnds
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
+from pdd_lightning.callbacks.stage_networks import StageNetworks
+from pdd_lightning.callbacks.transition import TransitionSettings
 from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
-from pdd_lightning.experts import (
-    ExpertRecorder,
-    ExpertSettings,
-    PoolSettings,
-    StartPoint,
-    TrajectoryStore,
-    renewed_pool,
-)
+from pdd_lightning.experts import ExpertSettings, PoolSettings, TrajectoryStore
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.training import TrainingSettings, check_at_once
-
-
-@dataclass(frozen=True)
-class TransitionSettings:
-    """Training on the union at the end of a stage, at the stage's learned learning rate.
-
-    Attributes:
-        epochs: Passes over the union.
-        batch_size: Images per step.
-        momentum: Momentum of SGD.
-        weight_decay: L2 penalty of SGD.
-        milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
-        gamma: Factor of each drop.
-        cutmix: Probability with which a batch is mixed by CutMix.
-        at_once: Networks trained at once, in operations on all of them; the result is the same up to rounding. Pays
-            where steps are small: measure it with `benchmarks/at_once.py`. Not for networks with dropout.
-    """
-
-    epochs: int = 1000
-    batch_size: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    milestones: tuple[float, ...] = (0.5,)
-    gamma: float = 0.1
-    cutmix: float = 0.0
-    at_once: int = 1
-
-    def __post_init__(self) -> None:
-        if self.at_once < 1:
-            raise ConfigError(f"transition.at_once must be >= 1, got {self.at_once}")
-        self.training(lr=1.0)  # refuses bad values now rather than at the first transition
-
-    def training(self, lr: float) -> TrainingSettings:
-        """Training on the union at rate `lr`."""
-        return TrainingSettings(
-            epochs=self.epochs,
-            lr=lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            milestones=self.milestones,
-            gamma=self.gamma,
-            cutmix=self.cutmix,
-        )
-
+from pdd_lightning.training import check_at_once
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Precisions of the trainer that stages support."""
@@ -109,12 +57,14 @@ class StageAdvance(Callback):
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
     """
 
+    _networks: StageNetworks
+
     def __init__(
         self,
         num_stages: int = 5,
         iterations: int = 5000,
         experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
-        transition: TransitionSettings = TransitionSettings(),
+        transition: TransitionSettings = TransitionSettings(),  # noqa: B008  (frozen)
         discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
         pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
     ) -> None:
@@ -132,7 +82,6 @@ class StageAdvance(Callback):
         self._settings: dict[str, Any] = {}
         self._losses = LossEnds()
         self._examples = ExampleChoice(discard)
-        self._stores: dict[int, TrajectoryStore] = {}
         self._distil_seconds = 0.0
         self._clock = 0.0
 
@@ -187,6 +136,7 @@ class StageAdvance(Callback):
         for optimizer in trainer.optimizers:
             for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
                 group["lr"] = configured["lr"]  # the checkpoint restored the former ones
+        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, self.pool)
         self._choose_examples(trainer, module)
         self._open_experts(trainer, module)
         if module.data.iteration == 0:
@@ -292,7 +242,7 @@ class StageAdvance(Callback):
         """Freezes the images, makes theta_i and the next experts, reports, and begins the next stage."""
         data = module.data
         finished = data.stage
-        used = self._stores.get(finished - 1)
+        used = self._networks.opened(finished - 1)
         data.union = module.frozen.append(*module.distilled, module.learned_lr)
         store = self._open_experts(trainer, module)
         assert store is not None  # a stage is finished
@@ -310,7 +260,7 @@ class StageAdvance(Callback):
     def _open_experts(self, trainer: Trainer, module: DistillationStage) -> TrajectoryStore | None:
         """Gives the data module the trajectories that start from theta of the last finished stage, if any."""
         finished = module.data.union.num_stages
-        store = self._experts_after(finished, _experts_folder(trainer), module)
+        store = self._networks.after(finished)
         module.data.trajectories = store
         if store is not None:
             for observer in observers(trainer):
@@ -319,14 +269,8 @@ class StageAdvance(Callback):
 
     def _choose_examples(self, trainer: Trainer, module: DistillationStage) -> None:
         """Says which real examples each stage uses, and tells the observers by which scores."""
-        root = _experts_folder(trainer)
-
-        def score() -> TrajectoryStore:
-            settings = replace(self.experts, number=self.discard.networks, epochs=None)
-            title = "Networks that score the examples"
-            return self._recorder(module, settings).record(root / "scoring", self.discard.epochs, title=title)
-
-        first = partial(self._experts_after, 0, root, module)
+        first = partial(self._networks.after, 0)
+        score = partial(self._networks.for_scores, self.discard.networks, self.discard.epochs)
         scores = self._examples.apply(module, self.num_stages, first, score)
         if scores is None:
             return
@@ -337,61 +281,8 @@ class StageAdvance(Callback):
         """Gives the data module the pool of the current iteration, where that is not the one of the transition."""
         data = module.data
         generation, finished = self.pool.generation(data.iteration), data.union.num_stages
-        if generation == 0 or finished == 0 or data.iteration >= self._length(trainer):
-            return
-        recorder = self._recorder(module, self.experts, first=generation * self.experts.number)
-        start_point = partial(self._start_point, module)
-        data.trajectories = renewed_pool(recorder, start_point, finished, generation, _experts_folder(trainer))
-
-    def _recorder(self, module: DistillationStage, settings: ExpertSettings, first: int = 0) -> ExpertRecorder:
-        return ExpertRecorder(
-            module.network,
-            module.data.real,
-            settings,
-            module.augment,
-            module.data.seed,
-            module.device,
-            progress=module.trainer.progress_bar_callback is not None,
-            first=first,
-        )
-
-    def _experts_after(self, stage: int, root: Path, module: DistillationStage) -> TrajectoryStore | None:
-        """Trajectories from theta_`stage`, recorded where they are missing.
-
-        A method that follows no trajectories gets theta alone, and nothing before the first stage, since it draws
-        random networks itself.
-        """
-        if stage in self._stores:
-            return self._stores[stage]
-        data, needed = module.data, module.trajectory_epochs
-        if stage == 0 and needed == 0:
-            return None
-        recorder, examples = self._recorder(module, self.experts), data.kept_in(stage + 1)
-        if stage == 0:
-            folder, epochs = self.experts_folder(root), self.experts.epochs or needed
-            store = recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
-        else:
-            start = self._start_point(module, stage, lambda: self._experts_after(stage - 1, root, module))
-            if stage < self.num_stages:
-                title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
-                store = recorder.record(root / f"theta_{stage}", needed, start, title, examples)
-            else:
-                store = recorder.record(root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
-        self._stores[stage] = store
-        return store
-
-    def _start_point(
-        self, module: DistillationStage, stage: int, previous: Callable[[], TrajectoryStore | None]
-    ) -> StartPoint:
-        """Training on the union of the first `stage` stages, from where `previous` ended."""
-        union = module.data.union.union(stage).decoded(module.data.real.pixels)
-        learned = union.learning_rates[-1]
-        training = self.transition.training(module.default_lr if learned is None else learned)
-        return StartPoint(previous, union, training, self.transition.at_once)
-
-    def experts_folder(self, root: Path) -> Path:
-        """Where the experts of the first stage are; `root` is the folder of all experts of the run."""
-        return Path(self.experts.folder) if self.experts.folder else root / "theta_0"
+        if generation and finished and data.iteration < self._length(trainer):
+            data.trajectories = self._networks.renewed(finished, generation)
 
     def _report(
         self, stage: int, module: DistillationStage, used: TrajectoryStore | None, made: TrajectoryStore
@@ -416,10 +307,6 @@ class StageAdvance(Callback):
             },
             peak_memory_mb=_peak_memory_mb(module.device),
         )
-
-
-def _experts_folder(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "experts"
 
 
 @rank_zero_only

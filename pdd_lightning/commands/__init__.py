@@ -13,12 +13,10 @@ _ALL: tuple[Command, ...] = (
     Evaluate(),
     Describe(),
     Continual(),
-    Join(),
     Convert(),
     Join(),
     RunStudy(),
     Report(),
-    RunStudy(),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""

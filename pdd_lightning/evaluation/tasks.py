@@ -84,7 +84,8 @@ def run_tasks(tasks: Sequence[EvaluationTask], progress: bool = True) -> list[Ta
 
 def tasks_bar(tasks: Sequence[EvaluationTask], show: bool = True) -> tqdm[Any]:
     """A bar that counts the optimiser steps of tasks, to be closed when they are done."""
-    bar = progress_bar(sum(task.steps for task in tasks), "Evaluating", "step", show)
+    total = sum(task.steps for task in tasks)
+    bar = progress_bar(total, "Evaluating", "step", show and total > 0)
 
     def advance(label: str, steps: int) -> None:
         bar.set_description(f"Evaluating {label}", refresh=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,10 @@ class ExpertSettings:
             raise ConfigError(f"experts.number must be >= 1, got {self.number}")
         self.training(self.epochs or 0)  # refuses what cannot work before anything is recorded
 
+    def first_folder(self, root: Path) -> Path:
+        """Where the experts of the first stage are; `root` is the folder of all experts of a run."""
+        return Path(self.folder) if self.folder else root / "theta_0"
+
     def training(self, epochs: int) -> TrainingSettings:
         """The experts' training on real images, at a constant learning rate."""
         return TrainingSettings(
@@ -95,6 +101,7 @@ class ExpertRecorder:
         device: Where the networks are trained.
         progress: Show a progress bar.
         first: Number of the first expert; experts of other numbers are other networks.
+        on_epoch: Called after each epoch of any network; may raise to interrupt.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class ExpertRecorder:
         device: torch.device,
         progress: bool = True,
         first: int = 0,
+        on_epoch: Callable[[], None] = lambda: None,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -116,6 +124,7 @@ class ExpertRecorder:
         self.device = device
         self.progress = progress
         self.first = first
+        self.on_epoch = on_epoch
 
     def record(
         self,
@@ -251,7 +260,7 @@ class ExpertRecorder:
         def on_epoch(done: int, epoch: EpochRecord) -> None:
             snapshots.append(_snapshot(network))
             forgetting.update(epoch.correct.cpu(), torch.arange(len(data.images)), done - 1)
-            bar.update(steps)
+            self._advance(bar, steps)
 
         start_accuracy = self._val_accuracy(network, data)
         begin = time.perf_counter()
@@ -276,8 +285,12 @@ class ExpertRecorder:
             with seeded(self.seed, "expert init", self.first + expert):
                 networks.append(self.factory(channels, self.real.num_classes, size).to(self.device))
         if start is not None:
-            train_starts(networks, experts, start, self.augment, self.seed, bar.update, self.first)
+            train_starts(networks, experts, start, self.augment, self.seed, partial(self._advance, bar), self.first)
         return networks
+
+    def _advance(self, bar: tqdm[Any], steps: int) -> None:
+        bar.update(steps)
+        self.on_epoch()
 
     def _generator(self, expert: int, start: StartPoint | None) -> torch.Generator:
         return generator_for(self.seed, "expert", start.union.num_stages if start else 0, self.first + expert)

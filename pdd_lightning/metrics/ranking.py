@@ -30,7 +30,7 @@ def label_robust_score(
         weight: w, in [0, 1].
 
     Returns:
-        The score in [0, 1]; 0.269 for a set that is no better than random but as good as the full set.
+        The score in [0, 1]; 0.269 where as much is gained over random images as is missing to the full set.
 
     Raises:
         ConfigError: An argument is not in [0, 1].

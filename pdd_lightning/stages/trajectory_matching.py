@@ -258,7 +258,7 @@ class TrajectoryMatching(DistillationStage):
 
     def _log_rate(self, lr: float) -> float:
         """Rate of the logarithm that moves a rate `lr` as plain SGD with `lr_lr` does: d lr = lr * d log(lr)."""
-        return self.lr_lr / lr**2
+        return min(self.lr_lr / lr**2, 1e30)  # a vanished rate is reported by `check_parameters`, not by an overflow
 
     def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> TrajectoryBatch:
         """An expert, a start epoch, shuffled passes over the union, and augmentation parameters."""

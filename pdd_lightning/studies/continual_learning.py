@@ -54,6 +54,7 @@ class ContinualLearning(Study):
         return [
             "Accuracy: on all classes after the last task; mean ± standard deviation over all networks, in %. Each seed"
             " has an order of the classes and distilled sets of its own.",
+            "after N: the mean of that accuracy after N tasks, on the classes so far.",
             "Forgetting: mean over earlier tasks of the best former accuracy less the final one, in %.",
             "gdumb: a fresh network after each task, trained on the memory alone. replay: one network, trained on each"
             " task's real images and, as often, on the memory of the earlier tasks.",
@@ -84,7 +85,7 @@ class ContinualLearning(Study):
         drawn = [
             {
                 **row,
-                "row": f"{row['row']}, {row['method']}" if row["method"] else row["row"],
+                "row": f"{row['memory']}, {row['method']}" if row["method"] else row["memory"],
                 "average_accuracy": [row[name] for name in after],
             }
             for row in rows
@@ -128,7 +129,7 @@ def _row(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One memory and protocol over all seeds."""
     averages = zip(*(one["average_accuracy"] for one in same), strict=True)
     return {
-        "row": same[0]["row"],
+        "memory": same[0]["row"],
         "protocol": same[0]["protocol"],
         "images": same[0]["images"],
         **over_seeds([one["accuracies"] for one in same]),

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from pdd_lightning.callbacks import StageAdvance, TransitionSettings
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.stage_networks import StageNetworks
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, PoolSettings
@@ -84,15 +85,17 @@ def test_renewed_networks_go_through_all_unions(straight, factory):
     manifest = json.loads((folder / "experts" / "theta_2_pool_2" / "manifest.json").read_text())
     assert manifest["settings"]["start"]["union"] == union.union(2).sha256()
     experts = ExpertSettings(number=6)
-    advance = StageAdvance(STAGES, ITERATIONS, experts, TransitionSettings(epochs=2, batch_size=8))
     stage = GradientMatching(factory, outer=1, real_batch=8, augment="color_crop")
     data = ProgressiveDataModule(Blobs(), seed=4)
     data.setup()
     data.union = union
     stage.__class__ = type("Held", (GradientMatching,), {"data": data})
+    transition = TransitionSettings(epochs=2, batch_size=8)
+    trainer = Trainer(default_root_dir=folder, accelerator="cpu", logger=False)
+    networks = StageNetworks(trainer, stage, STAGES, experts, transition, PoolSettings())
     recorder = ExpertRecorder(factory, data.real, experts, stage.augment, 4, torch.device("cpu"), progress=False)
-    first = recorder.record(folder / "long_1", 0, advance._start_point(stage, 1, lambda: None))
-    second = recorder.record(folder / "long_2", 0, advance._start_point(stage, 2, lambda: first))
+    first = recorder.record(folder / "long_1", 0, networks.start_point(1, lambda: None))
+    second = recorder.record(folder / "long_2", 0, networks.start_point(2, lambda: first))
     drawn = {tuple(second.segment(number, 0, 0)[0].tolist()) for number in (4, 5)}
     assert drawn == watch.pools[3, ITERATIONS - 1]
 

@@ -99,6 +99,17 @@ def test_sigterm_saves_says_how_to_continue_and_fails(long_recipe: Path, tmp_pat
     assert "--ckpt_path last continues the run" in output
 
 
+def test_a_signal_ends_the_training_of_experts(long_recipe: Path, tmp_path: Path) -> None:
+    process = start_pdd(*fit(long_recipe, tmp_path), "--stages.experts.number", 50)
+    while not (tmp_path / "experts/theta_0/expert_000.json").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "--ckpt_path last continues the run" in output
+    assert not (tmp_path / "experts/theta_0/expert_049.safetensors").exists()
+
+
 def test_killed_while_scoring_and_after_leaving_examples_out(long_recipe: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "discard.yaml"
     discard = "stages:\n  discard: {keep: [0.9, 0.6], networks: 3, epochs: 80}\n"

@@ -91,3 +91,7 @@ def test_a_step_counts_in_one_direction():
     image = torch.zeros(1, 1, 4, 4)
     image[..., 2:] = 0.6
     assert float(total_variation(image)) == pytest.approx(0.6 / 3 / 2)
+
+
+def test_a_radius_between_two_bands_belongs_to_the_upper_one():
+    assert spectral_bands(wave(4), edges=(0.5,))[0].tolist() == pytest.approx([0, 1], abs=1e-6)

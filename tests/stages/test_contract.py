@@ -15,9 +15,8 @@ from torch import Tensor
 
 import pdd_lightning.stages
 from pdd_lightning import DistilledDataset
-from pdd_lightning.callbacks import StageAdvance, StageObserver
+from pdd_lightning.callbacks import StageAdvance, StageObserver, TransitionSettings
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
-from pdd_lightning.callbacks.stage_advance import TransitionSettings
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet

@@ -57,3 +57,8 @@ def test_a_small_step_is_that_of_plain_sgd(slope, start):
 @pytest.mark.parametrize(("slope", "factor"), [(1e6, 0.5), (-1e6, 2.0)])
 def test_a_huge_step_halves_or_doubles(slope, factor):
     assert one_step(slope, 0.01, lr_lr=1.0, lr_teacher=0.01) == pytest.approx(0.01 * factor, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|number of training batches).*")
+def test_a_vanished_rate_halves_and_does_not_overflow():
+    assert one_step(1.0, 1e-25, lr_lr=1.0, lr_teacher=0.01) == pytest.approx(0.5e-25, rel=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jsonargparse.typing import Path_fr
+from matplotlib.figure import Figure
 
 from pdd_lightning.evaluation.describe import NUMBERS
 from pdd_lightning.studies import ContinualLearning, Method, StageStatistics, Study
@@ -69,14 +70,18 @@ def test_rows_of_memories_are_summarised_over_seeds(methods: list[Method], tmp_p
 
     finish(study, tmp_path, rows)
     table = study.rows(tmp_path)
-    assert [(row["row"], row["method"]) for row in table] == [
+    assert [(row["memory"], row["method"]) for row in table] == [
         ("distilled", "staged"),
         ("random", None),
         ("distilled", "plain"),
     ]
     assert (table[0]["mean"], table[0]["after_1"], table[0]["after_2"]) == pytest.approx((0.6, 1.0, 0.6))
     assert (table[0]["forgetting"], table[0]["seed_std"]) == pytest.approx((0.3, 0.02**0.5))
-    assert "| 60.0 ±11.5 |" in study.table(table) and "| after 1 |" not in study.table(table).splitlines()[0]
+    assert "| 60.0 ±11.5 |" in study.table(table)
+    figure = Figure()
+    study.plot(figure, table)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["distilled, staged", "random", "distilled, plain"]
 
 
 def test_numbers_of_stages_are_summarised_over_seeds(methods: list[Method], tmp_path: Path) -> None:

@@ -263,9 +263,9 @@ plt.show()
 # ## Easy and hard real images
 #
 # The forgetting score of a real training image is how often it was classified correctly and then wrongly again while
-# networks were trained on the real images, on average over the experts of stage 1
-# ([Toneva et al., ICLR 2019](https://arxiv.org/abs/1812.05159)). `pdd fit` leaves the scores in the run folder; stages
-# can use them to leave easy images out (`--stages.discard.keep`).
+# networks were trained on the real images ([Toneva et al., ICLR 2019](https://arxiv.org/abs/1812.05159)), here on
+# average over the experts of stage 1; "never" stands where none of them was ever right. `pdd fit` leaves the scores in
+# the run folder; stages can use them to leave easy images out (`--stages.discard.keep`).
 
 # %%
 forgetting = ForgettingScores.load(folder / "forgetting.npz").of(real.train.indices)
@@ -281,7 +281,7 @@ for (name, order), rows in zip(ends, (grid[:2], grid[2:]), strict=True):
     for label in classes:
         for place, axes in zip(order[train_labels[order] == label].tolist(), rows[:, label], strict=False):
             score = float(forgetting.scores[place])
-            show(axes, train[place], "never learned" if score == torch.inf else f"{score:.2f}")
+            show(axes, train[place], "never" if score == torch.inf else f"{score:.2f}")
     for axes in rows[:, 0]:
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
 plt.show()
@@ -304,7 +304,7 @@ axes.bar(range(len(names)), errors, color=[*colours, "0.6"], width=0.6)
 axes.set_xticks(
     range(len(names)), [f"{name}\n{int(member.sum())}" for name, member in zip(names, members, strict=True)]
 )
-axes.set_xlabel("union through which networks get them right, and number of real training images")
+axes.set_xlabel("first right after this union, and number of images")
 axes.set_ylabel("epochs with a wrong answer, mean")
 axes.set_title("How hard the images were for experts", fontsize=10)
 axes.spines[["top", "right"]].set_visible(False)

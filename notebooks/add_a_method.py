@@ -22,8 +22,15 @@
 # for stages. Here it gets them for nothing.
 
 # %%
+import contextlib
+import io
+import logging
+import warnings
 from pathlib import Path
 from tempfile import mkdtemp
+
+logging.disable(logging.INFO)  # what Lightning says about the machine
+warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars need no widgets here
 
 from IPython.display import Code, Image, display
 
@@ -80,7 +87,8 @@ display(Image(filename=folder / "images" / "union.png"))
 
 # %%
 options = "--data ../configs/data/digits.yaml --part val --num_networks 3 --epochs 100"
-main(f"evaluate {folder}/distilled.safetensors {options}".split())
+with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+    main(f"evaluate {folder}/distilled.safetensors {options}".split())
 
 # %% [markdown]
 # The file holds everything that is needed to use the set elsewhere:

@@ -30,8 +30,8 @@ class StageReport:
         val_std: Standard deviation of that accuracy over the experts.
         val_networks: Number of experts.
         seconds: Time by part, summed over the networks: `experts` (training those that the stage matched on real
-            images), `distil` (with renewing the pool of networks, where that is done), and `transition` (training on
-            the union after the stage).
+            images, and in the first stage networks for forgetting scores alone), `distil` (with renewing the pool of
+            networks, where that is done), and `transition` (training on the union after the stage).
         peak_memory_mb: Highest memory use so far, of the GPU or else of the process, in MB.
     """
 

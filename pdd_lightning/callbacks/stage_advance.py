@@ -83,6 +83,7 @@ class StageAdvance(Callback):
         self._losses = LossEnds()
         self._examples = ExampleChoice(discard)
         self._distil_seconds = 0.0
+        self._scoring_seconds = 0.0
         self._clock = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -115,7 +116,8 @@ class StageAdvance(Callback):
                 f"{type(module).__name__} follows trajectories and draws from no pool of networks: leave out"
                 " stages.pool.refresh_every"
             )
-        self._examples.setup(module)
+        if stage == "fit":
+            self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
@@ -184,6 +186,7 @@ class StageAdvance(Callback):
             "history": [report.as_dict() for report in self.history],
             "losses": self._losses.as_dict(),
             "distil_seconds": self._distil_seconds,
+            "scoring_seconds": self._scoring_seconds,
             "scores": self._examples.state_dict(),
         }
 
@@ -193,6 +196,7 @@ class StageAdvance(Callback):
         self.history = [StageReport(**report) for report in state_dict["history"]]
         self._losses = LossEnds(**state_dict["losses"])
         self._distil_seconds = state_dict["distil_seconds"]
+        self._scoring_seconds = state_dict.get("scoring_seconds", 0.0)
         self._examples.load_state_dict(state_dict.get("scores", {}))
 
     def _describe(self, module: DistillationStage) -> dict[str, Any]:
@@ -270,12 +274,16 @@ class StageAdvance(Callback):
     def _choose_examples(self, trainer: Trainer, module: DistillationStage) -> None:
         """Says which real examples each stage uses, and tells the observers by which scores."""
         first = partial(self._networks.after, 0)
-        score = partial(self._networks.for_scores, self.discard.networks, self.discard.epochs)
-        scores = self._examples.apply(module, self.num_stages, first, score)
+        scores = self._examples.apply(module, self.num_stages, first, self._scoring_networks)
         if scores is None:
             return
         for observer in observers(trainer):
             observer.on_scores_ready(trainer, module, scores)
+
+    def _scoring_networks(self) -> TrajectoryStore:
+        store = self._networks.for_scores(self.discard.networks, self.discard.epochs)
+        self._scoring_seconds = sum(record.record_seconds for record in store.records)
+        return store
 
     def _renew_pool(self, trainer: Trainer, module: DistillationStage) -> None:
         """Gives the data module the pool of the current iteration, where that is not the one of the transition."""
@@ -289,6 +297,7 @@ class StageAdvance(Callback):
     ) -> StageReport:
         """Figures of a stage that matched the trajectories `used`, and after which `made` was recorded."""
         accuracies = [record.start_accuracy for record in made.records]
+        scoring = self._scoring_seconds if stage == 1 else 0.0
         return StageReport(
             stage=stage,
             images=len(module.data.union.labels),
@@ -301,7 +310,7 @@ class StageAdvance(Callback):
             val_std=statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
             val_networks=len(accuracies),
             seconds={
-                "experts": sum(record.record_seconds for record in used.records) if used else 0.0,
+                "experts": scoring + (sum(record.record_seconds for record in used.records) if used else 0.0),
                 "distil": self._distil_seconds,
                 "transition": sum(record.start_seconds for record in made.records),
             },

@@ -10,7 +10,7 @@ from pdd_lightning.commands.base import Command, add_data_and_network, check_fil
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks
 from pdd_lightning.evaluation.memory import tasks_of
-from pdd_lightning.evaluation.stored import stored_augmentation, stored_network
+from pdd_lightning.evaluation.stored import say_other_data, stored_augmentation, stored_network
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.studies.continual_plot import draw_continual
@@ -47,6 +47,8 @@ class Continual(Command):
         real.prepare_data()
         real.setup()
         tasks = tasks_of(paths, distilled, real)
+        for path, memory, task in zip(paths, distilled, tasks.tasks, strict=True):
+            say_other_data(path, memory, task.real)
         factory = options["network"] or stored_network(paths[0], distilled[0])
         augment = stored_augmentation(distilled[0])
         rows = learn_tasks(tasks, factory, settings, augment, options["part"], options["seed"], device)

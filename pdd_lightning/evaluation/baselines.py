@@ -44,7 +44,7 @@ def herding_choice(real: RealDataModule, like: SyntheticSet, features: Tensor) -
     """Real training images whose mean feature follows the class mean, chosen one by one without repeats.
 
     Each step takes the image that brings the mean of the chosen features nearest to the mean of the class. Those taken
-    first go to the first stage.
+    first go to the first stage. Features are compared as they are; iCaRL scales them to unit length before.
 
     Args:
         real: Real images, set up.

@@ -49,8 +49,9 @@ class ContinualSettings:
             images, real images chosen by "herding" (in a network trained on the task's images alone, as in "replay"),
             or "none" (in "replay" only).
         num_networks: Networks per row, each with its own initialisation.
-        gdumb: Training of a fresh network; epochs are passes over the memory, whose stages share the steps equally, so
-            that memories in stages and others compare. A rate learned with a distilled set comes before this one.
+        gdumb: Training of a fresh network; epochs are passes over the distilled memory, as networks are trained on it
+            (decoded). Its stages share the steps equally, and every memory gets exactly as many, whatever the number
+            of its images. A rate learned with a distilled set comes before this one.
         replay: Training of the one network, per task.
 
     Raises:
@@ -70,6 +71,10 @@ class ContinualSettings:
             chosen, choices = getattr(self, name), get_args(known)
             if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(choices):
                 raise ConfigError(f"{name} must name some of {', '.join(choices)}, each once, got {list(chosen)}")
+        if not self.arms:
+            raise ConfigError(
+                '"gdumb" trains on the memory alone, and "none" is no memory: add another memory or protocol'
+            )
 
     @property
     def arms(self) -> list[tuple[ContinualProtocol, Memory]]:
@@ -203,7 +208,7 @@ class _Learner:
         for task in range(len(self.tasks)):
             if protocol == "gdumb":
                 network = self._network(number)
-                self._train_on_memory(network, joined(kept[: task + 1], self.all), generator)
+                self._train_on_memory(network, joined(kept[: task + 1], self.all), self._gdumb_steps(task), generator)
             else:
                 self._train_with_replay(network, task, kept[:task], generator)
             matrix[task, : task + 1] = self._scores(network, task)
@@ -244,16 +249,23 @@ class _Learner:
         with seeded(self.seed, "continual init", number):
             return self.factory(channels, self.all.num_classes, size).to(self.device)
 
-    def _train_on_memory(self, network: nn.Module, memory: SyntheticSet, generator: torch.Generator) -> None:
+    def _gdumb_steps(self, last: int) -> int:
+        """Optimiser steps on the memory of the tasks so far, whichever it is."""
+        memories = [task.distilled for task in self.tasks[: last + 1]]
+        return self.settings.gdumb.steps(sum(len(memory) * memory.decode_factor**2 for memory in memories))
+
+    def _train_on_memory(
+        self, network: nn.Module, memory: SyntheticSet, steps: int, generator: torch.Generator
+    ) -> None:
         """Progressively: on the unions of the memory's stages in turn, which share the steps equally."""
         settings = self.settings.gdumb
-        share = settings.steps(len(memory)) / memory.num_stages
         for stage in range(1, memory.num_stages + 1):
+            share = steps * stage // memory.num_stages - steps * (stage - 1) // memory.num_stages
             union = memory.union(stage).to(self.device)
-            epochs = max(1, round(share / replace(settings, epochs=1).steps(len(union))))
+            epochs = -(-share // replace(settings, epochs=1).steps(len(union)))
             learned = union.learning_rates[-1]
             training = replace(settings, epochs=epochs, lr=settings.lr if learned is None else learned)
-            train_network(network, union.images, union.labels, training, self.augment, generator)
+            train_network(network, union.images, union.labels, training, self.augment, generator, max_steps=share)
 
     def _train_with_replay(
         self, network: nn.Module, task: int, kept: Sequence[SyntheticSet], generator: torch.Generator

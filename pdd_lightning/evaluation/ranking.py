@@ -28,10 +28,12 @@ def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Evalua
         settings: How; random images are evaluated whether or not they are among its baselines.
 
     Raises:
-        ConfigError: The settings leave out the full real set.
+        ConfigError: The settings leave out the full real set, or augmentation.
     """
     if not settings.full_data_epochs:
         raise ConfigError("the ranking compares with the full real set: set full_data_epochs")
+    if not settings.augmentation(subject.augment).operations and not settings.cutmix:
+        raise ConfigError("the ranking compares training with and without augmentation: name one by augment")
     others = tuple(name for name in settings.baselines if name != "random")
     tasks = evaluation_tasks(subject, replace(settings, baselines=("random", *others)))
     one = replace(settings, protocols=settings.protocols[:1], baselines=(), full_data_epochs=0, expert_inits=False)

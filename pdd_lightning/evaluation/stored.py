@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import DistilledDataset
@@ -64,6 +65,7 @@ def evaluate_file(
     real.prepare_data()
     real.setup()
     check_match(path, distilled, real)
+    say_other_data(path, distilled, real)
     subject = Subject(
         synthetic=distilled.synthetic,
         real=real,
@@ -112,3 +114,16 @@ def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataMod
     for what, (stored, given) in facts.items():
         if stored != given:
             raise DataError(f"{path} does not belong to {real.name}: its {what}: {stored}, the data's: {given}")
+
+
+def say_other_data(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Says so where a set was not distilled from these very images, cut into these parts.
+
+    Its images may then come from those that are scored. Sets of other code do not tell.
+    """
+    source = distilled.metadata.get("dataset", {}).get("fingerprint", real.fingerprint)
+    if source != real.fingerprint:
+        tqdm.write(
+            f"Note: {path} was distilled from other images, another split of them, or with another normalization than"
+            " --data gives. If the split differs, it may have been distilled from images that are scored here."
+        )

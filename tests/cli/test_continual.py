@@ -42,5 +42,8 @@ def test_tasks_are_distilled_and_learned(
     assert len(written["rows"]) == 7 and all(row["part"] == "val" for row in written["rows"])
     assert [len(names) for names in written["tasks"]] == [2, 2]
     assert written["settings"]["gdumb"]["epochs"] == 1
-    assert "forgetting" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "forgetting" in said and "another split" not in said
     assert figure.read_bytes().startswith(b"\x89PNG")
+    main(["continual", *memories, "--data", DIGITS, "--data.seed", "1", *few, "--protocols", "[gdumb]"])
+    assert capsys.readouterr().out.count("another split") == 2

@@ -206,7 +206,7 @@ def test_too_few_real_images_are_refused_before_the_work(save, sides, factory):
 def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, monkeypatch):
     seen = []
 
-    def watch(network, images, labels, training, augment, generator):
+    def watch(network, images, labels, training, augment, generator, max_steps):
         seen.append((len(labels), training.lr, training.epochs))
 
     monkeypatch.setattr(continual, "train_network", watch)
@@ -218,6 +218,23 @@ def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, 
     assert rates == pytest.approx((0.05, 0.3, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3))
     # One, one, one and two steps an epoch; 30 steps on the first task's memory, 60 on that of both.
     assert epochs == (15, 15, 30, 15) * 2
+
+
+def test_all_memories_are_trained_on_for_as_many_steps(tasks, factory, monkeypatch):
+    """Though a distilled image is four to train on, and the steps of a stage are no whole epochs."""
+    for number, task in enumerate(tasks.tasks):
+        tasks.tasks[number] = task._replace(distilled=replace(task.distilled, decode_factor=2))
+    taken = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self)))
+    training = TrainingSettings(epochs=3, batch_size=5)
+    counts = []
+    for memory in ("distilled", "random"):
+        taken.clear()
+        settings = ContinualSettings(protocols=("gdumb",), memories=(memory,), num_networks=1, gdumb=training)
+        learn(tasks, factory, settings)
+        counts.append(len(taken))
+    assert counts == [3 * 4 + 3 * 7] * 2  # 16 and 32 decoded images in batches of 5
 
 
 def test_rows_are_means_over_networks_of_each_matrix():
@@ -276,6 +293,7 @@ def test_sets_of_other_images_classes_or_stages_are_refused(save, sides, blobs):
         ({"protocols": ()}, "protocols must name some of gdumb, replay"),
         ({"memories": ("random", "random")}, "memories must name"),
         ({"memories": ("nothing",)}, "memories must name"),
+        ({"protocols": ("gdumb",), "memories": ("none",)}, "add another memory or protocol"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):

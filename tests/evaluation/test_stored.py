@@ -85,6 +85,16 @@ def test_real_images_are_brought_into_the_space_of_the_set(save):
     assert without_time(evaluate(path, real=Blobs(normalization="zca"))) == expected
 
 
+@pytest.mark.parametrize(("seed", "noted"), [(0, False), (1, True), (None, False)])
+def test_a_set_distilled_from_another_split_is_noted(save, blobs, seed, noted, capsys):
+    """Its images may be among those that are scored; a set that does not say where it comes from passes."""
+    source = Blobs(seed=seed or 0)
+    source.setup()
+    about = {} if seed is None else {"dataset": {"name": "Blobs", "fingerprint": source.fingerprint}}
+    evaluate(save(**about), settings=replace(ALONE, num_networks=1, epochs=1), part="val")
+    assert ("another split" in capsys.readouterr().out) == noted
+
+
 @pytest.mark.parametrize("names", [["red", "green", "violet"], NAMES[::-1], [*NAMES, "white"]])
 def test_a_set_of_other_classes_is_refused(save, names):
     with pytest.raises(DataError, match=r"set\.safetensors does not belong to Blobs: its class names: \['"):

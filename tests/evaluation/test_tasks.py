@@ -404,6 +404,10 @@ def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
     }
     with pytest.raises(ConfigError, match="full_data_epochs"):
         ranking_tasks(subject, ALONE)
+    plain = replace(subject, augment=DSA("none"))
+    with pytest.raises(ConfigError, match="with and without augmentation"):
+        ranking_tasks(plain, SETTINGS)
+    assert ranking_tasks(plain, replace(SETTINGS, augment="crop"))
 
 
 def test_scores_of_the_ranking_come_from_the_rows():

@@ -1,6 +1,7 @@
 """Easy examples that a stage leaves out are used for nothing, whatever the method."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,6 +188,9 @@ def test_scores_come_from_networks_of_their_own_elsewhere(method, keep, tmp_path
     straight, watched = fit(method, tmp_path / "straight", discard)
     assert torch.equal(seen.scores.scores, watched.scores.scores)
     assert torch.equal(union.images, straight.images)
+    if method == "DM":  # which trains no other networks on real images
+        first, second = (report.seconds["experts"] for report in seen.history)
+        assert first > second, "the time that discarding costs is hidden"
 
 
 def test_experts_without_forgetting_are_not_asked(tmp_path, monkeypatch):
@@ -235,6 +239,17 @@ def test_what_cannot_work_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(DataError, match="there are no forgetting scores"):
         fit("DM", tmp_path, DiscardSettings(keep=(1.0, 0.5), scores="nowhere.npz"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_testing_a_run_needs_no_file_of_scores(blobs):
+    data = ProgressiveDataModule(blobs)
+    trainer = SimpleNamespace(fast_dev_run=True, precision="32-true", datamodule=data)
+    module = DistributionMatching(functools.partial(ConvNet, depth=2, width=4))
+    module.trainer = trainer
+    advance = StageAdvance(2, discard=DiscardSettings(keep=(1.0, 0.5), scores="nowhere.npz"))
+    advance.setup(trainer, module, "test")
+    with pytest.raises(DataError, match="there are no forgetting scores"):
+        advance.setup(trainer, module, "fit")
 
 
 def test_initial_images_find_enough_of_each_class(given, tmp_path):

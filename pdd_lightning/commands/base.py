@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -14,6 +15,8 @@ from jsonargparse import ArgumentParser, Namespace
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.typing import NetworkFactory
+
+Settings = TypeVar("Settings")
 
 
 class ShortHelp(ArgumentParser):
@@ -69,6 +72,11 @@ def add_data_and_network(parser: ArgumentParser) -> None:
         help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
     )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
+
+
+def settings_of(kind: type[Settings], options: Namespace) -> Settings:
+    """The settings, a dataclass, among parsed options."""
+    return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def device_of(name: str) -> torch.device:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks
 from pdd_lightning.evaluation.memory import tasks_of
@@ -42,7 +42,7 @@ class Continual(Command):
         """Prints the table, and writes rows and picture where asked to."""
         check_file_names(options, "output", "figure")
         paths, real, device = options["memory"], options["data"], device_of(options["device"])
-        settings = ContinualSettings(**{field.name: options[field.name] for field in fields(ContinualSettings)})
+        settings = settings_of(ContinualSettings, options)
         distilled = [DistilledDataset(path, stored=True) for path in paths]
         real.prepare_data()
         real.setup()

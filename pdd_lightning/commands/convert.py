@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.base import Command, device_of
+from pdd_lightning.commands.base import Command, device_of, settings_of
 from pdd_lightning.data.formats import Form, ImportOptions, form_for, form_of, open_distilled, save_as
 from pdd_lightning.data.formats.trajectories import Trajectories
 from pdd_lightning.data.real import RealDataModule
@@ -75,7 +75,7 @@ class Convert(Command):
 
 def _convert_set(source: Path, target: Path, options: Namespace) -> None:
     form, source_form = form_for(target, options["form"]), form_of(source)
-    told = ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)})
+    told = settings_of(ImportOptions, options)
     dataset = open_distilled(source, options.get("data"), told, stored=not options["decoded"])
     notes = save_as(form, target, dataset, options["overwrite"])
     stages = f"{dataset.num_stages} stage{'s' if dataset.num_stages > 1 else ''}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions, open_distilled
 from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
 from pdd_lightning.evaluation.stored import check_match, stored_augmentation, stored_network
@@ -39,7 +39,7 @@ class Describe(Command):
         """Prints the table, and writes rows and picture where asked to."""
         check_file_names(options, "output", "figure")
         real, training = options["data"], options["training"]
-        given = ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)})
+        given = settings_of(ImportOptions, options)
         distilled = open_distilled(options["path"], real, given)
         real.prepare_data()
         real.setup()

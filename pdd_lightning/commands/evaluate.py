@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of
+from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, ranking_scores, rows_table
 from pdd_lightning.files import atomic_write_json
@@ -44,7 +44,7 @@ class Evaluate(Command):
 
     def run(self, options: Namespace) -> None:
         """Prints the table, and writes the rows where asked to."""
-        settings = EvaluationSettings(**{field.name: options[field.name] for field in fields(EvaluationSettings)})
+        settings = settings_of(EvaluationSettings, options)
         device = device_of(options["device"])
         check_file_names(options, "output")
         if options["experts"]:
@@ -61,7 +61,7 @@ class Evaluate(Command):
             experts=Path(options["experts"] or Path(options["path"]).parent / "experts" / "theta_0"),
             results=output and output.with_suffix(".networks.jsonl"),
             ranking=options["ranking"],
-            options=ImportOptions(**{field.name: options[field.name] for field in fields(ImportOptions)}),
+            options=settings_of(ImportOptions, options),
         )
         print(rows_table(rows))
         content = {"distilled": options["path"], "seed": options["seed"], "rows": rows}

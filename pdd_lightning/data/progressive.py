@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from pdd_lightning import distributed
+from pdd_lightning.data.class_batches import ClassSampler
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
@@ -76,6 +77,7 @@ class ProgressiveDataModule(LightningDataModule):
         self.trajectories: Trajectories | None = None
         self._kept_positions: dict[int, Tensor] = {}
         self._kept_stage = 0
+        self._sampler: ClassSampler | None = None
         self.test_tasks: Callable[[], list[Any]] = list
 
     @property
@@ -96,6 +98,12 @@ class ProgressiveDataModule(LightningDataModule):
             self._kept = self.real.train.subset(self._kept_positions[stage])
             self._kept_stage = stage
         return self._kept
+
+    def class_sampler(self, device: torch.device) -> ClassSampler:
+        """Draws real examples of the current stage class by class; held on `device`, anew where a stage's differ."""
+        if self._sampler is None or self._sampler.split is not self.kept:
+            self._sampler = ClassSampler(self.kept, self.real.num_classes, self.real.pixels, device)
+        return self._sampler
 
     def keep_only(self, positions: dict[int, Tensor]) -> None:
         """Says which examples stages use.

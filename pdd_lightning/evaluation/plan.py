@@ -154,6 +154,7 @@ class _Rows:
         self.real_images = len(subject.real.train)
 
     def staged(self, source: Source, protocol: str, experts: Sequence[int] | None = None) -> list[NetworkPlan]:
+        """Networks trained on a staged set by one protocol, in fresh or in the experts' initialisations."""
         distilled = source == "distilled"
         training = self.settings.training
         phases = protocol_phases(
@@ -173,6 +174,7 @@ class _Rows:
         ]
 
     def full(self) -> list[NetworkPlan]:
+        """Networks trained on the full real set."""
         training = replace(self.settings.training, epochs=self.settings.full_data_epochs)
         count = self.real_images
         phases = (Phase((1, 1), training, training.steps(count)),)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
+from pdd_lightning.data.class_batches import ClassBatches, by_class
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
@@ -76,7 +76,6 @@ class DistributionMatching(DistillationStage):
         if real_batch < 1:
             raise ConfigError(f"real_batch must be >= 1, got {real_batch}")
         self.real_batch = real_batch
-        self._sampler: ClassSampler | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class DistributionMatching(DistillationStage):
     def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> DistributionBatch:
         """A network's start, real images of each class, and augmentations."""
         start = draw_start(data, generator)
-        real = self._real_images(data).draw(self.real_batch, generator)
+        real = data.class_sampler(self.device).draw(self.real_batch, generator)
         size = data.real.image_shape[1:]
         draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
         return DistributionBatch(start, real, draws)
@@ -109,7 +108,7 @@ class DistributionMatching(DistillationStage):
     def matching_loss(self, batch: DistributionBatch) -> Tensor:
         """Sum over classes of the squared distance between mean features."""
         network = start_network(self.build_network, batch.start).requires_grad_(False)
-        real = self._real_images(self.data).images
+        real = self.data.class_sampler(self.device).images
         network.eval()
         if has_batch_norm(network):
             fix_statistics(network, real[batch.real.joint(STATISTICS_PER_CLASS)])
@@ -124,12 +123,6 @@ class DistributionMatching(DistillationStage):
     def _augmented(self, images: Tensor, draws: list[DSADraw]) -> Tensor:
         """Images of all classes `[classes * n, C, H, W]`, each class under its own draw."""
         return torch.cat([self.augment(part, draw) for part, draw in zip(images, draws, strict=True)])
-
-    def _real_images(self, data: ProgressiveDataModule) -> ClassSampler:
-        # Only now are the device of this process and the examples of this stage known.
-        if self._sampler is None or self._sampler.split is not data.kept:
-            self._sampler = ClassSampler(data.kept, data.real.num_classes, data.real.pixels, self.device)
-        return self._sampler
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:

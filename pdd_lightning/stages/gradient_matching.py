@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, ClassSampler, by_class
+from pdd_lightning.data.class_batches import ClassBatches, by_class
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
@@ -142,7 +142,6 @@ class GradientMatching(DistillationStage):
         # In a tuple, so that Lightning and DDP do not take the network's parameters for the module's own.
         self._network: tuple[nn.Module, ...] = ()
         self._stored: Tensor | None = None
-        self._sampler: ClassSampler | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -176,7 +175,7 @@ class GradientMatching(DistillationStage):
         due = data.iteration % self.loops(data.stage)[0] == 0
         start = draw_start(data, generator) if due else None
         seed = int(torch.randint(2**62, (), generator=generator))
-        real = self._real_images(data).draw(self.real_batch, generator)
+        real = data.class_sampler(self.device).draw(self.real_batch, generator)
         size = data.real.image_shape[1:]
         draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
         return GradientBatch(start, seed, real, draws)
@@ -186,19 +185,13 @@ class GradientMatching(DistillationStage):
         network = self._current_network(batch)
         network.eval()
         if has_batch_norm(network):
-            fix_statistics(network, self._real_images(self.data).images[batch.real.joint(STATISTICS_PER_CLASS)])
+            fix_statistics(network, self.data.class_sampler(self.device).images[batch.real.joint(STATISTICS_PER_CLASS)])
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
         sides, distance = self._sides(batch), partial(gradient_distance, metric=self.metric)
         if self.classes == "in_turn":
             return torch.stack([class_distance(network, params, one, distance) for one in sides]).sum()
         stacked = ClassSides(*map(torch.stack, zip(*sides, strict=True)))
         return class_distances_together(network, params, stacked, distance)
-
-    def _real_images(self, data: ProgressiveDataModule) -> ClassSampler:
-        # Only now are the device of this process and the examples of this stage known.
-        if self._sampler is None or self._sampler.split is not data.kept:
-            self._sampler = ClassSampler(data.kept, data.real.num_classes, data.real.pixels, self.device)
-        return self._sampler
 
     def _current_network(self, batch: GradientBatch) -> nn.Module:
         """A new network where one is due; else the current one, trained on the union as it is now."""
@@ -230,7 +223,7 @@ class GradientMatching(DistillationStage):
 
     def _sides(self, batch: GradientBatch) -> Iterator[ClassSides]:
         """What is compared for each class; of equal shapes where all classes are computed together."""
-        real, frozen = self._real_images(self.data).images, self.frozen
+        real, frozen = self.data.class_sampler(self.device).images, self.frozen
         old = by_class(frozen.images, frozen.labels, len(batch.draws))
         new = by_class(self.images, self.labels, len(batch.draws))
         weights = batch.real.weights().to(self.images)

@@ -49,6 +49,7 @@ class _ConstantMemory(torch.autograd.Function):
         lr: Tensor,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
+        """Takes the steps, and keeps the parameters before each."""
         replay = Replay(next(iter(params.values())).device)
         passed: list[Tensor] = []
         constants = tuple(tensor.detach() for tensor in inputs)
@@ -64,6 +65,7 @@ class _ConstantMemory(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        """Goes back step by step, with the graph of one at a time."""
         wanted = ctx.needs_input_grad[4:]
         lr, *saved = ctx.saved_tensors
         inputs = tuple(t.detach().requires_grad_(w) for t, w in zip(saved, wanted, strict=False))

@@ -62,7 +62,12 @@ def test_the_loss_is_the_distance_of_mean_features_of_real_and_union(make, facto
     union = torch.cat([staged_blobs.images, stage.images.detach()])
     labels = torch.cat([staged_blobs.labels, stage.labels])
     sides = [[network.features(union[labels == c]).mean(0) for c in range(3)]]
-    sides.append([network.features(stage._sampler.images[batch.real.of_class(c)]).mean(0) for c in range(3)])
+    sides.append(
+        [
+            network.features(stage.data.class_sampler(stage.device).images[batch.real.of_class(c)]).mean(0)
+            for c in range(3)
+        ]
+    )
     expected = distribution_distance(*map(torch.stack, sides))
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
     assert batch.real.counts == [5, 5, 5]

@@ -157,7 +157,7 @@ def test_batch_norms_take_their_statistics_from_real_images_of_all_classes(make,
     assert not stage._network[0].training
     positions = torch.cat([batch.real.of_class(label) for label in range(3)])
     assert len(positions) == 12
-    maps = stage._network[0].features[0](stage._sampler.images[positions])
+    maps = stage._network[0].features[0](stage.data.class_sampler(stage.device).images[positions])
     torch.testing.assert_close(norm.running_mean, maps.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(norm.running_var, maps.transpose(0, 1).flatten(1).var(dim=1))
 

@@ -29,7 +29,7 @@ def of_class(stage: Any, label: int) -> Tensor:
 def gradient_loss(stage: Any, batch: Any) -> Tensor:
     """Return the loss of DC and DSA: per output channel 1 - cosine of the gradients (Zhao et al. 2021, equation 10)."""
     network = start_network(stage.build_network, batch.start)
-    real_images, total = stage._real_images(stage.data).images, torch.zeros((), device=stage.device)
+    real_images, total = stage.data.class_sampler(stage.device).images, torch.zeros((), device=stage.device)
     for label, draw in enumerate(batch.draws):
         real = gradient(network, stage.augment(real_images[batch.real.of_class(label)], draw), label)
         synthetic = gradient(network, stage.augment(of_class(stage, label), draw), label, create_graph=True)
@@ -44,7 +44,7 @@ def distribution_loss(stage: Any, batch: Any) -> Tensor:
     """Return the loss of DM: squared distance of mean features (Zhao and Bilen 2023, equation 6)."""
     network = start_network(stage.build_network, batch.start).requires_grad_(False)
     features, total = network.get_submodule("features"), torch.zeros((), device=stage.device)
-    real_images = stage._real_images(stage.data).images
+    real_images = stage.data.class_sampler(stage.device).images
     for label, draw in enumerate(batch.draws):
         real = features(stage.augment(real_images[batch.real.of_class(label)], draw)).mean(0)
         synthetic = features(stage.augment(of_class(stage, label), draw)).mean(0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.measure import flops
+from pdd_lightning.augment import DSA, DSADraw
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.real import ImageSplit, RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
@@ -32,6 +33,7 @@ class Case:
         ipc: Images per class and stage.
         real_batch: Real images per class; IDC takes a quarter, as published.
         syn_steps: Student steps of MTT.
+        batch_syn: Images of a step, of all images of the union; None: as many as a stage has.
         size: Height and width in pixels; images have 3 channels.
         depth: Blocks of the ConvNet.
         width: Its channels.
@@ -46,6 +48,7 @@ class Case:
     ipc: int = 2
     real_batch: int = 256
     syn_steps: int = 50
+    batch_syn: int | None = None
     size: int = 32
     depth: int = 3
     width: int = 128
@@ -63,7 +66,11 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "MTT": Method(TrajectoryMatching, lambda case: {"syn_steps": case.syn_steps}, plain.trajectory_loss),
+    "MTT": Method(
+        TrajectoryMatching,
+        lambda case: {"syn_steps": case.syn_steps, "batch_syn": case.batch_syn},
+        plain.trajectory_loss,
+    ),
     "DC": Method(GradientMatching, lambda case: {**_gradient(case), "augment": "none"}, plain.gradient_loss),
     "DSA": Method(GradientMatching, lambda case: _gradient(case), plain.gradient_loss),
     "DM": Method(DistributionMatching, lambda case: {"real_batch": case.real_batch}, plain.distribution_loss),
@@ -99,12 +106,12 @@ class RandomImages(RealDataModule):
         return ImageSplit.in_order(images, labels), test, names
 
 
-class ToDouble(nn.Module):
-    """Takes images to float64: real ones are kept in float32."""
+class DoubleDSA(DSA):
+    """Augmentation that takes images to float64: real ones are kept in float32."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the images in float64."""
-        return images.double()
+    def __call__(self, images: Tensor, draw: DSADraw) -> Tensor:
+        """Return the augmented images in float64."""
+        return super().__call__(images.double(), draw)
 
 
 class Frozen:
@@ -150,14 +157,14 @@ class Iteration:
         self.stage.restart(data.generator("initial images"))
         if case.double:
             self.stage.double()
+            for name in {"augment", "match_augment"} & set(vars(self.stage)):
+                getattr(self.stage, name).__class__ = DoubleDSA
         self._batches: dict[int, Any] = {}
 
     def network(self, channels: int, classes: int, size: int) -> nn.Module:
         """Make a network of the case."""
         network = ConvNet(channels, classes, size, self.case.depth, self.case.width)
-        if self.case.double:
-            network.double().features.insert(0, ToDouble())
-        return network
+        return network.double() if self.case.double else network
 
     def __call__(self, form: str, turn: int = 0) -> tuple[Tensor, Tensor]:
         """Return loss and image gradient of an iteration, `ours` or `plain`; a turn is a batch."""
@@ -167,9 +174,11 @@ class Iteration:
         self.stage.zero_grad()
         if form == "ours":
             loss = self.stage.matching_loss(self._batches[turn])
+            loss.backward()
         else:
-            loss = self.method.plain_loss(self.stage, self._batches[turn])
-        loss.backward()
+            with plain.torch_alone():
+                loss = self.method.plain_loss(self.stage, self._batches[turn])
+                loss.backward()
         assert self.stage.images.grad is not None
         gradient = self.stage.images.grad
         return loss.detach(), gradient * plain.gradient_scale(self.stage) if form == "plain" else gradient
@@ -184,7 +193,7 @@ class Iteration:
         """Images that go through a network in one iteration."""
         case = self.case
         if case.method == "MTT":
-            return case.syn_steps * case.classes * case.ipc
+            return case.syn_steps * (case.batch_syn or case.classes * case.ipc)
         if case.method == "IDC":
             return idc_real(case) + 4 * (self.frozen + case.ipc)
         return case.classes * (case.real_batch + self.frozen + case.ipc)
@@ -209,7 +218,7 @@ class Iteration:
     @cached_property
     def pass_flops(self) -> int:
         """Floating-point operations of a forward pass of one image."""
-        network = self.network(3, self.case.classes, self.case.size)
+        network = self.network(3, self.case.classes, self.case.size).float()
         return flops(lambda: network(torch.zeros(1, 3, self.case.size, self.case.size)))
 
     def _union(self) -> SyntheticSet:

@@ -1,6 +1,8 @@
 """The methods' losses as their papers write them: plain autograd, one class after another, no shortcuts."""
 
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,11 @@ from pdd_lightning.augment import decode
 from pdd_lightning.augment.multiformation import GREY
 from pdd_lightning.experts import start_network
 from pdd_lightning.networks import unflatten
+
+
+def torch_alone() -> AbstractContextManager[object]:
+    """Have networks computed by torch's own operations, one after another."""
+    return mock.patch("pdd_lightning.networks.blocks.can_fuse", return_value=False)
 
 
 def gradient(network: nn.Module, images: Tensor, label: Tensor | int, create_graph: bool = False) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ python -m benchmarks.unroll --channels 1 --size 8 --depth 2 --width 32 --batch 1
 """
 
 import argparse
+import contextlib
 import statistics
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +14,20 @@ from typing import Any
 import torch
 
 from benchmarks.measure import alternating, flops, peak_of, table, training_step
+from benchmarks.plain import torch_alone
 from pdd_lightning.augment import DSA
 from pdd_lightning.networks import ConvNet, flatten
 from pdd_lightning.objectives import trajectory_distance
 from pdd_lightning.unroll import InnerProblem, unroll
 
-FORMS = ("stored", "higher", "constant")
+FORMS = ("stored", "constant", "plain", "higher")
 TEXT = """\
-One iteration is the forward pass, the trajectory distance and the backward pass. The forms are timed alternating, in
-medians; the floor is 9 forward passes per image and step (one forward, two for the gradient, six for its
-derivative), at the speed of a plain training step in the same run. Memory is the peak of a fresh process per form,
-and what of it is above one that only sets the problem up."""
+One iteration is the forward pass, the trajectory distance and the backward pass. `plain` stores the graph of torch's
+own operations, and so does `higher`. The forms are timed alternating, in medians; the floor is 9 forward passes per
+image and step (one forward, two for the gradient, six for its derivative), at the speed of a plain training step in the
+same run. Memory is the peak of a fresh process per form, and what of it is above one that only sets the problem up."""
 COLUMNS = {
-    "form": "form|", "steps": "steps|d", "seconds": "s / iteration|.4f", "to_stored": "to stored|.2f",
+    "form": "form|", "steps": "steps|d", "seconds": "s / iteration|.4f", "to_plain": "to plain|.2f",
     "to_floor": "to floor|.2f", "gflops": "GFLOP/s|.0f", "peak_mb": "peak MB|.0f",
     "above_base_mb": "above base MB|.0f",
 }  # fmt: skip
@@ -66,8 +68,11 @@ class Iteration:
 
     def __call__(self, form: str, turn: int = 0) -> None:
         """Do an iteration; all turns are alike."""
-        final = unroll(self.problem, self.params, (self.images,), self.lr, self.steps, form)
-        trajectory_distance(flatten(final), self.start, self.target).backward()
+        ours = form in ("stored", "constant")
+        kind = "stored" if form == "plain" else form
+        with contextlib.nullcontext() if ours else torch_alone():
+            final = unroll(self.problem, self.params, (self.images,), self.lr, self.steps, kind)
+            trajectory_distance(flatten(final), self.start, self.target).backward()
 
 
 def measure(steps: list[int], repeats: int, **settings: Any) -> list[dict[str, Any]]:
@@ -96,7 +101,7 @@ def _measure(loop: Loop, repeats: int) -> list[dict[str, Any]]:
                 "form": form,
                 "steps": loop.steps,
                 "seconds": seconds,
-                "to_stored": seconds / times["stored"],
+                "to_plain": seconds / times["plain"],
                 "to_floor": seconds / (3 * times["training"] * loop.steps),
                 "gflops": work / seconds / 1e9,
                 "peak_mb": peak / 1e6,

@@ -35,6 +35,7 @@ from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError
 from pdd_lightning.evaluation import EvaluationSettings
+from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.stages import DistillationStage
 
 
@@ -165,6 +166,14 @@ class PDDCLI(LightningCLI):
             print(f"Note: the checkpoint has {data.union.num_stages} of {data.num_stages} stages.")
 
 
+def _show_log() -> None:
+    """Prints what the package says of its choices, once for all processes of a run."""
+    logger = logging.getLogger("pdd_lightning")
+    if not logger.handlers and os.environ.get("LOCAL_RANK", "0") == "0":
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
@@ -173,6 +182,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments after the program's name; by default those of the process.
     """
+    keep_freed_memory()
+    _show_log()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
     # Of no use to the reader: a line of Lightning's that newer versions of torch deprecate.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

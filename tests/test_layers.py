@@ -19,7 +19,8 @@ GROUPS = [
     {"data"},
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
-    {"typing", "errors", "files", "randomness", "distributed", "progress", "settings"},
+    {"kernels"},
+    {"typing", "errors", "files", "randomness", "distributed", "progress", "settings", "memory"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
@@ -32,6 +33,8 @@ TOUCH_FILES = (
     "commands/",
     "studies/",
     "files.py",
+    "kernels/library.py",
+    "memory.py",
     "report/",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.

@@ -7,7 +7,10 @@ import math
 from torch import Tensor, nn
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.kernels.chain import ChainBlock, chain_gradient
+from pdd_lightning.networks.blocks import Blocks, fused_blocks
 from pdd_lightning.networks.norm import Norm, norm_layers
+from pdd_lightning.typing import Params
 
 _MNIST_SIZE = 28
 _MNIST_MAP = 32
@@ -63,13 +66,30 @@ class ConvNet(nn.Module):
             # In place: nobody needs the map before the ReLU, and unrolled loops hold all that is stored.
             layers += [nn.Conv2d(channels, width, 3, padding=padding), *norm_layers(norm, width)]
             layers += [nn.ReLU(inplace=True), nn.AvgPool2d(2)]
-        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.features = Blocks(*layers, nn.Flatten())
         self.classifier = nn.Linear(width * (map_size >> depth) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
+
+    def loss_gradient(self, params: Params, images: Tensor, labels: Tensor) -> tuple[Tensor, ...] | None:
+        """Return the gradient of the mean cross-entropy by the parameters in one operation, or None if there is none.
+
+        There is one on a CPU with compiled kernels, for `instance` norm; see `pdd_lightning.kernels.chain`. It can be
+        differentiated once, in parameters, images and label probabilities.
+
+        Args:
+            params: All parameters, in the place of the network's own.
+            images: `[N, C, H, W]`.
+            labels: Classes `[N]`, or class probabilities `[N, num_classes]`.
+        """
+        blocks = fused_blocks(self.features, images) if type(self) is ConvNet else None
+        if blocks is None or not isinstance(self.classifier, nn.Linear):
+            return None
+        chain = [ChainBlock(block.padding, block.norm.eps) for block in blocks]
+        return chain_gradient(chain, tuple(params.values()), images, labels)
 
 
 def _check_depth(image_size: int, map_size: int, depth: int) -> None:

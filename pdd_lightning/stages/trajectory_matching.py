@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from pdd_lightning import distributed
@@ -15,11 +16,12 @@ from pdd_lightning.data.expert_labels import ExpertPanel
 from pdd_lightning.data.progressive import ProgressiveDataModule, Trajectories
 from pdd_lightning.data.segments import StartWindow, draw_segment
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.memory import total_memory
 from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.objectives import trajectory_distance
 from pdd_lightning.stages.base import DistillationStage
 from pdd_lightning.typing import NetworkFactory
-from pdd_lightning.unroll import Form, InnerProblem, unroll
+from pdd_lightning.unroll import Form, InnerProblem, choose_form, unroll
 
 
 class TrajectoryBatch(NamedTuple):
@@ -77,7 +79,8 @@ class TrajectoryMatching(DistillationStage):
         augment: Augmentation of the student's mini-batches, per sample.
         align_corners: Sampling of scale and rotation.
         unroll_form: How the student's steps are differentiated: `stored` is fastest, `constant` needs the memory of
-            one step, `higher` is the library's; see `pdd_lightning.unroll.unroll`.
+            one step, `higher` is the library's, see `pdd_lightning.unroll.unroll`; `auto` takes the first or the
+            second, see `pdd_lightning.unroll.choose_form`, and says which.
         image_average: Decay of the average of the images per iteration; 0 freezes the images themselves.
         min_start_epoch: First epoch that segments start at.
         first_max_start_epoch: End of the start window at the beginning of a stage; null keeps it at max_start_epoch.
@@ -119,7 +122,7 @@ class TrajectoryMatching(DistillationStage):
         init: Literal["real", "noise"] = "real",
         augment: str = "color_crop_cutout_flip_scale_rotate",
         align_corners: bool = True,
-        unroll_form: Form = "stored",
+        unroll_form: Form | Literal["auto"] = "auto",
         image_average: float = 0.0,
         min_start_epoch: int = 0,
         first_max_start_epoch: int | None = None,
@@ -147,6 +150,7 @@ class TrajectoryMatching(DistillationStage):
         self.lr_lr = lr_lr
         self.lr_teacher = lr_teacher
         self.unroll_form = unroll_form
+        self._form: Form | None = None if unroll_form == "auto" else unroll_form
         self.image_average = image_average
         self.min_start_epoch = min_start_epoch
         self.first_max_start_epoch = first_max_start_epoch
@@ -277,7 +281,13 @@ class TrajectoryMatching(DistillationStage):
         self.log("learned_lr", lr, prog_bar=True)
         problem = InnerProblem(student, partial(self._student_batch, batch))
         inputs = (self.images,) if self.lr_label is None else (self.images, self.label_logits)
-        final = unroll(problem, params, inputs, lr, self.syn_steps, self.unroll_form)
+        if self._form is None:
+            memory = total_memory(self.device)
+            if memory is not None and self.device.type == "cpu":
+                memory //= distributed.world_size()
+            self._form, reason = choose_form(problem, params, inputs, self.syn_steps, memory)
+            rank_zero_info(f"Trajectory matching: {reason}")
+        final = unroll(problem, params, inputs, lr, self.syn_steps, self._form)
         return trajectory_distance(flatten(final), batch.start, batch.target)
 
     def _student_batches(self, count: int, generator: torch.Generator) -> list[Tensor]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.typing import Params
 from pdd_lightning.unroll.constant import unroll_constant
 from pdd_lightning.unroll.higher_form import InnerOptimizer, unroll_higher
-from pdd_lightning.unroll.problem import InnerProblem
+from pdd_lightning.unroll.problem import InnerProblem, start_from
 from pdd_lightning.unroll.stored import unroll_stored
 
 Form: TypeAlias = Literal["stored", "constant", "higher"]
 """How the unrolled loop is differentiated; see `unroll`."""
+
+SHARE = 0.5
+"""Share of a device's memory that the graph of all steps may take before `auto` chooses constant memory."""
 
 _SGD_FORMS = {"stored": unroll_stored, "constant": unroll_constant}
 
@@ -65,6 +70,47 @@ def unroll(
     if optimizer is not None:
         raise ConfigError(f"form {form!r} of the unrolled loop is plain SGD only; use form 'higher' with an optimizer")
     return _SGD_FORMS[form](problem, params, inputs, lr, steps)
+
+
+def choose_form(
+    problem: InnerProblem, params: Params, inputs: tuple[Tensor, ...], steps: int, memory: int | None
+) -> tuple[Form, str]:
+    """Choose between `stored` and `constant`: the first if the graph of all steps takes half of the memory at most.
+
+    The size of the graph is measured on the first step. The rule looks at the memory that the device has, not at what
+    is free, so that a run that is continued chooses alike.
+
+    Args:
+        problem: As `unroll` takes it.
+        params: As `unroll` takes it.
+        inputs: As `unroll` takes it.
+        steps: Number of steps.
+        memory: Bytes that the device has; None if unknown, which is taken for enough.
+
+    Returns:
+        The form, and the reason as a sentence for the log.
+    """
+    devices = [tensor.device for tensor in inputs[:1] if tensor.device.type == "cuda"]
+    with torch.random.fork_rng(devices):  # dropout in this step must not change what is drawn later
+        size = steps * graph_size(lambda: problem.gradient(0, start_from(params), inputs, create_graph=True))
+    form: Form = "stored" if memory is None or size <= SHARE * memory else "constant"
+    has = "an unknown amount" if memory is None else f"{memory / 2**30:.1f} GiB"
+    return form, f"the graph of {steps} student steps takes {size / 2**20:,.0f} MiB, the device has {has}: form {form!r}"
+
+
+def graph_size(build: Callable[[], object]) -> int:
+    """Return the bytes of what is stored for a backward pass, each block of memory once."""
+    blocks: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        blocks[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        graph = build()
+    del graph
+    return sum(blocks.values())
 
 
 def _check(problem: InnerProblem, params: Params, lr: Tensor, steps: int) -> None:

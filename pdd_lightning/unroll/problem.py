@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from pdd_lightning.networks.convnet import ConvNet
 from pdd_lightning.typing import Params
 
 Batch: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
@@ -55,6 +56,10 @@ class InnerProblem:
             create_graph: Make the gradient itself differentiable.
         """
         with torch.enable_grad():
+            if self.criterion is F.cross_entropy and isinstance(self.network, ConvNet):
+                gradient = self.network.loss_gradient(params, *self.batch(step, *inputs))
+                if gradient is not None:
+                    return gradient
             loss = self.loss(step, params, inputs)
             return torch.autograd.grad(loss, tuple(params.values()), create_graph=create_graph, materialize_grads=True)
 

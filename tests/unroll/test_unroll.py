@@ -8,7 +8,9 @@ from torch import nn
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks import ConvNet, flatten
-from pdd_lightning.unroll import InnerProblem, unroll
+from pdd_lightning.unroll import InnerProblem, choose_form, unroll
+from pdd_lightning.unroll.forms import graph_size
+from pdd_lightning.unroll.problem import start_from
 
 FORMS = ["stored", "constant", "higher"]
 
@@ -140,3 +142,25 @@ def test_importing_the_package_leaves_higher_and_lightning_alone():
     code = f"{imports}; print([name for name in ('higher', 'lightning') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_form_is_chosen_by_what_the_graph_takes_and_the_device_has(data, network, augmented):
+    problem, params = InnerProblem(network, augmented), dict(network.named_parameters())
+    inputs = (data["images"].clone().requires_grad_(),)
+    size = graph_size(lambda: problem.gradient(0, start_from(params), inputs, create_graph=True))
+    for memory, form in ((None, "stored"), (8 * size, "stored"), (8 * size - 1, "constant")):
+        chosen, reason = choose_form(problem, params, inputs, 4, memory)
+        assert chosen == form and f"form {form!r}" in reason and "4 student steps" in reason
+
+
+def test_a_graph_counts_each_block_of_memory_once():
+    values = torch.ones(1000, requires_grad=True)
+    assert graph_size(lambda: values.square() * values) == 8000  # the values, and their squares
+
+
+def test_choosing_a_form_leaves_random_numbers_alone(data, augmented):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Dropout(0.5)).double()
+    inputs = (data["images"].clone().requires_grad_(),)
+    state = torch.get_rng_state()
+    choose_form(InnerProblem(network, augmented), dict(network.named_parameters()), inputs, 4, None)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,95 @@
+"""Compiles the package's C++ when it is first needed, and keeps the result for later processes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("norm_relu_pool.cpp")
+SWITCH = "PDD_KERNELS"
+_COMPILE = "-O3 -march=native -std=c++17 -fPIC -fopenmp -c"
+_SECONDS = 120
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where there are none, and say once which it is.
+
+    They are made with the compiler that the environment variable `CXX` names, else `c++`, in a few seconds, and kept in
+    `$XDG_CACHE_HOME/pdd_lightning` (by default `~/.cache`) under a name that depends on source, compiler and processor.
+    Without a compiler, or with `PDD_KERNELS=off`, the same is computed by torch's own operations.
+    """
+    if os.environ.get(SWITCH, "on") == "off":
+        logger.info("Fused CPU kernels: off (%s=off)", SWITCH)
+        return None
+    try:
+        kernels = _load()
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("Fused CPU kernels: none, so that networks take torch's own operations (%s)", _reason(error))
+        return None
+    logger.info("Fused CPU kernels: %s", kernels._name)
+    return kernels
+
+
+def _load() -> ctypes.CDLL:
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    if shutil.which(compiler[0]) is None:
+        raise OSError(f"there is no compiler {compiler[0]!r}; name one in the environment variable CXX")
+    path = _folder() / f"norm_relu_pool_{_key(compiler)}.so"
+    if not path.exists():
+        _build(compiler, path)
+    # Torch's own OpenMP library, loaded already, is found by its names: a second one's threads would get in the way.
+    # Names that are missing are an error now, not at the first call.
+    return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+
+
+def _build(compiler: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+        # Linked without -fopenmp, which would bring the compiler's own OpenMP library.
+        for words in (
+            [*compiler, *_COMPILE.split(), str(SOURCE), "-o", str(compiled)],
+            [*compiler, "-shared", str(compiled), "-o", str(linked)],
+        ):
+            subprocess.run(words, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        linked.replace(path)  # whole or absent, also where several processes do the same
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base, "pdd_lightning")
+
+
+def _key(compiler: list[str]) -> str:
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
+    facts = [SOURCE.read_text(), _COMPILE, version.stdout, torch.__version__, platform.machine(), _processor()]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What the processor can do: a folder may be shared by different machines."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    return next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = (error.stderr or "").strip().splitlines()
+        return f"{shlex.join(error.cmd[:1])} failed: {lines[0] if lines else 'without a message'}"
+    return str(error)

@@ -1,0 +1,339 @@
+// Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward, and the backward of the
+// backward. See norm_relu_pool.py for the formulas.
+//
+// Maps are channels-last: [images, height, width, channels]. Work is cut into one image and a block of channels, which
+// stays in the cache for all that is done to it. Each lane is a channel of its own, so that no sum is reordered and the
+// result does not depend on the number of threads.
+
+#if defined(__GNUC__) && !defined(__clang__)
+// It would run two positions side by side and then not vectorise over the channels, which is ten times slower.
+#pragma GCC optimize("no-loop-unroll-and-jam")
+#endif
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace {
+
+constexpr int LANES = 32;
+// Numbers from which on several threads are worth waking up, as in torch.
+constexpr int64_t GRAIN = 32768;
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float load(const float *at) { return *at; }
+inline double load(const double *at) { return *at; }
+inline float load(const bfloat16 *at) {
+    uint32_t bits = static_cast<uint32_t>(at->bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline void store(float *at, float value) { *at = value; }
+inline void store(double *at, double value) { *at = value; }
+inline void store(bfloat16 *at, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    at->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
+}
+
+template <typename T> struct Sum {
+    using type = float;
+};
+template <> struct Sum<double> {
+    using type = double;
+};
+
+// The value where z > 0, else 0; not a number stays what it is, as in torch.
+template <typename A> inline A where_positive(A z, A value) { return z <= A(0) ? A(0) : value; }
+
+struct Shape {
+    int64_t images, height, width, channels;
+    int64_t area() const { return height * width; }
+    int64_t pooled() const { return (height / 2) * (width / 2); }
+    int64_t blocks() const { return (channels + LANES - 1) / LANES; }
+};
+
+// One image and up to LANES channels.
+template <typename T> struct Block {
+    using A = typename Sum<T>::type;
+    const Shape &shape;
+    int64_t image, first;
+
+    const T *at(const T *map, int64_t row, int64_t column) const {
+        return map + ((image * shape.height + row) * shape.width + column) * shape.channels + first;
+    }
+    T *at(T *map, int64_t row, int64_t column) const {
+        return const_cast<T *>(at(static_cast<const T *>(map), row, column));
+    }
+    // Place of a position's window in a pooled map, or `zero` where it has none or there is no map.
+    const T *window(const T *map, int64_t row, int64_t column, const T *zero) const {
+        int64_t rows = shape.height / 2, columns = shape.width / 2;
+        if (map == nullptr || row / 2 >= rows || column / 2 >= columns) return zero;
+        return map + ((image * rows + row / 2) * columns + column / 2) * shape.channels + first;
+    }
+    T *window(T *map, int64_t row, int64_t column) const {
+        return const_cast<T *>(window(static_cast<const T *>(map), row, column, nullptr));
+    }
+    const A *per_image(const A *values) const { return values + image * shape.channels + first; }
+    A *per_image(A *values) const { return values + image * shape.channels + first; }
+};
+
+template <typename T, int N>
+void forward(const Block<T> &block, int lanes, const T *y, const typename Sum<T>::type *gamma,
+             const typename Sum<T>::type *beta, typename Sum<T>::type eps, T *p, typename Sum<T>::type *mean,
+             typename Sum<T>::type *rstd) {
+    using A = typename Sum<T>::type;
+    const Shape &s = block.shape;
+    const int n = N ? N : lanes;
+    const A share = A(1) / A(s.area());
+    A m[LANES] = {}, v[LANES] = {}, a[LANES], b[LANES];
+    for (int64_t i = 0; i < s.height; ++i)
+        for (int64_t j = 0; j < s.width; ++j) {
+            const T *from = block.at(y, i, j);
+            for (int c = 0; c < n; ++c) m[c] += load(from + c);
+        }
+    for (int c = 0; c < n; ++c) m[c] *= share;
+    for (int64_t i = 0; i < s.height; ++i)
+        for (int64_t j = 0; j < s.width; ++j) {
+            const T *from = block.at(y, i, j);
+            for (int c = 0; c < n; ++c) {
+                A d = load(from + c) - m[c];
+                v[c] += d * d;
+            }
+        }
+    A *means = block.per_image(mean), *rstds = block.per_image(rstd);
+    for (int c = 0; c < n; ++c) {
+        // A variance beyond the type's range makes everything not a number, so that nobody goes on with it.
+        A r = v[c] < std::numeric_limits<A>::infinity() ? A(1) / std::sqrt(v[c] * share + eps)
+                                                        : std::numeric_limits<A>::quiet_NaN();
+        means[c] = m[c];
+        rstds[c] = r;
+        a[c] = gamma[block.first + c] * r;
+        b[c] = beta[block.first + c] - a[c] * m[c];
+    }
+    for (int64_t i = 0; i + 1 < s.height; i += 2)
+        for (int64_t j = 0; j + 1 < s.width; j += 2) {
+            A sum[LANES] = {};
+            for (int k = 0; k < 4; ++k) {
+                const T *from = block.at(y, i + k / 2, j + k % 2);
+                for (int c = 0; c < n; ++c) {
+                    A z = a[c] * load(from + c) + b[c];
+                    sum[c] += where_positive(z, z);
+                }
+            }
+            T *to = block.window(p, i, j);
+            for (int c = 0; c < n; ++c) store(to + c, sum[c] * A(0.25));
+        }
+}
+
+template <typename T, int N>
+void backward(const Block<T> &block, int lanes, const T *gp, const T *y, const typename Sum<T>::type *mean,
+              const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
+              const typename Sum<T>::type *beta, T *gy, typename Sum<T>::type *ggamma, typename Sum<T>::type *gbeta) {
+    using A = typename Sum<T>::type;
+    const Shape &s = block.shape;
+    const int n = N ? N : lanes;
+    const A share = A(1) / A(s.area());
+    const T zero[LANES] = {};
+    A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
+    for (int c = 0; c < n; ++c) {
+        m[c] = block.per_image(mean)[c];
+        r[c] = block.per_image(rstd)[c];
+        a[c] = gamma[block.first + c] * r[c];
+        b[c] = beta[block.first + c] - a[c] * m[c];
+    }
+    for (int64_t i = 0; i < s.height / 2 * 2; ++i)
+        for (int64_t j = 0; j < s.width / 2 * 2; ++j) {
+            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, zero);
+            for (int c = 0; c < n; ++c) {
+                A value = load(from + c);
+                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                sg[c] += gz;
+                sgx[c] += gz * (value - m[c]) * r[c];
+            }
+        }
+    for (int c = 0; c < n; ++c) {
+        block.per_image(ggamma)[c] = sgx[c];
+        block.per_image(gbeta)[c] = sg[c];
+        sg[c] *= share;
+        sgx[c] *= share;
+    }
+    for (int64_t i = 0; i < s.height; ++i)
+        for (int64_t j = 0; j < s.width; ++j) {
+            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, zero);
+            T *to = block.at(gy, i, j);
+            for (int c = 0; c < n; ++c) {
+                A value = load(from + c);
+                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                store(to + c, a[c] * (gz - sg[c] - (value - m[c]) * r[c] * sgx[c]));
+            }
+        }
+}
+
+// The five sums over a map that the backward of the backward needs.
+enum { G, GX, V, VX, VG, SUMS };
+
+template <typename T, int N>
+void adjoint(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const typename Sum<T>::type *mean,
+             const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
+             const typename Sum<T>::type *beta, const typename Sum<T>::type *vgamma,
+             const typename Sum<T>::type *vbeta, T *vp, typename Sum<T>::type *sums, typename Sum<T>::type *tgamma) {
+    using A = typename Sum<T>::type;
+    const Shape &s = block.shape;
+    const int n = N ? N : lanes;
+    const A share = A(1) / A(s.area());
+    const T zero[LANES] = {};
+    A m[LANES], r[LANES], a[LANES], b[LANES], sum[SUMS][LANES] = {};
+    for (int c = 0; c < n; ++c) {
+        m[c] = block.per_image(mean)[c];
+        r[c] = block.per_image(rstd)[c];
+        a[c] = gamma[block.first + c] * r[c];
+        b[c] = beta[block.first + c] - a[c] * m[c];
+    }
+    for (int64_t i = 0; i < s.height; ++i)
+        for (int64_t j = 0; j < s.width; ++j) {
+            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, zero), *weight = block.at(v, i, j);
+            for (int c = 0; c < n; ++c) {
+                A value = load(from + c), x = (value - m[c]) * r[c], w = load(weight + c);
+                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                sum[G][c] += gz;
+                sum[GX][c] += gz * x;
+                sum[V][c] += w;
+                sum[VX][c] += w * x;
+                sum[VG][c] += w * gz;
+            }
+        }
+    A base[LANES], slant[LANES];
+    for (int c = 0; c < n; ++c) {
+        for (int k = 0; k < SUMS; ++k)
+            sums[(block.image * SUMS + k) * s.channels + block.first + c] = sum[k][c];
+        block.per_image(tgamma)[c] =
+            r[c] * (sum[VG][c] - (sum[V][c] * sum[G][c] + sum[VX][c] * sum[GX][c]) * share);
+        base[c] = vbeta[block.first + c] - a[c] * sum[V][c] * share;
+        slant[c] = vgamma[block.first + c] - a[c] * sum[VX][c] * share;
+    }
+    for (int64_t i = 0; i + 1 < s.height; i += 2)
+        for (int64_t j = 0; j + 1 < s.width; j += 2) {
+            A total[LANES] = {};
+            for (int k = 0; k < 4; ++k) {
+                const T *from = block.at(y, i + k / 2, j + k % 2), *weight = block.at(v, i + k / 2, j + k % 2);
+                for (int c = 0; c < n; ++c) {
+                    A value = load(from + c), x = (value - m[c]) * r[c];
+                    A q = a[c] * load(weight + c) + base[c] + slant[c] * x;
+                    total[c] += where_positive(a[c] * value + b[c], q);
+                }
+            }
+            T *to = block.window(vp, i, j);
+            for (int c = 0; c < n; ++c) store(to + c, total[c] * A(0.25));
+        }
+}
+
+template <typename T, int N>
+void total(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const T *tp,
+           const typename Sum<T>::type *mean, const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
+           const typename Sum<T>::type *beta, const typename Sum<T>::type *vgamma, const typename Sum<T>::type *sums,
+           T *ty, typename Sum<T>::type *tgamma, typename Sum<T>::type *tbeta) {
+    using A = typename Sum<T>::type;
+    const Shape &s = block.shape;
+    const int n = N ? N : lanes;
+    const A share = A(1) / A(s.area());
+    const T zero[LANES] = {};
+    A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
+    for (int c = 0; c < n; ++c) {
+        m[c] = block.per_image(mean)[c];
+        r[c] = block.per_image(rstd)[c];
+        a[c] = gamma[block.first + c] * r[c];
+        b[c] = beta[block.first + c] - a[c] * m[c];
+    }
+    if (tp != nullptr)
+        for (int64_t i = 0; i < s.height / 2 * 2; ++i)
+            for (int64_t j = 0; j < s.width / 2 * 2; ++j) {
+                const T *from = block.at(y, i, j), *slope = block.window(tp, i, j, zero);
+                for (int c = 0; c < n; ++c) {
+                    A value = load(from + c);
+                    A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                    sg[c] += gz;
+                    sgx[c] += gz * (value - m[c]) * r[c];
+                }
+            }
+    // ty = of_v v + of_g gz + of_t tz + slant x + base, with gz and tz the masked slopes of gp and tp.
+    A of_v[LANES], of_g[LANES], slant[LANES], base[LANES];
+    for (int c = 0; c < n; ++c) {
+        block.per_image(tgamma)[c] += sgx[c];
+        block.per_image(tbeta)[c] = sg[c];
+        const A *own = sums + block.image * SUMS * s.channels + block.first + c;
+        A g = own[G * s.channels], gx = own[GX * s.channels], w = own[V * s.channels], wx = own[VX * s.channels],
+          wg = own[VG * s.channels], vg = vgamma[block.first + c];
+        A k = wg - (w * g + wx * gx) * share;
+        A e = -a[c] * (w * gx + g * wx) * share + vg * g;
+        A ex = -2 * a[c] * wx * gx * share + vg * gx;
+        of_v[c] = -r[c] * a[c] * gx * share;
+        of_g[c] = r[c] * (vg - a[c] * wx * share);
+        slant[c] = -r[c] * share * (ex + a[c] * k) - a[c] * sgx[c] * share;
+        base[c] = -r[c] * e * share - a[c] * sg[c] * share;
+    }
+    for (int64_t i = 0; i < s.height; ++i)
+        for (int64_t j = 0; j < s.width; ++j) {
+            const T *from = block.at(y, i, j), *weight = block.at(v, i, j);
+            const T *slope = block.window(gp, i, j, zero), *later = block.window(tp, i, j, zero);
+            T *to = block.at(ty, i, j);
+            for (int c = 0; c < n; ++c) {
+                A value = load(from + c), x = (value - m[c]) * r[c];
+                A gz = A(0.25) * load(slope + c), tz = A(0.25) * load(later + c);
+                A masked = where_positive(a[c] * value + b[c], of_g[c] * gz + a[c] * tz);
+                store(to + c, of_v[c] * load(weight + c) + masked + slant[c] * x + base[c]);
+            }
+        }
+}
+
+}  // namespace
+
+// Calls a kernel on every image and block of channels; blocks of the usual width are compiled apart.
+#define EACH_BLOCK(T, kernel, ...)                                                            \
+    const Shape shape{images, height, width, channels};                                       \
+    const int64_t count = images * shape.blocks();                                            \
+    const bool large = images * shape.area() * channels > GRAIN;                              \
+    _Pragma("omp parallel for schedule(static) if (large)") for (int64_t k = 0; k < count; ++k) { \
+        const Block<T> block{shape, k / shape.blocks(), k % shape.blocks() * LANES};          \
+        const int64_t lanes = channels - block.first;                                         \
+        if (lanes >= LANES)                                                                   \
+            kernel<T, LANES>(block, LANES, __VA_ARGS__);                                      \
+        else                                                                                  \
+            kernel<T, 0>(block, static_cast<int>(lanes), __VA_ARGS__);                        \
+    }
+
+#define SHAPE int64_t images, int64_t height, int64_t width, int64_t channels
+
+#define EXPORT(NAME, T)                                                                                               \
+    extern "C" void forward_##NAME(SHAPE, const T *y, const Sum<T>::type *gamma, const Sum<T>::type *beta,            \
+                                   double eps, T *p, Sum<T>::type *mean, Sum<T>::type *rstd) {                        \
+        EACH_BLOCK(T, forward, y, gamma, beta, static_cast<Sum<T>::type>(eps), p, mean, rstd)                         \
+    }                                                                                                                 \
+    extern "C" void backward_##NAME(SHAPE, const T *gp, const T *y, const Sum<T>::type *mean,                         \
+                                    const Sum<T>::type *rstd, const Sum<T>::type *gamma, const Sum<T>::type *beta,    \
+                                    T *gy, Sum<T>::type *ggamma, Sum<T>::type *gbeta) {                               \
+        EACH_BLOCK(T, backward, gp, y, mean, rstd, gamma, beta, gy, ggamma, gbeta)                                    \
+    }                                                                                                                 \
+    extern "C" void adjoint_##NAME(SHAPE, const T *gp, const T *y, const T *v, const Sum<T>::type *mean,              \
+                                   const Sum<T>::type *rstd, const Sum<T>::type *gamma, const Sum<T>::type *beta,     \
+                                   const Sum<T>::type *vgamma, const Sum<T>::type *vbeta, T *vp,                      \
+                                   Sum<T>::type *sums, Sum<T>::type *tgamma) {                                        \
+        EACH_BLOCK(T, adjoint, gp, y, v, mean, rstd, gamma, beta, vgamma, vbeta, vp, sums, tgamma)                    \
+    }                                                                                                                 \
+    extern "C" void total_##NAME(SHAPE, const T *gp, const T *y, const T *v, const T *tp, const Sum<T>::type *mean,   \
+                                 const Sum<T>::type *rstd, const Sum<T>::type *gamma, const Sum<T>::type *beta,       \
+                                 const Sum<T>::type *vgamma, const Sum<T>::type *sums, T *ty, Sum<T>::type *tgamma,   \
+                                 Sum<T>::type *tbeta) {                                                               \
+        EACH_BLOCK(T, total, gp, y, v, tp, mean, rstd, gamma, beta, vgamma, sums, ty, tgamma, tbeta)                  \
+    }
+
+EXPORT(float32, float)
+EXPORT(float64, double)
+EXPORT(bfloat16, bfloat16)

@@ -1,0 +1,133 @@
+"""The written-out gradient of a ConvNet's loss against automatic differentiation."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from pdd_lightning.kernels.parts import in_parts
+from pdd_lightning.networks import ConvNet
+
+CLASSES = 5
+
+
+def network(dtype: torch.dtype = torch.float64, **options) -> ConvNet:
+    torch.manual_seed(0)
+    made = ConvNet(3, CLASSES, 16, **{"width": 40, **options}).to(dtype)
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def plain(made: ConvNet, params: dict[str, Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    for module in made.features:
+        module.register_forward_hook(lambda *_: None)  # so that every module is called
+    loss = F.cross_entropy(functional_call(made, params, (images,)), labels)
+    return torch.autograd.grad(loss, tuple(params.values()), create_graph=True)
+
+
+def own(made: ConvNet, params: dict[str, Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    gradient = made.loss_gradient(params, images, labels)
+    assert gradient is not None
+    return gradient
+
+
+def both_orders(gradient, made: ConvNet, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """The gradient, and derivatives of a function of it by parameters, images and (soft) labels."""
+    params = {name: parameter.detach().requires_grad_() for name, parameter in made.named_parameters()}
+    first = gradient(made, params, images, labels)
+    torch.manual_seed(2)
+    product = sum((one * torch.randn(one.shape)).sum() for one in first) + sum(one.square().sum() for one in first)
+    targets = [*params.values(), images, *([labels] if labels.requires_grad else [])]
+    return [*first, *torch.autograd.grad(product, targets)]
+
+
+def batch(soft: bool, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    images = torch.randn(6, 3, 16, 16, dtype=dtype).requires_grad_()
+    # Not of sum 1: also weights of images are expressed by it.
+    labels = torch.rand(6, CLASSES, dtype=dtype).requires_grad_() if soft else torch.arange(6) % CLASSES
+    return images, labels
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["classes", "probabilities"])
+@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 2, "width": 7}], ids=str)
+def test_gradient_and_its_derivative_are_those_of_automatic_differentiation(soft, options):
+    images, labels = batch(soft)
+    for one, other in zip(
+        both_orders(own, network(**options), images, labels),
+        both_orders(plain, network(**options), images, labels),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [6, 4])
+def test_a_batch_that_is_computed_in_parts_gives_the_same(monkeypatch, count):
+    images, labels = batch(True)
+    whole = both_orders(own, network(), images, labels)
+    features = network().features(images)
+    for module in ("kernels.chain", "networks.blocks"):
+        monkeypatch.setattr(f"pdd_lightning.{module}.in_parts", lambda images, *_: images.tensor_split(count))
+    for one, other in zip(both_orders(own, network(), images, labels), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(network().features(images), features, rtol=1e-12, atol=1e-12)
+
+
+def test_parts_of_a_batch_are_alike_and_have_maps_of_limited_size():
+    images = torch.arange(100.0).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    parts = in_parts(images, 128, torch.float32)
+    assert [len(part) for part in parts] == [25, 25, 25, 25] and torch.equal(torch.cat(parts), images)
+    assert [len(part) for part in in_parts(images, 128, torch.bfloat16)] == [50, 50]
+    assert len(in_parts(images, 10**6, torch.float32)) == 100
+    assert [len(part) for part in in_parts(images[:0], 128, torch.float32)] == [0]
+
+
+def test_in_float32_it_is_as_good_as_automatic_differentiation():
+    exact = both_orders(plain, network(), *batch(True))
+    images, labels = (tensor.detach().float().requires_grad_() for tensor in batch(True))
+    ours = both_orders(own, network(torch.float32), images, labels)
+    theirs = both_orders(plain, network(torch.float32), images, labels)
+    for one, other, expected in zip(ours, theirs, exact, strict=True):
+        assert (one - expected).norm() <= 3 * (other - expected).norm() + 1e-6 * expected.norm()
+
+
+def test_biases_before_a_norm_have_no_gradient_at_all():
+    made = network()
+    first = own(made, dict(made.named_parameters()), *batch(False))
+    names = [name for name, _ in made.named_parameters()]
+    biases = [one for name, one in zip(names, first, strict=True) if name in ("features.0.bias", "features.4.bias")]
+    assert len(biases) == 2 and not any(one.any() for one in biases)
+
+
+def test_under_autocast_it_is_as_good_as_automatic_differentiation():
+    batches = [batch(False, torch.float32) for _ in range(3)]
+    exact = both_orders(plain, network(torch.float32), *batches[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = both_orders(own, network(torch.float32), *batches[1])
+        theirs = both_orders(plain, network(torch.float32), *batches[2])
+    assert all(one.dtype == torch.float32 for one in ours)
+    errors = [
+        torch.stack(
+            [(one - expected).norm() / (expected.norm() + 1e-3) for one, expected in zip(tensors, exact, strict=True)]
+        )
+        for tensors in (ours, theirs)
+    ]
+    assert 1e-4 < errors[0].mean() <= 1.2 * errors[1].mean()
+
+
+def test_constants_get_no_derivative():
+    made = network()
+    images, labels = batch(False)
+    first = own(made, {name: p.detach() for name, p in made.named_parameters()}, images, labels)
+    (of_images,) = torch.autograd.grad(sum(one.sum() for one in first), [images])
+    assert of_images.shape == images.shape
+    with torch.no_grad():
+        assert not own(made, dict(made.named_parameters()), images, labels)[0].requires_grad
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group", "none"])
+def test_other_norms_are_left_to_automatic_differentiation(norm):
+    made = network(norm=norm)
+    assert made.loss_gradient(dict(made.named_parameters()), *batch(False)) is None

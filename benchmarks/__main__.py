@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import classes, methods, pools, unroll
+from benchmarks import classes, methods, peers, pools, processes, unroll
 from benchmarks.cases import METHODS
 from benchmarks.measure import environment
 
@@ -18,18 +18,24 @@ SECTIONS = {
     "classes": ("Classes in turn or together", classes),
     "pools": ("Pools of networks", pools),
     "unroll": ("Forms of the inner loop", unroll),
+    "peers": ("Beside the official code", peers),
+    "processes": ("Several processes", processes),
 }
 FULL: dict[str, dict[str, Any]] = {
     "methods": {"methods": list(METHODS), "stages": [1, 5], "repeats": 3},
     "classes": {"widths": [32, 128], "sizes": [16, 32], "classes": [10, 100], "repeats": 3, "real_batch": 32},
     "pools": {"methods": ["IDC", "DSA", "DM"], "repeats": 3},
     "unroll": {"steps": [10, 50], "repeats": 3},
+    "peers": {"repeats": 3},
+    "processes": {"processes": [1, 2], "repeats": 3, "stages.iterations": 200},
 }
 QUICK: dict[str, dict[str, Any]] = {
     "methods": {**FULL["methods"], "width": 32, "size": 16, "real_batch": 64, "syn_steps": 5},
     "classes": {"widths": [32], "sizes": [16], "classes": [10], "repeats": 3, "real_batch": 32},
     "pools": {**FULL["pools"], "width": 32, "size": 16, "real_batch": 64},
     "unroll": {"steps": [5], "repeats": 3, "width": 32, "size": 16},
+    "peers": {"repeats": 1, "work": ["iteration, 10 steps x 20 images"]},
+    "processes": {"processes": [1, 2], "repeats": 1, "stages.iterations": 100},
 }
 SMALLEST: dict[str, dict[str, Any]] = {
     "methods": {"methods": list(METHODS), "stages": [1, 2], "repeats": 1, "width": 4, "size": 8, "real_batch": 4,
@@ -37,6 +43,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "classes": {"widths": [4], "sizes": [8], "classes": [2], "repeats": 1, "real_batch": 4},
     "pools": {"methods": ["IDC", "DSA", "DM"], "repeats": 1, "width": 4, "size": 8, "real_batch": 4},
     "unroll": {"steps": [2], "repeats": 1, "width": 4, "size": 8, "batch": 4},
+    "peers": {"repeats": 1, "work": ["transition, 5 epochs on 100 images"], "width": 4},
+    "processes": {"processes": [1], "repeats": 1, "stages.iterations": 2, "stages.experts.number": 1,
+                  "model.max_start_epoch": 1, "model.expert_epochs": 1, "stages.transition.epochs": 2},
 }  # fmt: skip
 SIZES = {"full": FULL, "quick": QUICK, "smallest": SMALLEST}
 
@@ -48,6 +57,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--official", default="", help="checkout of mtt-distillation, to run beside ours")
+    parser.add_argument("--images", default="", help="CIFAR-10 as image files, for experts beside the official code")
     parser.add_argument("--output", type=Path, help="folder for benchmarks.md and benchmarks.json")
     return parser.parse_args(words)
 
@@ -63,7 +74,8 @@ def main(words: list[str]) -> None:
     for name in args.sections:
         title, benchmark = SECTIONS[name]
         settings = SIZES[args.size][name]
-        rows = benchmark.measure(**settings, device=args.device)
+        of_peers = {"code": args.official, "root": args.images, "threads": args.threads} if name == "peers" else {}
+        rows = benchmark.measure(**settings, **of_peers, device=args.device)
         results[name] = {"settings": settings, "rows": rows}
         parts.append(f"## {title}\n\n{benchmark.TEXT}\n\n{_settings(settings)}\n\n{benchmark.report(rows)}\n")
         print(f"\n{parts[-1]}", end="", flush=True)

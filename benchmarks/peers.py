@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,29 +44,35 @@ Answer: TypeAlias = dict[str, float]
 
 
 def measure(
-    code: str, root: str, repeats: int, work: Mapping[str, dict[str, Any]] = WORK, **settings: Any
+    code: str, root: str, repeats: int, work: Sequence[str] = tuple(WORK), **settings: Any
 ) -> list[dict[str, Any]]:
     """Return one row per kind of work and code.
 
     Args:
         code: Checkout of the official code; empty: ours alone.
-        root: Folder of CIFAR-10 as image files.
+        root: Folder of CIFAR-10 as image files; empty: without the work that needs it.
         repeats: Rounds that count.
-        work: Fields of `Workload` by name.
+        work: Names of kinds of work.
         settings: Further fields of all workloads.
     """
-    return [row for name, fields in work.items() for row in _measure(name, code, root, repeats, {**fields, **settings})]
+    places = {"code": code and str(Path(code).resolve()), "root": root and str(Path(root).resolve())}
+    kinds = [
+        name
+        for name in work
+        if root or WORK[name]["part"] == "transition" or not (code or WORK[name]["part"] == "expert")
+    ]
+    return [row for name in kinds for row in _measure(name, repeats, {**WORK[name], **places, **settings})]
 
 
-def _measure(name: str, code: str, root: str, repeats: int, fields: dict[str, Any]) -> list[dict[str, Any]]:
+def _measure(name: str, repeats: int, fields: dict[str, Any]) -> list[dict[str, Any]]:
     answers: dict[str, list[Answer]] = {}
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         rounds = {}
         for kind, module in CODES.items():
-            if kind == "official" and not code:
+            if kind == "official" and not fields["code"]:
                 continue
-            load = Workload(root=root, scratch=scratch, code=code, precision=kind.partition(", ")[2], **fields)
+            load = Workload(scratch=scratch, precision=kind.partition(", ")[2], **fields)
             rounds[kind] = stack.enter_context(_worker(module, load))
         for turn in range(repeats + 1):
             for kind, answer in rounds.items():
@@ -125,16 +131,13 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--code", default="", help="checkout of the official code; without it ours alone")
-    parser.add_argument("--root", required=True, help="CIFAR-10 as image files: train/<class>/, test/<class>/")
+    parser.add_argument("--root", default="", help="CIFAR-10 as image files: train/<class>/, test/<class>/")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", default=list(WORK), metavar="WORK", help=f"of {'; '.join(WORK)}")
     args = parser.parse_args()
-    work = {name: WORK[name] for name in args.only}
-    code = str(Path(args.code).resolve()) if args.code else ""
-    rows = measure(code, str(Path(args.root).resolve()), args.repeats, work, device=args.device, threads=args.threads)
-    print(report(rows))
+    print(report(measure(args.code, args.root, args.repeats, args.only, device=args.device, threads=args.threads)))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,10 @@ def choose_form(
         size = steps * graph_size(lambda: problem.gradient(0, start_from(params), inputs, create_graph=True))
     form: Form = "stored" if memory is None or size <= SHARE * memory else "constant"
     has = "an unknown amount" if memory is None else f"{memory / 2**30:.1f} GiB"
-    return form, f"the graph of {steps} student steps takes {size / 2**20:,.0f} MiB, the device has {has}: form {form!r}"
+    return (
+        form,
+        f"the graph of {steps} student steps takes {size / 2**20:,.0f} MiB, the device has {has}: form {form!r}",
+    )
 
 
 def graph_size(build: Callable[[], object]) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import pools
+from benchmarks import peers, pools
 from benchmarks.__main__ import SECTIONS, SMALLEST, main
 from benchmarks.cases import METHODS, Case, Iteration, check
 from benchmarks.measure import flops, peak_bytes, peak_of, table
@@ -45,6 +45,14 @@ def test_one_command_writes_the_whole_document(no_processes, tmp_path, capsys):
     assert measured == list(itertools.product(METHODS, SMALLEST["methods"]["stages"], ("ours", "plain")))
     assert all(row["seconds"] > 0 and row["to_floor"] > 0 for row in rows)
     assert results["environment"]["torch"] == torch.__version__
+    assert [row["code"] for row in results["peers"]["rows"]] == ["ours, float32", "ours, bfloat16"]
+    assert results["processes"]["rows"][0]["segments"] > 0
+
+
+def test_a_process_that_fails_is_reported_with_its_message(tmp_path):
+    (tmp_path / "utils.py").write_text("raise RuntimeError('out of order')")
+    with pytest.raises(SystemExit, match="out of order"):
+        peers.measure(str(tmp_path), "", 1, ["transition, 5 epochs on 100 images"], width=4)
 
 
 def test_memory_is_the_peak_of_a_process_of_its_own():

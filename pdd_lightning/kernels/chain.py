@@ -76,10 +76,11 @@ class _ChainGradient(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         x = images.to(dtype).contiguous(memory_format=torch.channels_last)
         xs, ys, states = [], [], []
-        for number, block in enumerate(blocks):
-            weight, _, gamma, beta = params[4 * number : 4 * number + 4]
+        weights = [_kernel(weight, dtype) for weight in params[: 4 * len(blocks) : 4]]
+        for number, (block, weight) in enumerate(zip(blocks, weights, strict=True)):
+            gamma, beta = params[4 * number + 2 : 4 * number + 4]
             xs.append(x)
-            ys.append(F.conv2d(x, weight.to(dtype), padding=block.padding))
+            ys.append(F.conv2d(x, weight, padding=block.padding))
             x, state = kernel.forward(ys[-1], gamma, beta, block.eps)
             states.append(state)
         features = x.flatten(1).to(params[-1].dtype)
@@ -88,13 +89,13 @@ class _ChainGradient(torch.autograd.Function):
         gradient = [slope.t() @ features, slope.sum(0)]
         gp, gps = (slope @ params[-2]).view_as(x).to(dtype), []
         for number in reversed(range(len(blocks))):
-            weight, bias, *_ = params[4 * number : 4 * number + 4]
             gps.append(gp)
             gy, ggamma, gbeta = kernel.backward(gp, ys[number], states[number])
-            of_weight = weight_slope(gy, xs[number], weight.to(dtype), blocks[number].padding)
-            gradient[:0] = [of_weight.to(weight), torch.zeros_like(bias), ggamma, gbeta]
+            of_weight = weight_slope(gy, xs[number], weights[number], blocks[number].padding)
+            bias = params[4 * number + 1]
+            gradient[:0] = [of_weight.to(bias), torch.zeros_like(bias), ggamma, gbeta]
             if number:
-                gp = input_slope(gy, xs[number], weight.to(dtype), blocks[number].padding)
+                gp = input_slope(gy, xs[number], weights[number], blocks[number].padding)
         ctx.blocks, ctx.dtype = blocks, dtype
         kept = [tensor for state in states for tensor in (state.mean, state.rstd)]
         ctx.save_for_backward(images, targets, features, shares, slope, *params, *xs[1:], *ys[1:], *gps[::-1], *kept)
@@ -117,8 +118,9 @@ def _second_order(ctx: Any, v: Sequence[Tensor]) -> list[Tensor | None]:
     of_x: list[Tensor | None] = []
     of_weight: list[Tensor | None] = []
     halves, maps, vp = [], [], None
+    kernels = [_kernel(params[4 * number], dtype) for number in range(len(blocks))]
     for number, (block, one) in enumerate(zip(blocks, passes, strict=True)):
-        weight, v_weight = (p[4 * number].to(dtype) for p in (params, v))
+        weight, v_weight = kernels[number], _kernel(v[4 * number], dtype)
         v_gamma, v_beta = v[4 * number + 2 : 4 * number + 4]
         gy, _, _ = kernel.backward(one.gp, one.y, one.state)
         vy = F.conv2d(one.x, v_weight, padding=block.padding)
@@ -142,7 +144,7 @@ def _second_order(ctx: Any, v: Sequence[Tensor]) -> list[Tensor | None]:
     tp = (slope @ v[-2] + logits @ params[-2]).view_as(vp).to(dtype)
     for number in reversed(range(len(blocks))):
         block, one = blocks[number], passes[number]
-        weight, bias = params[4 * number].to(dtype), params[4 * number + 1]
+        weight, bias = kernels[number], params[4 * number + 1]
         ty, tgamma, tbeta = kernel.total(one.gp, one.y, maps.pop(), tp, v[4 * number + 2], halves[number], one.state)
         if learned:
             of_weight[number] = _sum(of_weight[number], weight_slope(ty, one.x, weight, block.padding)).to(bias)
@@ -163,6 +165,11 @@ def _unpack(ctx: Any) -> tuple[Any, ...]:
     norms = [(*islice(saved, 2), *params[4 * number + 2 : 4 * number + 4]) for number in range(depth)]
     passes = [_Pass(x, y, kernel.NormState(*norm), gp) for x, y, norm, gp in zip(xs, ys, norms, gps, strict=True)]
     return images, targets, features, shares, slope, params, passes
+
+
+def _kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A convolution's kernel as it is computed with, so that no call has to bring it into that form again."""
+    return weight.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _sum(first: Tensor | None, second: Tensor) -> Tensor:

@@ -57,7 +57,9 @@ class InnerProblem:
         """
         with torch.enable_grad():
             if self.criterion is F.cross_entropy and isinstance(self.network, ConvNet):
-                gradient = self.network.loss_gradient(params, *self.batch(step, *inputs))
+                constants = {name: value.detach() for name, value in params.items()}  # of step 0: the start is one
+                at = params if step else constants
+                gradient = self.network.loss_gradient(at, *self.batch(step, *inputs))
                 if gradient is not None:
                     return gradient
             loss = self.loss(step, params, inputs)

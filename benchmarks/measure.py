@@ -14,7 +14,8 @@ import lightning
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from pdd_lightning import __version__
 
@@ -56,9 +57,22 @@ def training_step(network: nn.Module, images: torch.Tensor) -> None:
 
 def flops(call: Callable[[], object]) -> int:
     """Return the floating-point operations of a call, in matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
+    with _Flops() as counter:
         call()
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Flops(TorchDispatchMode):
+    """Counts operations. Torch's own counter hooks into modules, for which networks take another way than else."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation, and count what it does."""
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        self.total += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        return result
 
 
 def peak_bytes(device: str) -> int:

@@ -6,6 +6,7 @@ python -m benchmarks.peers --code mtt-distillation --root path/to/cifar10-as-fil
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import torch
 
@@ -31,11 +32,12 @@ COLUMNS = {
     "work": "work|", "code": "code|", "seconds": "s|.3f", "spread": "lowest - highest|",
     "to_official": "to official|.2f", "peak_mb": "peak MB|.0f", "peak_to_official": "peak to official|.2f",
 }  # fmt: skip
+_FEW = {"part": "iteration", "real": 500}  # real images: to start from
 WORK: dict[str, dict[str, Any]] = {
-    "iteration, 10 steps x 20 images": {"part": "iteration", "steps": 10},
-    "iteration, 20 steps x 20 images": {"part": "iteration", "steps": 20},
-    "iteration, 50 steps x 20 images": {"part": "iteration", "steps": 50},
-    "iteration, 30 steps x 100 of 500 images": {"part": "iteration", "steps": 30, "batch": 100, "ipc": 50},
+    "iteration, 10 steps x 20 images": {**_FEW, "steps": 10},
+    "iteration, 20 steps x 20 images": {**_FEW, "steps": 20},
+    "iteration, 50 steps x 20 images": {**_FEW, "steps": 50},
+    "iteration, 30 steps x 100 of 500 images": {**_FEW, "steps": 30, "batch": 100, "ipc": 50},
     "expert, epoch of 5,000 images": {"part": "expert"},
     "transition, 5 epochs on 100 images": {"part": "transition"},
 }
@@ -85,21 +87,26 @@ def _measure(name: str, repeats: int, fields: dict[str, Any]) -> list[dict[str, 
 @contextmanager
 def _worker(module: str, load: Workload) -> Iterator[Iterator[Answer]]:
     """Start a process, and give its rounds."""
-    path = str(Path(__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {path!r}); import runpy;"
-         f" runpy.run_module({module!r}, run_name='__main__', alter_sys=True)", *words(load)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=load.scratch,
-    )  # fmt: skip
-    try:
-        yield _rounds(process)
-    finally:
-        process.kill()
-        process.communicate()
+    project = str(Path(__file__).parents[1])
+    program = f"import sys, runpy; sys.path.insert(0, {project!r}); runpy.run_module({module!r}, run_name='__main__')"
+    hidden = (
+        {"CUDA_VISIBLE_DEVICES": ""} if load.device == "cpu" else {}
+    )  # the official code takes a GPU if there is one
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", program, *words(load)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=load.scratch,
+            env={**os.environ, **hidden},
+        )  # fmt: skip
+        try:
+            yield _rounds(process, errors)
+        finally:
+            process.kill()
+            process.communicate()
 
 
-def _rounds(process: "subprocess.Popen[str]") -> Iterator[Answer]:
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+def _rounds(process: "subprocess.Popen[str]", errors: IO[str]) -> Iterator[Answer]:
+    assert process.stdin is not None and process.stdout is not None
     while True:
         try:
             process.stdin.write("\n")
@@ -108,7 +115,8 @@ def _rounds(process: "subprocess.Popen[str]") -> Iterator[Answer]:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise SystemExit(f"a benchmark process ended: {process.stderr.read()[-2000:]}")
+            errors.seek(0)
+            raise SystemExit(f"a benchmark process ended: {errors.read()[-2000:]}")
         yield json.loads(line)
 
 

@@ -24,8 +24,8 @@ FORMS = ("stored", "constant", "plain", "higher")
 TEXT = """\
 One iteration is the forward pass, the trajectory distance and the backward pass. `plain` stores the graph of torch's
 own operations, and so does `higher`. The forms are timed alternating, in medians; the floor is 9 forward passes per
-image and step (one forward, two for the gradient, six for its derivative), at the speed of a plain training step in the
-same run. Memory is the peak of a fresh process per form, and what of it is above one that only sets the problem up."""
+image and step (one forward, two for the gradient, six for its derivative), at the speed of a training step in the same
+run. Memory is the peak of a fresh process per form, and what of it is above one that only sets the problem up."""
 COLUMNS = {
     "form": "form|", "steps": "steps|d", "seconds": "s / iteration|.4f", "to_plain": "to plain|.2f",
     "to_floor": "to floor|.2f", "gflops": "GFLOP/s|.0f", "peak_mb": "peak MB|.0f",

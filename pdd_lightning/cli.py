@@ -166,11 +166,18 @@ class PDDCLI(LightningCLI):
             print(f"Note: the checkpoint has {data.union.num_stages} of {data.num_stages} stages.")
 
 
+class _ToStandardError(logging.Handler):
+    """Prints to what is standard error at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _show_log() -> None:
     """Prints what the package says of its choices, once for all processes of a run."""
     logger = logging.getLogger("pdd_lightning")
-    if not logger.handlers and os.environ.get("LOCAL_RANK", "0") == "0":
-        logger.addHandler(logging.StreamHandler())
+    if not logger.handlers and getattr(rank_zero_only, "rank", 0) == 0:
+        logger.addHandler(_ToStandardError())
         logger.setLevel(logging.INFO)
 
 

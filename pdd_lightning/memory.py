@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import torch
 
 # Numbers of glibc's options in malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 32 << 20
+_CONTAINER_LIMITS = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
 
 
 def keep_freed_memory() -> bool:
@@ -29,10 +31,19 @@ def keep_freed_memory() -> bool:
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Return the bytes of memory that a device has, or None where the system does not say."""
+    """Return the bytes of memory that a device has, or a container may use; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
+    limits = [int(text) for path in _CONTAINER_LIMITS if (text := _content(path)).isdigit()]
+    return min(physical, *limits)
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pdd_lightning.kernels import norm_relu_pool as kernel
+from pdd_lightning.kernels import norm_relu_pool as norms
 from pdd_lightning.kernels.convolution import input_slope, weight_slope
+from pdd_lightning.kernels.order import require_last_derivative
 from pdd_lightning.kernels.parts import in_parts
 
 
@@ -46,7 +46,7 @@ def chain_gradient(
         images: `[N, C, H, W]` on the CPU; under autocast to bfloat16, maps are kept in it, sums and parameters are not.
         labels: Classes `[N]`, or class probabilities `[N, classes]`.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+    dtype = norms.computed_in(images)
     classes = params[-1].shape[0]
     targets = labels if labels.is_floating_point() else F.one_hot(labels, classes).to(params[-1].dtype)
     images_of_parts = in_parts(images, len(params[0]), dtype)
@@ -65,7 +65,7 @@ class _Pass(NamedTuple):
 
     x: Tensor
     y: Tensor
-    state: kernel.NormState
+    state: norms.NormState
     gp: Tensor
 
 
@@ -76,12 +76,12 @@ class _ChainGradient(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         x = images.to(dtype).contiguous(memory_format=torch.channels_last)
         xs, ys, states = [], [], []
-        weights = [_kernel(weight, dtype) for weight in params[: 4 * len(blocks) : 4]]
+        weights = [_weight(weight, dtype) for weight in params[: 4 * len(blocks) : 4]]
         for number, (block, weight) in enumerate(zip(blocks, weights, strict=True)):
             gamma, beta = params[4 * number + 2 : 4 * number + 4]
             xs.append(x)
             ys.append(F.conv2d(x, weight, padding=block.padding))
-            x, state = kernel.forward(ys[-1], gamma, beta, block.eps)
+            x, state = norms.forward(ys[-1], gamma, beta, block.eps)
             states.append(state)
         features = x.flatten(1).to(params[-1].dtype)
         shares = torch.addmm(params[-1], features, params[-2].t()).softmax(1)
@@ -90,10 +90,10 @@ class _ChainGradient(torch.autograd.Function):
         gp, gps = (slope @ params[-2]).view_as(x).to(dtype), []
         for number in reversed(range(len(blocks))):
             gps.append(gp)
-            gy, ggamma, gbeta = kernel.backward(gp, ys[number], states[number])
+            gy, ggamma, gbeta = norms.backward(gp, ys[number], states[number])
             of_weight = weight_slope(gy, xs[number], weights[number], blocks[number].padding)
             bias = params[4 * number + 1]
-            gradient[:0] = [of_weight.to(bias), torch.zeros_like(bias), ggamma, gbeta]
+            gradient[:0] = [of_weight.to(bias), torch.zeros_like(bias), ggamma.to(bias), gbeta.to(bias)]
             if number:
                 gp = input_slope(gy, xs[number], weights[number], blocks[number].padding)
         ctx.blocks, ctx.dtype = blocks, dtype
@@ -102,8 +102,8 @@ class _ChainGradient(torch.autograd.Function):
         return tuple(gradient)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+        require_last_derivative()
         with torch.autocast("cpu", enabled=False):
             return (None, None, *_second_order(ctx, v))
 
@@ -118,17 +118,17 @@ def _second_order(ctx: Any, v: Sequence[Tensor]) -> list[Tensor | None]:
     of_x: list[Tensor | None] = []
     of_weight: list[Tensor | None] = []
     halves, maps, vp = [], [], None
-    kernels = [_kernel(params[4 * number], dtype) for number in range(len(blocks))]
+    weights = [_weight(params[4 * number], dtype) for number in range(len(blocks))]
     for number, (block, one) in enumerate(zip(blocks, passes, strict=True)):
-        weight, v_weight = kernels[number], _kernel(v[4 * number], dtype)
+        weight, v_weight = weights[number], _weight(v[4 * number], dtype)
         v_gamma, v_beta = v[4 * number + 2 : 4 * number + 4]
-        gy, _, _ = kernel.backward(one.gp, one.y, one.state)
+        gy, _, _ = norms.backward(one.gp, one.y, one.state)
         vy = F.conv2d(one.x, v_weight, padding=block.padding)
         if vp is not None:
             vy += F.conv2d(vp, weight, padding=block.padding)
         of_weight.append(None if vp is None or not learned else weight_slope(gy, vp, weight, block.padding))
         of_x.append(input_slope(gy, one.x, v_weight, block.padding) if number or of_images else None)
-        half = kernel.adjoint(one.gp, one.y, vy, v_gamma, v_beta, one.state)
+        half = norms.adjoint(one.gp, one.y, vy, v_gamma, v_beta, one.state)
         halves.append(half)
         maps.append(vy)
         vp = half.vp
@@ -144,11 +144,11 @@ def _second_order(ctx: Any, v: Sequence[Tensor]) -> list[Tensor | None]:
     tp = (slope @ v[-2] + logits @ params[-2]).view_as(vp).to(dtype)
     for number in reversed(range(len(blocks))):
         block, one = blocks[number], passes[number]
-        weight, bias = kernels[number], params[4 * number + 1]
-        ty, tgamma, tbeta = kernel.total(one.gp, one.y, maps.pop(), tp, v[4 * number + 2], halves[number], one.state)
+        weight, bias = weights[number], params[4 * number + 1]
+        ty, tgamma, tbeta = norms.total(one.gp, one.y, maps.pop(), tp, v[4 * number + 2], halves[number], one.state)
         if learned:
             of_weight[number] = _sum(of_weight[number], weight_slope(ty, one.x, weight, block.padding)).to(bias)
-        derivatives[:0] = [of_weight[number], torch.zeros_like(bias), tgamma, tbeta]
+        derivatives[:0] = [of_weight[number], torch.zeros_like(bias), tgamma.to(bias), tbeta.to(bias)]
         if number or of_images:
             tp = _sum(of_x[number], input_slope(ty, one.x, weight, block.padding))
     return [tp.to(images) if of_images else None, inner - v_slope if of_targets else None, *derivatives]
@@ -162,12 +162,12 @@ def _unpack(ctx: Any) -> tuple[Any, ...]:
     x = images.to(ctx.dtype).contiguous(memory_format=torch.channels_last)
     xs, ys, gps = [x, *islice(saved, depth - 1)], list(islice(saved, depth - 1)), list(islice(saved, depth))
     ys.insert(0, F.conv2d(x, params[0].to(ctx.dtype), padding=ctx.blocks[0].padding))
-    norms = [(*islice(saved, 2), *params[4 * number + 2 : 4 * number + 4]) for number in range(depth)]
-    passes = [_Pass(x, y, kernel.NormState(*norm), gp) for x, y, norm, gp in zip(xs, ys, norms, gps, strict=True)]
+    states = [(*islice(saved, 2), *params[4 * number + 2 : 4 * number + 4]) for number in range(depth)]
+    passes = [_Pass(x, y, norms.NormState(*state), gp) for x, y, state, gp in zip(xs, ys, states, gps, strict=True)]
     return images, targets, features, shares, slope, params, passes
 
 
-def _kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A convolution's kernel as it is computed with, so that no call has to bring it into that form again."""
     return weight.to(dtype).contiguous(memory_format=torch.channels_last)
 

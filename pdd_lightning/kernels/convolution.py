@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from pdd_lightning.kernels.order import require_last_derivative
 
 _FEW = 36
 """Entries of a kernel per output channel up to which `input_slope` goes another way: four channels of 3x3."""
@@ -39,7 +40,7 @@ def input_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, in
     parts = F.conv2d(slope, weight.flatten(1).t()[:, :, None, None]).unflatten(1, (channels, rows * columns))
     parts = parts.to(torch.promote_types(parts.dtype, torch.float32))  # sums of bfloat16 would lose too much
     shape = (count, channels, height + 2 * padding[0], width + 2 * padding[1])
-    padded = torch.zeros(shape, dtype=parts.dtype).contiguous(memory_format=torch.channels_last)
+    padded = torch.zeros(shape, dtype=parts.dtype, device=x.device).contiguous(memory_format=torch.channels_last)
     for number in range(rows * columns):
         down, right = divmod(number, columns)
         padded[:, :, down : down + slope.shape[2], right : right + slope.shape[3]] += parts[:, :, number]
@@ -84,8 +85,8 @@ class _Backward(torch.autograd.Function):
         return of_x, of_weight
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, v_x: Tensor | None, v_weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        require_last_derivative()
         slope, x, weight = ctx.saved_tensors
         of_slope = of_x = of_weight = None
         if v_x is not None:

@@ -32,12 +32,13 @@ def library() -> ctypes.CDLL | None:
     `$XDG_CACHE_HOME/pdd_lightning` (by default `~/.cache`) under a name that depends on source, compiler and processor.
     Without a compiler, or with `PDD_KERNELS=off`, the same is computed by torch's own operations.
     """
-    if os.environ.get(SWITCH, "on") == "off":
-        logger.info("Fused CPU kernels: off (%s=off)", SWITCH)
+    switch = os.environ.get(SWITCH, "on")
+    if switch.lower() in ("off", "0", "false", "no"):
+        logger.info("Fused CPU kernels: off (%s=%s)", SWITCH, switch)
         return None
     try:
         kernels = _load()
-    except (OSError, subprocess.SubprocessError) as error:
+    except Exception as error:  # whatever it is, torch can do without
         logger.warning("Fused CPU kernels: none, so that networks take torch's own operations (%s)", _reason(error))
         return None
     logger.info("Fused CPU kernels: %s", kernels._name)
@@ -45,7 +46,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _load() -> ctypes.CDLL:
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
     if shutil.which(compiler[0]) is None:
         raise OSError(f"there is no compiler {compiler[0]!r}; name one in the environment variable CXX")
     path = _folder() / f"norm_relu_pool_{_key(compiler)}.so"
@@ -53,11 +54,15 @@ def _load() -> ctypes.CDLL:
         _build(compiler, path)
     # Torch's own OpenMP library, loaded already, is found by its names: a second one's threads would get in the way.
     # Names that are missing are an error now, not at the first call.
-    return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    try:
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    except OSError:
+        path.unlink(missing_ok=True)  # damaged, perhaps
+        raise
 
 
 def _build(compiler: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         # Linked without -fopenmp, which would bring the compiler's own OpenMP library.

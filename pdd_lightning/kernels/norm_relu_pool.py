@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pdd_lightning.kernels.library import library
+from pdd_lightning.kernels.order import require_last_derivative
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 _SUMS = 5
@@ -53,9 +53,15 @@ class NormState(NamedTuple):
     beta: Tensor
 
 
+def computed_in(images: Tensor) -> torch.dtype:
+    """Return the type that images are computed in: under autocast its type for float32, else their own."""
+    autocast = torch.is_autocast_enabled("cpu") and images.dtype == torch.float32
+    return torch.get_autocast_dtype("cpu") if autocast else images.dtype
+
+
 def can_fuse(images: Tensor) -> bool:
-    """Return whether the kernels work on these images: on a CPU, with a known type, and outside of torch.func."""
-    if images.device.type != "cpu" or images.dtype not in _NAMES or torch.compiler.is_compiling():
+    """Return whether the kernels work on these images: on a CPU, in a known type, and outside of torch.func."""
+    if images.device.type != "cpu" or computed_in(images) not in _NAMES or torch.compiler.is_compiling():
         return False
     return not torch._C._are_functorch_transforms_active() and library() is not None
 
@@ -76,8 +82,10 @@ def norm_relu_pool(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
 def forward(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, NormState]:
     """Return the pooled map and the state."""
     y, gamma, beta = _map(y), _sums_type(gamma, y), _sums_type(beta, y)
+    _require_shapes(y, gamma, beta)
     count, channels, height, width = y.shape
-    pooled = torch.empty((count, channels, height // 2, width // 2), dtype=y.dtype, memory_format=torch.channels_last)
+    shape = (count, channels, height // 2, width // 2)
+    pooled = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
     mean, rstd = gamma.new_empty(count, channels), gamma.new_empty(count, channels)
     _call("forward", y, y, gamma, beta, ctypes.c_double(eps), pooled, mean, rstd)
     return pooled, NormState(mean, rstd, gamma, beta)
@@ -86,6 +94,7 @@ def forward(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor,
 def backward(gp: Tensor, y: Tensor, state: NormState) -> tuple[Tensor, Tensor, Tensor]:
     """Return the slopes of y, of gamma and of beta."""
     y = _map(y)
+    _require_shapes(y, state.gamma, state.beta, gp)
     gy, ggamma, gbeta = torch.empty_like(y), torch.empty_like(state.mean), torch.empty_like(state.mean)
     _call("backward", y, _map(gp), y, *state, gy, ggamma, gbeta)
     return gy, ggamma.sum(0), gbeta.sum(0)
@@ -108,6 +117,7 @@ class Adjoint(NamedTuple):
 def adjoint(gp: Tensor, y: Tensor, v: Tensor, vgamma: Tensor, vbeta: Tensor, state: NormState) -> Adjoint:
     """Return what follows for gp and gamma from the slopes v, vgamma and vbeta of what `backward` returned."""
     y, gp, v = _map(y), _map(gp), _map(v)
+    _require_shapes(y, vgamma, vbeta, gp, v)
     vp, tgamma = torch.empty_like(gp), torch.empty_like(state.mean)
     sums = state.mean.new_empty(len(y), _SUMS, y.shape[1])
     _call("adjoint", y, gp, y, v, *state, _sums_type(vgamma, y), _sums_type(vbeta, y), vp, sums, tgamma)
@@ -152,13 +162,25 @@ class _Backward(torch.autograd.Function):
         return gy, ggamma.to(gamma), gbeta.to(beta)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, v: Tensor, vgamma: Tensor, vbeta: Tensor) -> tuple[Tensor | None, ...]:
+        require_last_derivative()
         gp, y, *rest = ctx.saved_tensors
         state = NormState(*rest)
         half = adjoint(gp, y, v, vgamma, vbeta, state)
         ty, tgamma, _ = total(gp, y, v, None, vgamma, half, state)
         return half.vp, ty, tgamma.to(vgamma), None, None, None
+
+
+def _require_shapes(
+    y: Tensor, gamma: Tensor, beta: Tensor, pooled: Tensor | None = None, slope: Tensor | None = None
+) -> None:
+    """Raises `RuntimeError` where something does not fit the map: the kernels would read what is not there."""
+    count, channels, height, width = y.shape
+    pooled_shape = (count, channels, height // 2, width // 2)
+    for tensor, shape in ((gamma, (channels,)), (beta, (channels,)), (pooled, pooled_shape), (slope, tuple(y.shape))):
+        if tensor is not None and (tuple(tensor.shape) != shape or tensor.device != y.device):
+            found = f"{list(tensor.shape)} on {tensor.device}"
+            raise RuntimeError(f"with a map {list(y.shape)} on {y.device} goes {list(shape)} there, got {found}")
 
 
 def _map(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from pdd_lightning.kernels.convolution import convolution
-from pdd_lightning.kernels.norm_relu_pool import can_fuse, norm_relu_pool
+from pdd_lightning.kernels.norm_relu_pool import can_fuse, computed_in, norm_relu_pool
 from pdd_lightning.kernels.parts import in_parts
 
 
@@ -28,7 +28,8 @@ class Block(NamedTuple):
 class Blocks(nn.Sequential):
     """Modules one after another, as `nn.Sequential`; on a CPU, known blocks are computed in few passes.
 
-    The result is that of the modules up to rounding, and can be differentiated twice.
+    The result is that of the modules up to rounding. It can be differentiated twice in reverse mode; for more, forward
+    mode, or batched gradients set `PDD_KERNELS=off`, see `pdd_lightning.kernels.library`.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class Blocks(nn.Sequential):
         if blocks is None:
             features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
             return features
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+        dtype = computed_in(images)
         parts = in_parts(images, blocks[0].conv.out_channels, dtype)
         return torch.cat([_features(blocks, part.to(dtype)) for part in parts]).to(images.dtype)
 
@@ -62,10 +63,10 @@ def fused_blocks(features: nn.Module, images: Tensor) -> list[Block] | None:
         features: Blocks and `nn.Flatten` at the end.
         images: What it is to be given.
     """
-    if not isinstance(features, Blocks) or not can_fuse(images) or _hooked(features):
+    if not isinstance(features, Blocks) or not can_fuse(images) or any(map(hooked, list(features.modules())[1:])):
         return None
     *modules, last = features.children()
-    if len(modules) % 4 or not modules or not isinstance(last, nn.Flatten) or (last.start_dim, last.end_dim) != (1, -1):
+    if len(modules) % 4 or not modules or type(last) is not nn.Flatten or (last.start_dim, last.end_dim) != (1, -1):
         return None
     groups = (modules[first : first + 4] for first in range(0, len(modules), 4))
     blocks = [block for group in groups if (block := _as_block(*group)) is not None]
@@ -75,21 +76,19 @@ def fused_blocks(features: nn.Module, images: Tensor) -> list[Block] | None:
 
 def _as_block(conv: nn.Module, norm: nn.Module, relu: nn.Module, pool: nn.Module) -> Block | None:
     """The four modules as a block, if they are one."""
-    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.GroupNorm)):
+    # Their own classes: a subclass, or a parametrised module, may compute something else.
+    if (type(conv), type(norm), type(relu), type(pool)) != (nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d):
         return None
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.GroupNorm) and isinstance(pool, nn.AvgPool2d)
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
     each = norm.num_groups == norm.num_channels == conv.out_channels and norm.affine
-    halves = isinstance(pool, nn.AvgPool2d) and (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
+    halves = (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
     halves = halves and not pool.ceil_mode and pool.divisor_override is None
-    known = plain and not isinstance(conv.padding, str) and each and type(relu) is nn.ReLU and halves
+    known = plain and not isinstance(conv.padding, str) and each and halves
     return Block(conv, norm) if known else None
 
 
-def _hooked(features: nn.Module) -> bool:
-    """Whether somebody wants to be told of modules that would not be called."""
-    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks or hooks._global_backward_hooks:
-        return True
-    own = (
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in features.modules() if m is not features
-    )
-    return any(own)
+def hooked(module: nn.Module) -> bool:
+    """Return whether somebody wants to be told when a module, or any module, is called or differentiated."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") or getattr(hooks, f"_global_{kind}") for kind in kinds)

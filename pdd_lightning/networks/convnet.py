@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.kernels.chain import ChainBlock, chain_gradient
-from pdd_lightning.networks.blocks import Blocks, fused_blocks
+from pdd_lightning.networks.blocks import Blocks, fused_blocks, hooked
 from pdd_lightning.networks.norm import Norm, norm_layers
 from pdd_lightning.typing import Params
 
@@ -83,10 +83,13 @@ class ConvNet(nn.Module):
         Args:
             params: All parameters, in the place of the network's own.
             images: `[N, C, H, W]`.
-            labels: Classes `[N]`, or class probabilities `[N, num_classes]`.
+            labels: Classes `[N]`, all of them counting, or class probabilities `[N, num_classes]`.
         """
-        blocks = fused_blocks(self.features, images) if type(self) is ConvNet else None
-        if blocks is None or not isinstance(self.classifier, nn.Linear):
+        blocks = fused_blocks(self.features, images)
+        own = (type(self), type(self.classifier)) == (ConvNet, nn.Linear)
+        if blocks is None or not own or not len(images) or any(map(hooked, self.modules())):
+            return None
+        if list(params) != [name for name, _ in self.named_parameters()] or len(params) != 4 * len(blocks) + 2:
             return None
         chain = [ChainBlock(block.padding, block.norm.eps) for block in blocks]
         return chain_gradient(chain, tuple(params.values()), images, labels)

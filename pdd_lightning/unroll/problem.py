@@ -37,13 +37,6 @@ class InnerProblem:
     batch: Batch
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
-    def loss(self, step: int, params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Return the loss of one step, a scalar, as a function of parameters and inputs."""
-        images, labels = self.batch(step, *inputs)
-        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        logits = functional_call(self.network, {**buffers, **params}, (images,))
-        return self.criterion(logits, labels)
-
     def gradient(self, step: int, params: Params, inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[Tensor, ...]:
         """Return the gradient of the loss with respect to every parameter, in their order.
 
@@ -56,13 +49,15 @@ class InnerProblem:
             create_graph: Make the gradient itself differentiable.
         """
         with torch.enable_grad():
+            images, labels = self.batch(step, *inputs)
             if self.criterion is F.cross_entropy and isinstance(self.network, ConvNet):
-                constants = {name: value.detach() for name, value in params.items()}  # of step 0: the start is one
-                at = params if step else constants
-                gradient = self.network.loss_gradient(at, *self.batch(step, *inputs))
+                with torch.set_grad_enabled(create_graph):
+                    gradient = self.network.loss_gradient(params, images, labels)
                 if gradient is not None:
                     return gradient
-            loss = self.loss(step, params, inputs)
+            buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+            logits = functional_call(self.network, {**buffers, **params}, (images,))
+            loss = self.criterion(logits, labels)
             return torch.autograd.grad(loss, tuple(params.values()), create_graph=create_graph, materialize_grads=True)
 
 

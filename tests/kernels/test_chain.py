@@ -131,3 +131,56 @@ def test_constants_get_no_derivative():
 def test_other_norms_are_left_to_automatic_differentiation(norm):
     made = network(norm=norm)
     assert made.loss_gradient(dict(made.named_parameters()), *batch(False)) is None
+
+
+def test_a_third_derivative_is_refused_and_not_wrong():
+    made = network()
+    images, labels = batch(False)
+    first = own(made, dict(made.named_parameters()), images, labels)
+    with pytest.raises(RuntimeError, match="PDD_KERNELS=off"):
+        torch.autograd.grad(first[0].square().sum(), [images], create_graph=True)
+    for wanted in ([images], list(made.parameters())):
+        (second, *_) = torch.autograd.grad(made(images).exp().sum(), wanted, create_graph=True)
+        with pytest.raises(RuntimeError, match="PDD_KERNELS=off"):
+            torch.autograd.grad(second.square().sum(), [images], create_graph=True)
+
+
+@pytest.mark.parametrize("part", ["", "features", "classifier", "features.2"])
+@pytest.mark.parametrize("kind", ["forward", "full_backward", "full_backward_pre"])
+def test_where_somebody_listens_to_modules_they_are_called(part, kind):
+    made = network()
+    module = made.get_submodule(part) if part else made
+    getattr(module, f"register_{kind}_hook")(lambda *_: None)
+    assert made.loss_gradient(dict(made.named_parameters()), *batch(False)) is None
+
+
+def test_networks_that_were_changed_are_left_to_automatic_differentiation():
+    class Twice(torch.nn.Linear):
+        def forward(self, features: Tensor) -> Tensor:
+            return 2 * super().forward(features)
+
+    images, labels = batch(False)
+    made = network()
+    made.classifier = Twice(*made.classifier.weight.shape[::-1]).double()
+    assert made.loss_gradient(dict(made.named_parameters()), images, labels) is None
+    made = network()
+    torch.nn.utils.parametrizations.weight_norm(made.classifier)
+    assert made.loss_gradient(dict(made.named_parameters()), images, labels) is None
+    made = network()
+    made.features[0] = torch.nn.Conv2d(3, 40, 3, padding=1, bias=False).double()
+    assert made.loss_gradient(dict(made.named_parameters()), images, labels) is None
+    assert network().loss_gradient(dict(network().named_parameters()), images[:0], labels[:0]) is None
+
+
+def test_parameters_of_other_shapes_are_an_error():
+    made = network()
+    params = {name: p[:2] if name == "features.1.weight" else p for name, p in made.named_parameters()}
+    with pytest.raises(RuntimeError, match=r"goes \[40\] there, got \[2\]"):
+        made.loss_gradient(params, *batch(False))
+
+
+def test_a_network_in_bfloat16_has_gradients_in_it():
+    made = network().bfloat16()
+    images, labels = (tensor.detach() for tensor in batch(False))
+    first = own(made, dict(made.named_parameters()), images.bfloat16(), labels)
+    assert {one.dtype for one in first} == {torch.bfloat16}

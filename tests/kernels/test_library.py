@@ -35,7 +35,9 @@ def test_they_are_compiled_once_and_kept(tmp_path):
     ("environment", "line"),
     [
         ({"PDD_KERNELS": "off"}, "INFO Fused CPU kernels: off (PDD_KERNELS=off)"),
+        ({"PDD_KERNELS": "False"}, "INFO Fused CPU kernels: off (PDD_KERNELS=False)"),
         ({"CXX": "/no/such/compiler"}, "WARNING Fused CPU kernels: none"),
+        ({"CXX": "c++ '"}, "WARNING Fused CPU kernels: none"),
         ({"CXX": "false"}, "WARNING Fused CPU kernels: none"),
     ],
 )
@@ -52,3 +54,11 @@ def test_a_compiler_that_fails_is_named_with_its_message(tmp_path):
     compiler.chmod(0o755)
     result = run(tmp_path, CXX=str(compiler))
     assert f"{compiler} failed: no room" in result.stderr
+
+
+def test_a_damaged_file_is_made_again(tmp_path):
+    run(tmp_path)
+    (file,) = (tmp_path / "pdd_lightning").iterdir()
+    file.write_bytes(b"torn")
+    assert "WARNING Fused CPU kernels: none" in run(tmp_path).stderr
+    assert f"INFO Fused CPU kernels: {file}" in run(tmp_path).stderr

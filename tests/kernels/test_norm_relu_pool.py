@@ -56,6 +56,14 @@ def test_in_float32_it_is_as_good_as_torch(shape):
         assert (own - expected).norm() <= 5 * (theirs - expected).norm() + 1e-6 * expected.norm()
 
 
+def test_large_maps_far_from_zero_lose_no_more_than_in_torch():
+    torch.manual_seed(0)
+    y, gamma, beta = torch.randn(1, 40, 128, 128) + 10, torch.ones(40), torch.zeros(40)
+    exact = plain(y.double(), gamma.double(), beta.double())
+    errors = [(compute(y, gamma, beta) - exact).abs().max() for compute in (fused, plain)]
+    assert errors[0] < 10 * errors[1] + 1e-6
+
+
 def test_maps_in_bfloat16_are_computed_in_float32():
     y, gamma, beta = inputs((4, 40, 8, 8), torch.float32)
     coarse = y.detach().bfloat16().requires_grad_()

@@ -104,3 +104,12 @@ def test_under_autocast_features_keep_the_type_of_the_images():
         features = network.features(IMAGES)
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, network.features(IMAGES), rtol=0.1, atol=0.05)
+
+
+def test_other_types_under_autocast_are_left_to_torch():
+    network = net()
+    with torch.autocast("cpu", torch.float16):
+        assert fused_blocks(network.features, IMAGES) is None and network(IMAGES).isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        exact = network.double().features(IMAGES.double())
+    torch.testing.assert_close(exact, module_by_module(network.features, IMAGES.double()))

@@ -1,5 +1,7 @@
+import gc
 import subprocess
 import sys
+import weakref
 from functools import partial
 
 import pytest
@@ -164,3 +166,31 @@ def test_choosing_a_form_leaves_random_numbers_alone(data, augmented):
     state = torch.get_rng_state()
     choose_form(InnerProblem(network, augmented), dict(network.named_parameters()), inputs, 4, None)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_was_measured_is_freed():
+    saved = []
+
+    def build() -> torch.Tensor:
+        result = torch.ones(1000, requires_grad=True).exp()  # stores its own result
+        saved.append(weakref.ref(result))
+        return result
+
+    assert graph_size(build) == 4000
+    gc.collect()
+    assert saved[0]() is None
+
+
+def test_a_batch_is_made_once_for_a_gradient(data, augmented):
+    calls = []
+
+    def batch(step, images):
+        calls.append(step)
+        return augmented(step, images)
+
+    for norm in ("instance", "batch"):
+        network = ConvNet(1, 3, 8, depth=2, width=4, norm=norm).double()
+        params = start_from(dict(network.named_parameters()))
+        gradient = InnerProblem(network, batch).gradient(0, params, (data["images"],), create_graph=False)
+        assert len(calls) == 1 and not any(one.requires_grad for one in gradient)
+        calls.clear()

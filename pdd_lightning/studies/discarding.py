@@ -72,6 +72,6 @@ class Discarding(GridStudy):
                 capsize=3,
                 label=f"{row['schedule']}, {row['protocol']}",
             )
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.08 * max(row["distil_seconds"] for row in rows if row["row"] == DISTILLED))
         axes.set_xlabel("seconds of distillation (experts, iterations, transitions)")
         add_legend(axes)

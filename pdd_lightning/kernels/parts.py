@@ -15,7 +15,7 @@ def in_parts(images: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor,
 
     Args:
         images: The images; what has no image is one part.
-        channels: Channels of the largest map, which has the images' height and width.
+        channels: Channels of the largest map, which has about the images' height and width.
         dtype: Its type.
     """
     largest = max(1, _BYTES // (images.shape[2] * images.shape[3] * channels * dtype.itemsize))

@@ -88,7 +88,8 @@ def example_grid(
     labels = examples.labels[ranking]
     chosen = torch.cat([ranking[labels == label][:EXAMPLES] for label in range(len(class_names))])
     captions = [f"{score:.1f}" for score in scores.scores[chosen].tolist()]
-    title = f"{name}, {'hardest' if hardest else 'easiest'} examples and how often they were forgotten"
+    which = "hardest" if hardest else "easiest"
+    title = f"{name}, {which} examples; how often they were forgotten (mean; inf: never learned)"
     pixels, labels = to_unit(examples.images[chosen]), examples.labels[chosen]
     return labelled_grid(pixels, labels, torch.zeros_like(labels), class_names, title, captions)
 

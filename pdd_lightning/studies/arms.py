@@ -16,7 +16,7 @@ from pdd_lightning.studies.step import Step, option_words
 Budget = Literal["total", "per_stage"]
 """What runs with other numbers of stages have in common: iterations of all stages together, or of each."""
 
-AS_RECIPE = "as the recipe"
+AS_RECIPE = "the recipe's stages"
 
 NO_BASELINES: dict[str, Any] = {"baselines": [], "full_data_epochs": 0}
 """Options of `pdd evaluate` where the same real images are evaluated in another arm."""

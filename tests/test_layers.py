@@ -33,7 +33,7 @@ TOUCH_FILES = (
     "commands/",
     "studies/",
     "files.py",
-    "kernels/library.py",
+    "kernels/compiled.py",
     "memory.py",
     "report/",
 )

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pdd_lightning.kernels.library import library
+from pdd_lightning.kernels.compiled import library
 from pdd_lightning.kernels.order import require_last_derivative
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}

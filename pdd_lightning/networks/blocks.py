@@ -29,7 +29,7 @@ class Blocks(nn.Sequential):
     """Modules one after another, as `nn.Sequential`; on a CPU, known blocks are computed in few passes.
 
     The result is that of the modules up to rounding. It can be differentiated twice in reverse mode; for more, forward
-    mode, or batched gradients set `PDD_KERNELS=off`, see `pdd_lightning.kernels.library`.
+    mode, or batched gradients set `PDD_KERNELS=off`, see `pdd_lightning.kernels.compiled`.
     """
 
     def forward(self, images: Tensor) -> Tensor:

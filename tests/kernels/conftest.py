@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdd_lightning.kernels.library import library
+from pdd_lightning.kernels.compiled import library
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdd_lightning.kernels.library import library
+from pdd_lightning.kernels.compiled import library
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.blocks import Blocks, fused_blocks
 

@@ -237,7 +237,7 @@ def check(case: Case) -> None:
     Raises:
         SystemExit: They do not.
     """
-    small = {"size": min(16, case.size), "depth": 2, "width": 6, "syn_steps": 3, "real_batch": 8, "device": "cpu"}
+    small = {"size": min(16, case.size), "depth": 2, "width": 16, "syn_steps": 3, "real_batch": 8, "device": "cpu"}
     compared = Iteration(replace(case, **small, double=True))
     (loss, gradient), (expected, expected_gradient) = compared("ours"), compared("plain")
     errors = [abs(loss - expected) / expected, (gradient - expected_gradient).norm() / expected_gradient.norm()]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pdd_lightning.kernels import norm_relu_pool as norms
-from pdd_lightning.kernels.convolution import input_slope, weight_slope
+from pdd_lightning.kernels.convolution import input_slope, product, weight_slope
 from pdd_lightning.kernels.order import require_last_derivative
 from pdd_lightning.kernels.parts import in_parts
 
@@ -80,7 +80,7 @@ class _ChainGradient(torch.autograd.Function):
         for number, (block, weight) in enumerate(zip(blocks, weights, strict=True)):
             gamma, beta = params[4 * number + 2 : 4 * number + 4]
             xs.append(x)
-            ys.append(F.conv2d(x, weight, padding=block.padding))
+            ys.append(product(x, weight, block.padding))
             x, state = norms.forward(ys[-1], gamma, beta, block.eps)
             states.append(state)
         features = x.flatten(1).to(params[-1].dtype)
@@ -123,9 +123,9 @@ def _second_order(ctx: Any, v: Sequence[Tensor]) -> list[Tensor | None]:
         weight, v_weight = weights[number], _weight(v[4 * number], dtype)
         v_gamma, v_beta = v[4 * number + 2 : 4 * number + 4]
         gy, _, _ = norms.backward(one.gp, one.y, one.state)
-        vy = F.conv2d(one.x, v_weight, padding=block.padding)
+        vy = product(one.x, v_weight, block.padding)
         if vp is not None:
-            vy += F.conv2d(vp, weight, padding=block.padding)
+            vy += product(vp, weight, block.padding)
         of_weight.append(None if vp is None or not learned else weight_slope(gy, vp, weight, block.padding))
         of_x.append(input_slope(gy, one.x, v_weight, block.padding) if number or of_images else None)
         half = norms.adjoint(one.gp, one.y, vy, v_gamma, v_beta, one.state)
@@ -161,7 +161,7 @@ def _unpack(ctx: Any) -> tuple[Any, ...]:
     params = tuple(islice(saved, 4 * depth + 2))
     x = images.to(ctx.dtype).contiguous(memory_format=torch.channels_last)
     xs, ys, gps = [x, *islice(saved, depth - 1)], list(islice(saved, depth - 1)), list(islice(saved, depth))
-    ys.insert(0, F.conv2d(x, params[0].to(ctx.dtype), padding=ctx.blocks[0].padding))
+    ys.insert(0, product(x, params[0].to(ctx.dtype), ctx.blocks[0].padding))
     states = [(*islice(saved, 2), *params[4 * number + 2 : 4 * number + 4]) for number in range(depth)]
     passes = [_Pass(x, y, norms.NormState(*state), gp) for x, y, state, gp in zip(xs, ys, states, gps, strict=True)]
     return images, targets, features, shares, slope, params, passes

@@ -18,7 +18,8 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("norm_relu_pool.cpp")
+FOLDER = Path(__file__).parent
+SOURCES = tuple(sorted(FOLDER.glob("*.cpp")))
 SWITCH = "PDD_KERNELS"
 _COMPILE = "-O3 -march=native -std=c++17 -fPIC -fopenmp -c"
 _SECONDS = 120
@@ -47,9 +48,11 @@ def library() -> ctypes.CDLL | None:
 
 def _load() -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX") or "c++")
-    if shutil.which(compiler[0]) is None:
+    found = shutil.which(compiler[0])
+    if found is None:
         raise OSError(f"there is no compiler {compiler[0]!r}; name one in the environment variable CXX")
-    path = _folder() / f"norm_relu_pool_{_key(compiler)}.so"
+    compiler[0] = str(Path(found).absolute())
+    path = _folder() / f"kernels_{_key(compiler)}.so"
     if not path.exists():
         _build(compiler, path)
     # Torch's own OpenMP library, loaded already, is found by its names: a second one's threads would get in the way.
@@ -64,14 +67,14 @@ def _load() -> ctypes.CDLL:
 def _build(compiler: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         # Linked without -fopenmp, which would bring the compiler's own OpenMP library.
+        objects = [f"{source.stem}.o" for source in SOURCES]
         for words in (
-            [*compiler, *_COMPILE.split(), str(SOURCE), "-o", str(compiled)],
-            [*compiler, "-shared", str(compiled), "-o", str(linked)],
+            [*compiler, *_COMPILE.split(), *map(str, SOURCES)],
+            [*compiler, "-shared", *objects, "-o", "kernels.so"],
         ):
-            subprocess.run(words, check=True, capture_output=True, text=True, timeout=_SECONDS)
-        linked.replace(path)  # whole or absent, also where several processes do the same
+            subprocess.run(words, check=True, capture_output=True, text=True, timeout=_SECONDS, cwd=folder)
+        Path(folder, "kernels.so").replace(path)  # whole or absent, also where several processes do the same
 
 
 def _folder() -> Path:
@@ -81,7 +84,8 @@ def _folder() -> Path:
 
 def _key(compiler: list[str]) -> str:
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
-    facts = [SOURCE.read_text(), _COMPILE, version.stdout, torch.__version__, platform.machine(), _processor()]
+    sources = [file.read_text() for file in sorted([*SOURCES, *FOLDER.glob("*.h")])]
+    facts = [*sources, _COMPILE, version.stdout, torch.__version__, platform.machine(), _processor()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 

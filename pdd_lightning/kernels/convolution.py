@@ -1,4 +1,7 @@
-"""Convolutions of stride 1 by their three products, each as one call; differentiable twice without detours."""
+"""Convolutions of stride 1 by their three products, each as one call; differentiable twice without detours.
+
+Those of 3x3 are computed by Winograd's algorithm where that is faster, see `winograd.py`; others by torch.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pdd_lightning.kernels import winograd
 from pdd_lightning.kernels.order import require_last_derivative
 
 _FEW = 36
@@ -29,8 +33,17 @@ def convolution(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     return result
 
 
+def product(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Return the convolution without a history."""
+    if winograd.suits(x, weight, padding):
+        return winograd.convolution(x, weight, padding)
+    return F.conv2d(x, weight, padding=padding)
+
+
 def input_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     """Return the slope of the images from that of the result."""
+    if winograd.suits(x, weight, padding):
+        return winograd.input_slope(slope, weight, padding)
     if weight[0].numel() > _FEW:
         return _products(slope, x, weight, padding, [True, False, False])[0]
     # To images of few channels the convolution has no fast form. One of 1x1 gives each pixel's part in the slopes of
@@ -49,6 +62,8 @@ def input_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, in
 
 def weight_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     """Return the slope of the kernel from that of the result."""
+    if winograd.suits(x, weight, padding):
+        return winograd.weight_slope(slope, x, padding)
     return _products(slope, x, weight, padding, [False, True, False])[1]
 
 
@@ -64,7 +79,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        return F.conv2d(x, weight, padding=padding)
+        return product(x, weight, padding)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,6 +96,11 @@ class _Backward(torch.autograd.Function):
         ctx.save_for_backward(slope, x, weight)
         ctx.padding = padding
         ctx.set_materialize_grads(False)
+        if winograd.suits(x, weight, padding):
+            return (
+                winograd.input_slope(slope, weight, padding) if wanted[0] else None,
+                winograd.weight_slope(slope, x, padding) if wanted[1] else None,
+            )
         of_x, of_weight, _ = _products(slope, x, weight, padding, [*wanted, False])
         return of_x, of_weight
 
@@ -90,11 +110,11 @@ class _Backward(torch.autograd.Function):
         slope, x, weight = ctx.saved_tensors
         of_slope = of_x = of_weight = None
         if v_x is not None:
-            of_slope = F.conv2d(v_x, weight, padding=ctx.padding)
+            of_slope = product(v_x, weight, ctx.padding)
             if ctx.needs_input_grad[2]:
                 of_weight = weight_slope(slope, v_x, weight, ctx.padding)
         if v_weight is not None:
-            part = F.conv2d(x, v_weight, padding=ctx.padding)
+            part = product(x, v_weight, ctx.padding)
             of_slope = part if of_slope is None else of_slope.add_(part)
             if ctx.needs_input_grad[1]:
                 of_x = input_slope(slope, x, v_weight, ctx.padding)

@@ -1,5 +1,5 @@
-// Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward, and the backward of the
-// backward. See norm_relu_pool.py for the formulas.
+// Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward, and the backward of
+// the backward. See norm_relu_pool.py for the formulas.
 //
 // Maps are channels-last: [images, height, width, channels]. Work is cut into one image and a block of channels, which
 // stays in the cache for all that is done to it. Each lane is a channel of its own, so that no sum is reordered and the
@@ -12,43 +12,15 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
+
+#include "numbers.h"
 
 namespace {
 
 constexpr int LANES = 32;
 // Numbers from which on several threads are worth waking up, as in torch.
 constexpr int64_t GRAIN = 32768;
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-inline float load(const float *at) { return *at; }
-inline double load(const double *at) { return *at; }
-inline float load(const bfloat16 *at) {
-    uint32_t bits = static_cast<uint32_t>(at->bits) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-inline void store(float *at, float value) { *at = value; }
-inline void store(double *at, double value) { *at = value; }
-inline void store(bfloat16 *at, float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    at->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
-}
-
-template <typename T> struct Sum {
-    using type = float;
-};
-template <> struct Sum<double> {
-    using type = double;
-};
 
 // The value where z > 0, else 0; not a number stays what it is, as in torch.
 template <typename A> inline A where_positive(A z, A value) { return z <= A(0) ? A(0) : value; }

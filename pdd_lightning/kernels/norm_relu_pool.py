@@ -24,16 +24,15 @@ A constant added to y (the bias of the convolution before it) changes nothing. E
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pdd_lightning.kernels.calls import NAMES, call, sums_dtype
 from pdd_lightning.kernels.compiled import library
 from pdd_lightning.kernels.order import require_last_derivative
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 _SUMS = 5
 
 
@@ -61,7 +60,7 @@ def computed_in(images: Tensor) -> torch.dtype:
 
 def can_fuse(images: Tensor) -> bool:
     """Return whether the kernels work on these images: on a CPU, in a known type, and outside of torch.func."""
-    if images.device.type != "cpu" or computed_in(images) not in _NAMES or torch.compiler.is_compiling():
+    if images.device.type != "cpu" or computed_in(images) not in NAMES or torch.compiler.is_compiling():
         return False
     return not torch._C._are_functorch_transforms_active() and library() is not None
 
@@ -87,7 +86,7 @@ def forward(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor,
     shape = (count, channels, height // 2, width // 2)
     pooled = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
     mean, rstd = gamma.new_empty(count, channels), gamma.new_empty(count, channels)
-    _call("forward", y, y, gamma, beta, ctypes.c_double(eps), pooled, mean, rstd)
+    call("forward", y, _sizes(y), y, gamma, beta, float(eps), pooled, mean, rstd)
     return pooled, NormState(mean, rstd, gamma, beta)
 
 
@@ -96,7 +95,7 @@ def backward(gp: Tensor, y: Tensor, state: NormState) -> tuple[Tensor, Tensor, T
     y = _map(y)
     _require_shapes(y, state.gamma, state.beta, gp)
     gy, ggamma, gbeta = torch.empty_like(y), torch.empty_like(state.mean), torch.empty_like(state.mean)
-    _call("backward", y, _map(gp), y, *state, gy, ggamma, gbeta)
+    call("backward", y, _sizes(y), _map(gp), y, *state, gy, ggamma, gbeta)
     return gy, ggamma.sum(0), gbeta.sum(0)
 
 
@@ -120,7 +119,7 @@ def adjoint(gp: Tensor, y: Tensor, v: Tensor, vgamma: Tensor, vbeta: Tensor, sta
     _require_shapes(y, vgamma, vbeta, gp, v)
     vp, tgamma = torch.empty_like(gp), torch.empty_like(state.mean)
     sums = state.mean.new_empty(len(y), _SUMS, y.shape[1])
-    _call("adjoint", y, gp, y, v, *state, _sums_type(vgamma, y), _sums_type(vbeta, y), vp, sums, tgamma)
+    call("adjoint", y, _sizes(y), gp, y, v, *state, _sums_type(vgamma, y), _sums_type(vbeta, y), vp, sums, tgamma)
     return Adjoint(vp, sums, tgamma)
 
 
@@ -131,7 +130,7 @@ def total(
     y, gp, v = _map(y), _map(gp), _map(v)
     ty, tgamma, tbeta = torch.empty_like(y), half.tgamma.clone(), torch.empty_like(state.mean)
     later = None if tp is None else _map(tp)
-    _call("total", y, gp, y, v, later, *state, _sums_type(vgamma, y), half.sums, ty, tgamma, tbeta)
+    call("total", y, _sizes(y), gp, y, v, later, *state, _sums_type(vgamma, y), half.sums, ty, tgamma, tbeta)
     return ty, tgamma.sum(0), tbeta.sum(0)
 
 
@@ -189,15 +188,9 @@ def _map(tensor: Tensor) -> Tensor:
 
 def _sums_type(tensor: Tensor, y: Tensor) -> Tensor:
     """The tensor in the type that sums over y are computed in."""
-    return tensor.detach().to(torch.float64 if y.dtype == torch.float64 else torch.float32).contiguous()
+    return tensor.detach().to(sums_dtype(y.dtype)).contiguous()
 
 
-def _call(kernel: str, y: Tensor, *arguments: Any) -> None:
-    """Call a kernel for the type of y, with tensors as pointers."""
-    function = getattr(library(), f"{kernel}_{_NAMES[y.dtype]}")
+def _sizes(y: Tensor) -> tuple[int, ...]:
     count, channels, height, width = y.shape
-    words: list[Any] = [ctypes.c_int64(size) for size in (count, height, width, channels)]
-    for argument in arguments:
-        pointer = isinstance(argument, Tensor) or argument is None
-        words.append(ctypes.c_void_p(argument.data_ptr() if argument is not None else None) if pointer else argument)
-    function(*words)
+    return count, height, width, channels

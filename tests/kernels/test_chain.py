@@ -52,7 +52,7 @@ def batch(soft: bool, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["classes", "probabilities"])
-@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 2, "width": 7}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"width": 48}, {"depth": 1}, {"depth": 2, "width": 7}], ids=str)
 def test_gradient_and_its_derivative_are_those_of_automatic_differentiation(soft, options):
     images, labels = batch(soft)
     for one, other in zip(

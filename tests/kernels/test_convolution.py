@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pdd_lightning.kernels.convolution import convolution
+from pdd_lightning.kernels.winograd import suits
 
 
 def derivatives(operation, x: Tensor, weight: Tensor, of: str) -> list[Tensor]:
@@ -24,12 +25,13 @@ def derivatives(operation, x: Tensor, weight: Tensor, of: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("of", ["images", "kernel", "images and kernel"])
-@pytest.mark.parametrize("channels", [3, 7])
+@pytest.mark.parametrize(("channels", "outputs"), [(3, 6), (7, 6), (16, 32)])
 @pytest.mark.parametrize(("side", "padding"), [(3, (1, 1)), (3, (3, 3)), (5, (1, 2))])
-def test_it_and_its_derivatives_are_torchs(channels, side, padding, of):
+def test_it_and_its_derivatives_are_torchs(channels, outputs, side, padding, of):
     torch.manual_seed(0)
-    x = torch.randn(2, channels, 9, 8, dtype=torch.float64).requires_grad_()
-    weight = torch.randn(6, channels, side, side, dtype=torch.float64).requires_grad_()
+    x = torch.randn(3, channels, 9, 8, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(outputs, channels, side, side, dtype=torch.float64).requires_grad_()
+    assert suits(x, weight, padding) == (channels == 16 and (side, padding) == (3, (1, 1)))
     own = derivatives(lambda *tensors: convolution(*tensors, padding), x, weight, of)
     expected = derivatives(lambda *tensors: F.conv2d(*tensors, padding=padding), x, weight, of)
     for one, other in zip(own, expected, strict=True):

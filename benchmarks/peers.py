@@ -39,6 +39,7 @@ WORK: dict[str, dict[str, Any]] = {
     "iteration, 50 steps x 20 images": {**_FEW, "steps": 50},
     "iteration, 30 steps x 100 of 500 images": {**_FEW, "steps": 30, "batch": 100, "ipc": 50},
     "expert, epoch of 5,000 images": {"part": "expert"},
+    "expert, epoch of 50,000 images": {"part": "expert", "real": 50000},
     "transition, 5 epochs on 100 images": {"part": "transition"},
 }
 CODES = {"official": "benchmarks.official_mtt", "ours, float32": "benchmarks.ours", "ours, bfloat16": "benchmarks.ours"}

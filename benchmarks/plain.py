@@ -65,7 +65,8 @@ def idc_loss(stage: Any, batch: Any) -> Tensor:
     label = batch.iteration % stage.data.real.num_classes
     decoded, _ = decode(of_class(stage, label), stage.labels[:0], stage.factor, stage.data.real.pixels.level(GREY))
     real = gradient(network, stage.match_augment(stage._real[0][batch.real], batch.draw), label)
-    synthetic = gradient(network, stage.match_augment(decoded[batch.synthetic], batch.draw), label, create_graph=True)
+    chosen = decoded[torch.cat([batch.frozen, batch.new])]
+    synthetic = gradient(network, stage.match_augment(chosen, batch.draw), label, create_graph=True)
     pairs = [pair for pair in zip(real, synthetic, strict=True) if pair[0].dim() == 4]
     return torch.stack([(r - s).square().sum() for r, s in pairs]).sum()
 

@@ -32,6 +32,13 @@ def call(kernel: str, typed: Tensor, sizes: Sequence[int], *arguments: Tensor | 
     getattr(library(), f"{kernel}_{NAMES[typed.dtype]}")(*words, *map(_word, arguments))
 
 
+def query(kernel: str, typed: Tensor, sizes: Sequence[int]) -> int:
+    """Return the integer that a function of sizes gives for the type of a tensor."""
+    function = getattr(library(), f"{kernel}_{NAMES[typed.dtype]}")
+    function.restype = ctypes.c_int64
+    return int(function(*map(ctypes.c_int64, sizes)))
+
+
 def _word(argument: Tensor | float | int | None) -> ctypes.c_void_p | ctypes.c_double | ctypes.c_int64:
     if argument is None or isinstance(argument, Tensor):
         return ctypes.c_void_p(None if argument is None else argument.data_ptr())

@@ -33,7 +33,8 @@ from pdd_lightning.kernels.calls import NAMES, call, sums_dtype
 from pdd_lightning.kernels.compiled import library
 from pdd_lightning.kernels.order import require_last_derivative
 
-_SUMS = 5
+SUMS = 5
+"""Numbers that `adjoint` keeps of each map for `total`."""
 
 
 class NormState(NamedTuple):
@@ -118,7 +119,7 @@ def adjoint(gp: Tensor, y: Tensor, v: Tensor, vgamma: Tensor, vbeta: Tensor, sta
     y, gp, v = _map(y), _map(gp), _map(v)
     _require_shapes(y, vgamma, vbeta, gp, v)
     vp, tgamma = torch.empty_like(gp), torch.empty_like(state.mean)
-    sums = state.mean.new_empty(len(y), _SUMS, y.shape[1])
+    sums = state.mean.new_empty(len(y), SUMS, y.shape[1])
     call("adjoint", y, _sizes(y), gp, y, v, *state, _sums_type(vgamma, y), _sums_type(vbeta, y), vp, sums, tgamma)
     return Adjoint(vp, sums, tgamma)
 

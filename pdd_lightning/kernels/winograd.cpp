@@ -10,23 +10,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
-#include "numbers.h"
+#include "product.h"
 
 namespace {
-
-// A vector, and the block of a matrix that a processor's registers hold: ROWS by VECTORS of them.
-#if defined(__AVX512F__)
-constexpr int BYTES = 64, VECTORS = 4;
-#elif defined(__AVX__)
-constexpr int BYTES = 32, VECTORS = 2;
-#elif defined(__aarch64__)
-constexpr int BYTES = 16, VECTORS = 4;
-#else
-constexpr int BYTES = 16, VECTORS = 2;
-#endif
-constexpr int ROWS = 6;
 
 constexpr int SIDE = 4, SPREAD = 6, PLACES = 36, KERNEL = 3;
 // Tiles that a thread computes together at most, so that they stay in its cache; and of a part of a sum over tiles.
@@ -35,28 +22,6 @@ constexpr int64_t TOGETHER = 24, SUMMED = 128;
 constexpr int64_t GAP = 16;
 // Products per place from which on several threads are worth waking up.
 constexpr int64_t GRAIN = 1 << 16;
-
-template <typename A> struct Vectors {
-    typedef A Vector __attribute__((vector_size(BYTES)));
-    static constexpr int LANES = BYTES / sizeof(A);
-    static constexpr int PANEL = LANES * VECTORS;
-};
-template <typename A> using Vector = typename Vectors<A>::Vector;
-
-template <typename A> inline Vector<A> load_vector(const A *from) {
-    Vector<A> vector;
-    std::memcpy(&vector, from, BYTES);
-    return vector;
-}
-inline Vector<float> load_vector(const bfloat16 *from) {
-    Vector<float> vector;
-    for (int lane = 0; lane < Vectors<float>::LANES; ++lane) vector[lane] = load(from + lane);
-    return vector;
-}
-template <typename A> inline void store_vector(A *to, Vector<A> vector) { std::memcpy(to, &vector, BYTES); }
-inline void store_vector(bfloat16 *to, Vector<float> vector) {
-    for (int lane = 0; lane < Vectors<float>::LANES; ++lane) store(to + lane, vector[lane]);
-}
 
 // The matrices of the algorithm for the points 0, +-p, +-q and infinity, each as a function of one row or column whose
 // numbers lie `step` apart. 1/p = q = sqrt 2 keep rounding half as large as the usual 1 and 2.
@@ -154,45 +119,6 @@ inline void read(const Tiles &tiles, int64_t tile, int64_t channel, const T *map
         }
 }
 
-// C = A B, or C += A B: A [COUNT x depth] with steps between rows and columns, B [depth x WIDE vectors], both in `A`.
-template <int COUNT, int WIDE, typename A>
-inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b,
-                                                 int64_t b_row, A *c, int64_t c_row, bool add) {
-    constexpr int LANES = Vectors<A>::LANES;
-    Vector<A> sum[COUNT][WIDE];
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; ++i)
-#pragma GCC unroll 8
-        for (int j = 0; j < WIDE; ++j) sum[i][j] = add ? load_vector(c + i * c_row + j * LANES) : Vector<A>{};
-    for (int64_t k = 0; k < depth; ++k) {
-        Vector<A> row[WIDE];
-#pragma GCC unroll 8
-        for (int j = 0; j < WIDE; ++j) row[j] = load_vector(b + k * b_row + j * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < COUNT; ++i) {
-            const A value = a[i * a_row + k * a_column];
-#pragma GCC unroll 8
-            for (int j = 0; j < WIDE; ++j) sum[i][j] += value * row[j];
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; ++i)
-#pragma GCC unroll 8
-        for (int j = 0; j < WIDE; ++j) store_vector(c + i * c_row + j * LANES, sum[i][j]);
-}
-
-// The same for any number of rows.
-template <int WIDE, typename A>
-void panel(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b, int64_t b_row, A *c,
-           int64_t c_row, bool add) {
-    int64_t i = 0;
-    for (; i + ROWS <= rows; i += ROWS)
-        block<ROWS, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
-    for (; i + 2 <= rows; i += 2)
-        block<2, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
-    if (i < rows) block<1, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
-}
-
 // A matrix of `rows` by `columns` is kept in panels, up to PANEL columns wide, each [rows][its columns].
 template <typename A> struct Panels {
     int64_t rows, columns;
@@ -210,17 +136,9 @@ template <typename A> struct Panels {
 template <typename A>
 void product(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b,
              const Panels<A> &panels, A *c, int64_t c_row, bool add) {
-    constexpr int LANES = Vectors<A>::LANES;
     for (int64_t column = 0; column < panels.columns; column += Vectors<A>::PANEL) {
-        const A *from = b + panels.at(0, column);
         const int64_t width = panels.width(column);
-        int64_t done = 0;
-        for (; done + LANES * VECTORS <= width; done += LANES * VECTORS)
-            panel<VECTORS>(rows, depth, a, a_row, a_column, from + done, width, c + column + done, c_row, add);
-        for (; done + LANES * 2 <= width; done += LANES * 2)
-            panel<2>(rows, depth, a, a_row, a_column, from + done, width, c + column + done, c_row, add);
-        for (; done < width; done += LANES)
-            panel<1>(rows, depth, a, a_row, a_column, from + done, width, c + column + done, c_row, add);
+        multiply(rows, depth, width, a, a_row, a_column, b + panels.at(0, column), width, c + column, c_row, add);
     }
 }
 
@@ -354,16 +272,9 @@ void kernel_slope(int64_t images, const Tiles &from, const Tiles &to, const T *m
 
 }  // namespace
 
-// Numbers of `scratch`.
-extern "C" int64_t winograd_convolve_scratch(int64_t in, int64_t out, int64_t threads) {
-    return threads * PLACES * (TOGETHER * (in + out) + 2 * GAP);
-}
-extern "C" int64_t winograd_kernel_slope_scratch(int64_t in, int64_t out) {
-    return PLACES * (in * out + GAP + SUMMED * in + GAP + SUMMED * (out + GAP));
-}
-
-#define MAPS \
-    int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t padding_rows, int64_t padding_columns
+#define MAPS                                                                                   \
+    int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int64_t padding_rows, \
+        int64_t padding_columns
 #define RESULT                                                                                           \
     const int64_t to_height = height + 2 * padding_rows - 2, to_width = width + 2 * padding_columns - 2; \
     const int64_t rows = (to_height + SIDE - 1) / SIDE, columns = (to_width + SIDE - 1) / SIDE;          \
@@ -374,6 +285,13 @@ extern "C" int64_t winograd_kernel_slope_scratch(int64_t in, int64_t out) {
                                               int64_t row_step, int64_t column_step, const T *weight,                \
                                               Sum<T>::type *places) {                                                \
         transform<T>(in, out, in_step, out_step, row_step, column_step, weight, places);                             \
+    }                                                                                                                \
+    /* Numbers of `scratch`. */                                                                                      \
+    extern "C" int64_t winograd_convolve_scratch_##NAME(int64_t in, int64_t out, int64_t threads) {                  \
+        return threads * PLACES * (TOGETHER * (in + out) + 2 * GAP);                                                 \
+    }                                                                                                                \
+    extern "C" int64_t winograd_kernel_slope_scratch_##NAME(int64_t in, int64_t out) {                               \
+        return PLACES * (in * out + GAP + SUMMED * in + GAP + SUMMED * (out + GAP));                                 \
     }                                                                                                                \
     extern "C" void winograd_convolve_##NAME(MAPS, const T *map, const Sum<T>::type *places, T *result,              \
                                              Sum<T>::type *scratch, int64_t threads) {                               \

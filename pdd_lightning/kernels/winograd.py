@@ -19,12 +19,10 @@ References:
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
-from pdd_lightning.kernels.calls import NAMES, call, sums_dtype
+from pdd_lightning.kernels.calls import NAMES, call, query, sums_dtype
 from pdd_lightning.kernels.compiled import library
 
 _LANES = 16
@@ -113,9 +111,7 @@ def _result_size(x: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
 
 
 def _scratch(x: Tensor, kernel: str, *sizes: int) -> Tensor:
-    function = getattr(library(), f"winograd_{kernel}_scratch")
-    function.restype = ctypes.c_int64
-    return torch.empty(function(*map(ctypes.c_int64, sizes)), dtype=sums_dtype(x.dtype))
+    return torch.empty(query(f"winograd_{kernel}_scratch", x, sizes), dtype=sums_dtype(x.dtype))
 
 
 def _threads() -> int:

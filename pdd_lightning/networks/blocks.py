@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from pdd_lightning.kernels.convolution import convolution
+from pdd_lightning.kernels.image_block import image_block, suits
 from pdd_lightning.kernels.norm_relu_pool import can_fuse, computed_in, norm_relu_pool
 from pdd_lightning.kernels.parts import in_parts
 
@@ -38,8 +39,8 @@ class Blocks(nn.Sequential):
         if blocks is None:
             features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
             return features
-        dtype = computed_in(images)
-        parts = in_parts(images, blocks[0].conv.out_channels, dtype)
+        dtype, first = computed_in(images), blocks[0].conv
+        parts = in_parts(images, first.out_channels, dtype, suits(images, first.weight))
         return torch.cat([_features(blocks, part.to(dtype)) for part in parts]).to(images.dtype)
 
 
@@ -47,10 +48,13 @@ def _features(blocks: list[Block], x: Tensor) -> Tensor:
     """Features `[N, F]`, in the type of the images."""
     x = x.contiguous(memory_format=torch.channels_last)
     for block in blocks:
-        y = convolution(x, block.conv.weight.to(x.dtype), block.padding)
+        weight = block.conv.weight.to(x.dtype)
         # The convolution's bias has no influence, since the norm takes it out, and a gradient of zero.
         shift = block.norm.bias if block.conv.bias is None else block.norm.bias + 0 * block.conv.bias
-        x = norm_relu_pool(y, block.norm.weight, shift, block.norm.eps)
+        if suits(x, weight):
+            x = image_block(x, weight, block.norm.weight, shift, block.padding, block.norm.eps)
+        else:
+            x = norm_relu_pool(convolution(x, weight, block.padding), block.norm.weight, shift, block.norm.eps)
     return x.flatten(1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
+from pdd_lightning.data.class_batches import by_class
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
@@ -29,13 +30,15 @@ class IDCBatch(NamedTuple):
     Attributes:
         iteration: Iterations done in the stage; says which class and which network.
         real: Positions of the class's real images in the train part `[<= batch_real]`.
-        synthetic: Which of the class's decoded union images take part `[<= batch_syn]`.
+        frozen: Which of the class's decoded union images take part, of earlier stages `[n]`.
+        new: The same of this stage `[m]`; n + m <= batch_syn.
         draw: Augmentation shared by both.
     """
 
     iteration: int
     real: Tensor
-    synthetic: Tensor
+    frozen: Tensor
+    new: Tensor
     draw: DSADraw
 
 
@@ -195,11 +198,14 @@ class IDC(DistillationStage):
         label = data.iteration % data.real.num_classes
         members = data.kept.images_of_class(label)
         real = members[torch.randperm(len(members), generator=generator)[: self.batch_real]]
-        count = (int((data.union.labels == label).sum()) + self.ipc) * self.factor**2
-        synthetic = torch.randperm(count, generator=generator)[: self.batch_syn]
+        frozen = len(data.union.labels) // data.real.num_classes
+        count = (frozen + self.ipc) * self.factor**2
+        chosen = torch.randperm(count, generator=generator)[: self.batch_syn]
+        # The first piece of all images comes before the second of all, the frozen ones first each time.
+        of_frozen = chosen % (frozen + self.ipc) < frozen
         height, width = data.real.image_shape[1:]
         draw = self.match_augment.draw(1, (height, width), generator, shared=True)
-        return IDCBatch(data.iteration, real, synthetic, draw)
+        return IDCBatch(data.iteration, real, chosen[of_frozen], chosen[~of_frozen], draw)
 
     def matching_loss(self, batch: IDCBatch) -> Tensor:
         """Distance between the gradients of one class's real and decoded union images."""
@@ -212,16 +218,12 @@ class IDC(DistillationStage):
         """What is compared; images of earlier stages are constants if the network treats images one by one."""
         label = batch.iteration % self.data.real.num_classes
         real = self.match_augment(self._real[0][batch.real], batch.draw)
-        synthetic = self.match_augment(self._union_images(label)[batch.synthetic], batch.draw)
-        frozen = int((self.frozen.labels == label).sum())
-        # The first piece of all images comes before the second of all, the frozen ones first each time.
-        constant = batch.synthetic.to(self.device) % (frozen + self.ipc) < frozen
-        if not one_by_one or bool(constant.all()):  # without any new image, the loss would not depend on them
-            constant = torch.zeros_like(constant)
+        synthetic = self.match_augment(self._union_images(label)[torch.cat([batch.frozen, batch.new])], batch.draw)
+        # Without any new image as a variable, the loss would not depend on them.
+        constants = len(batch.frozen) if one_by_one and len(batch.new) else 0
         weights = self.images.new_full((len(real),), 1 / len(real))
-        return ClassSides(
-            torch.tensor(label, device=self.device), real, weights, synthetic[constant], synthetic[~constant]
-        )
+        label_here = torch.full((), label, device=self.device)
+        return ClassSides(label_here, real, weights, synthetic[:constants], synthetic[constants:])
 
     def _union_images(self, label: int) -> Tensor:
         """Decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
@@ -230,7 +232,8 @@ class IDC(DistillationStage):
         scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(images)
         # Adds zero to the value and makes the gradient that of pixels on the [0, 1] scale, over std.
         images = images + (scale - 1) * (images - images.detach())
-        union = torch.cat([self.frozen.images[self.frozen.labels == label], images])
+        frozen = by_class(self.frozen.images, self.frozen.labels, self.data.real.num_classes)[label]
+        union = torch.cat([frozen, images])
         return decode(union, self.labels[:0], self.factor, pixels.level(GREY))[0]
 
     def _matching_network(self, iteration: int) -> nn.Module:

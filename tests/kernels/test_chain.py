@@ -77,18 +77,20 @@ def test_a_batch_that_is_computed_in_parts_gives_the_same(monkeypatch, count):
 
 def test_parts_of_a_batch_are_alike_and_have_maps_of_limited_size():
     images = torch.arange(100.0).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
-    parts = in_parts(images, 128, torch.float32)
+    parts = in_parts(images, 128, torch.float32, False)
     assert [len(part) for part in parts] == [25, 25, 25, 25] and torch.equal(torch.cat(parts), images)
-    assert [len(part) for part in in_parts(images, 128, torch.bfloat16)] == [50, 50]
-    assert len(in_parts(images, 10**6, torch.float32)) == 100
-    assert [len(part) for part in in_parts(images[:0], 128, torch.float32)] == [0]
+    assert [len(part) for part in in_parts(images, 128, torch.bfloat16, False)] == [50, 50]
+    assert [len(part) for part in in_parts(images, 128, torch.float32, True)] == [100]
+    assert len(in_parts(images, 10**6, torch.float32, False)) == 100
+    assert [len(part) for part in in_parts(images[:0], 128, torch.float32, False)] == [0]
 
 
-def test_in_float32_it_is_as_good_as_automatic_differentiation():
-    exact = both_orders(plain, network(), *batch(True))
+@pytest.mark.parametrize("width", [40, 48])
+def test_in_float32_it_is_as_good_as_automatic_differentiation(width):
+    exact = both_orders(plain, network(width=width), *batch(True))
     images, labels = (tensor.detach().float().requires_grad_() for tensor in batch(True))
-    ours = both_orders(own, network(torch.float32), images, labels)
-    theirs = both_orders(plain, network(torch.float32), images, labels)
+    ours = both_orders(own, network(torch.float32, width=width), images, labels)
+    theirs = both_orders(plain, network(torch.float32, width=width), images, labels)
     for one, other, expected in zip(ours, theirs, exact, strict=True):
         assert (one - expected).norm() <= 3 * (other - expected).norm() + 1e-6 * expected.norm()
 

@@ -143,11 +143,12 @@ def test_constants_of_earlier_stages_change_neither_loss_nor_gradient(steps, cho
     freeze_stage(taken)
     taken.data.iteration = 1
     batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(1))
-    batch = batch._replace(synthetic=torch.tensor(chosen))
+    frozen, new = ([index for index in chosen if (index % 4 >= 2) == learned] for learned in (False, True))
+    batch = batch._replace(frozen=torch.tensor(frozen, dtype=torch.int64), new=torch.tensor(new, dtype=torch.int64))
     (loss, gradient), (joint, expected) = (exact(taken, batch, one_by_one) for one_by_one in (True, False))
     torch.testing.assert_close(loss, joint, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
-    assert bool(gradient.any()) == any(index % 4 >= 2 for index in chosen)
+    assert bool(gradient.any()) == bool(new)
 
 
 def test_batch_norms_see_images_of_all_stages_at_once(steps, monkeypatch):
@@ -174,7 +175,8 @@ def test_classes_take_turns_and_batches_are_theirs(steps):
         taken.data.iteration = iteration
         batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(0))
         assert sorted(batch.real.tolist()) == train.images_of_class(iteration % CLASSES).tolist()
-        assert len(batch.synthetic) == 3 and int(batch.synthetic.max()) < 8
+        chosen = torch.cat([batch.frozen, batch.new])
+        assert len(chosen) == 3 and int(chosen.max()) < 8
         assert all(parameter.numel() == 1 for parameter in batch.draw.parameters)
 
 

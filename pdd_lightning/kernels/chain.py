@@ -53,7 +53,7 @@ def chain_gradient(
     dtype = norms.computed_in(images)
     classes = params[-1].shape[0]
     targets = labels if labels.is_floating_point() else F.one_hot(labels, classes).to(params[-1].dtype)
-    images_of_parts = in_parts(images, len(params[0]), dtype, image_block.suits(images, params[0]))
+    images_of_parts = in_parts(images, len(params[0]), dtype, image_block.suits(images, params[0], blocks[0].padding))
     targets_of_parts = targets.tensor_split(len(images_of_parts))
     with torch.autocast("cpu", enabled=False):
         # Of the mean over the part's images each part gives what is its share in the mean over all.
@@ -77,7 +77,8 @@ class _MapBlock:
     def __init__(self, x: Tensor, weight: Tensor, padding: tuple[int, int], y: Tensor | None = None) -> None:
         self._x, self._weight, self._padding = x, weight, padding
         self.y = product(x, weight, padding) if y is None else y
-        self._vy, self._half = self.y, norms.Adjoint(x, x, x)  # until `adjoint` gives others
+        self._vy: Tensor | None = None
+        self._half: norms.Adjoint | None = None
         self._of_x: Tensor | None = None
         self._of_weight: Tensor | None = None
 
@@ -115,20 +116,21 @@ class _MapBlock:
             wanted: Whether `total` will be asked for what goes in, and for the kernel.
         """
         gy, _, _ = norms.backward(gp, self.y, state)
-        self._vy = product(self._x, v_weight, self._padding)
+        vy = product(self._x, v_weight, self._padding)
         if v is not None:
-            self._vy += product(v, self._weight, self._padding)
+            vy += product(v, self._weight, self._padding)
         if wanted[0]:
             self._of_x = input_slope(gy, self._x, v_weight, self._padding)
         if wanted[1] and v is not None:
             self._of_weight = weight_slope(gy, v, self._weight, self._padding)
-        self._half = norms.adjoint(gp, self.y, self._vy, v_gamma, v_beta, state)
+        self._vy, self._half = vy, norms.adjoint(gp, self.y, vy, v_gamma, v_beta, state)
         return self._half.vp
 
     def total(
         self, gp: Tensor, state: norms.NormState, tp: Tensor, v_gamma: Tensor, wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """Return the derivatives of what goes in, kernel, gamma and beta: the rest of `adjoint`, and those of tp."""
+        assert self._vy is not None and self._half is not None
         ty, tgamma, tbeta = norms.total(gp, self.y, self._vy, tp, v_gamma, self._half, state)
         of_x, of_weight = self._of_x, self._of_weight
         if wanted[0]:
@@ -167,7 +169,7 @@ class _ChainGradient(torch.autograd.Function):
             gp = gp if of_x is None else of_x
         ctx.blocks, ctx.dtype = blocks, dtype
         kept = [tensor for state in states for tensor in (state.mean, state.rstd)]
-        ys = [one.y for one in passes[1:] if isinstance(one, _MapBlock)]
+        ys = [one.y for one in passes[1:] if isinstance(one, _MapBlock)]  # which they all are
         ctx.save_for_backward(images, targets, features, shares, slope, *params, *xs[1:], *ys, *gps[::-1], *kept)
         return tuple(gradient)
 
@@ -220,17 +222,15 @@ def _unpack(ctx: Any) -> tuple[Any, ...]:
         for number, (x, y, block) in enumerate(zip(xs, ys, ctx.blocks, strict=True))
     ]
     sums = sums_dtype(ctx.dtype)
-    states = [
-        norms.NormState(*islice(saved, 2), *(one.to(sums) for one in params[4 * number + 2 : 4 * number + 4]))
-        for number in range(depth)
-    ]
+    scales = [one.to(sums).contiguous() for number in range(depth) for one in params[4 * number + 2 : 4 * number + 4]]
+    states = [norms.NormState(*islice(saved, 2), *scales[2 * number : 2 * number + 2]) for number in range(depth)]
     return images, targets, features, shares, slope, params, passes, states, gps
 
 
 def _block(x: Tensor, weight: Tensor, block: ChainBlock, number: int, y: Tensor | None = None) -> AnyBlock:
     """A block's passes. Only the first one can be computed image by image: the others' inputs have derivatives."""
     weight = _weight(weight, x.dtype)
-    if number == 0 and image_block.suits(x, weight):
+    if number == 0 and image_block.suits(x, weight, block.padding):
         return ImageBlock(x, weight, block.padding)
     return _MapBlock(x, weight, block.padding, y)
 

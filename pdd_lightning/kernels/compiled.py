@@ -85,12 +85,14 @@ def _folder() -> Path:
 def _key(compiler: list[str]) -> str:
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
     sources = [file.read_text() for file in sorted([*SOURCES, *FOLDER.glob("*.h")])]
-    facts = [*sources, _COMPILE, version.stdout, torch.__version__, platform.machine(), _processor()]
+    # The folder may be shared by different machines.
+    facts = [*sources, _COMPILE, version.stdout, torch.__version__, platform.machine(), processor()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
-    """What the processor can do: a folder may be shared by different machines."""
+@cache
+def processor() -> str:
+    """Return what the processor says that it can do, as words."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()

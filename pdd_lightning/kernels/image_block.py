@@ -14,28 +14,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pdd_lightning.kernels import norm_relu_pool as norms
-from pdd_lightning.kernels.calls import NAMES, call, query, sums_dtype
-from pdd_lightning.kernels.compiled import library
+from pdd_lightning.kernels.calls import call, like, query, sums_dtype, takes_kernels
 from pdd_lightning.kernels.convolution import convolution
 
 _FEW = 36
 """Entries of a kernel per output channel up to which computing is cheaper than moving: four channels of 3x3."""
-_LANES = 16
-"""Channels of a map come in multiples of the widest vector."""
+_LARGEST = 128 * 128
+"""Positions of a map up to which this was measured to be faster, if less so from where it does not fit the cache."""
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
+def suits(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
     """Return whether a block can be computed here, and faster than by a convolution and `norm_relu_pool`.
 
     Args:
         x: Images `[N, C, H, W]`.
         weight: Kernel `[K, C, h, w]`.
+        padding: Rows and columns of zeros on each side.
     """
-    if x.device.type != "cpu" or x.dtype not in NAMES or weight.dtype != x.dtype or weight.shape[1] != x.shape[1]:
+    if weight[0].numel() > _FEW or not takes_kernels(x, weight):
         return False
-    fits = weight[0].numel() <= _FEW and weight.shape[0] % _LANES == 0 and len(x) > 0
-    # What counts or fakes operations does not see into the library.
-    return fits and not torch._C._len_torch_dispatch_stack() and library() is not None
+    height, width = _map_size(x, weight, padding)
+    return min(height, width) >= 2 and height * width <= _LARGEST
 
 
 def image_block(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, padding: tuple[int, int], eps: float) -> Tensor:
@@ -69,12 +68,15 @@ class ImageBlock:
         self._sizes = (count, height, width, channels, weight.shape[0], *weight.shape[2:], *padding)
         self._dtype = sums_dtype(x.dtype)
         self._weight = self._forms(weight)
-        self._v_weight, self._half = self._weight, norms.Adjoint(x, x, x)  # until `adjoint` gives others
+        self._map = (len(x), weight.shape[0], *_map_size(x, weight, padding))
+        self._v_weight: tuple[Tensor, Tensor] | None = None
+        self._half: norms.Adjoint | None = None
 
     def forward(self, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, norms.NormState]:
         """Return the pooled map and the state."""
+        norms.require_shapes(self._map, self._x.device, gamma, beta)
         gamma, beta = self._sums(gamma), self._sums(beta)
-        pooled = torch.empty(self._pooled_shape(), dtype=self._x.dtype, memory_format=torch.channels_last)
+        pooled = self._like_pooled()
         state = norms.NormState(self._of_images(), self._of_images(), gamma, beta)
         self._call("forward", self._weight[0], gamma, beta, float(eps), pooled, state.mean, state.rstd)
         return pooled, state
@@ -83,6 +85,7 @@ class ImageBlock:
         self, gp: Tensor, state: norms.NormState, images: bool
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """Return the slopes of the images (None where they are not wanted), of the kernel, of gamma and of beta."""
+        norms.require_shapes(self._map, self._x.device, state.gamma, state.beta, gp)
         of_x, of_weight = self._like_images(images), self._of_kernels()
         ggamma, gbeta = self._of_images(), self._of_images()
         self._call("backward", *self._weight, *state, self._pooled(gp), of_weight, ggamma, gbeta, of_x)
@@ -99,8 +102,8 @@ class ImageBlock:
         wanted: tuple[bool, bool],
     ) -> Tensor:
         """Return what follows for gp from the slopes of what `backward` returned, without the images' (v)."""
-        self._v_weight = self._forms(v_weight)
-        vp = torch.empty(self._pooled_shape(), dtype=self._x.dtype, memory_format=torch.channels_last)
+        norms.require_shapes(self._map, self._x.device, v_gamma, v_beta, gp)
+        self._v_weight, vp = self._forms(v_weight), self._like_pooled()
         sums, tgamma = state.mean.new_empty(len(self._x), norms.SUMS, self._shape[0]), self._of_images()
         given = (self._pooled(gp), self._sums(v_gamma), self._sums(v_beta))
         self._call("adjoint", self._weight[0], self._v_weight[0], *state, *given, vp, sums, tgamma)
@@ -111,15 +114,16 @@ class ImageBlock:
         self, gp: Tensor, state: norms.NormState, tp: Tensor, v_gamma: Tensor, wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """Return the derivatives of images (if wanted), kernel, gamma and beta: the rest of `adjoint`, and of tp."""
+        assert self._half is not None and self._v_weight is not None
         of_x, of_weight = self._like_images(wanted[0]), self._of_kernels()
-        tgamma, tbeta = self._half.tgamma, self._of_images()
+        tgamma, tbeta = self._half.tgamma.clone(), self._of_images()
         given = (self._pooled(gp), self._pooled(tp), self._sums(v_gamma), self._half.sums)
         self._call("total", *self._weight, *self._v_weight, *state, *given, of_weight, tgamma, tbeta, of_x)
         return of_x, self._kernel(of_weight) if wanted[1] else None, tgamma.sum(0), tbeta.sum(0)
 
     def _call(self, kernel: str, *arguments: Tensor | float | None) -> None:
-        threads = torch.get_num_threads()
-        scratch = torch.empty(threads * query("block_scratch", self._x, self._sizes), dtype=self._dtype)
+        threads = min(torch.get_num_threads(), len(self._x))
+        scratch = self._x.new_empty(threads * query("block_scratch", self._x, self._sizes), dtype=self._dtype)
         call(f"block_{kernel}", self._x, self._sizes, self._x, *arguments, scratch, threads)
 
     def _forms(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,29 +139,28 @@ class ImageBlock:
     def _sums(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self._dtype).contiguous()
 
-    def _pooled_shape(self) -> tuple[int, int, int, int]:
-        count, height, width, _, outputs, rows, columns, *padding = self._sizes
-        return (
-            count,
-            outputs,
-            (height + 2 * padding[0] - rows + 1) // 2,
-            (width + 2 * padding[1] - columns + 1) // 2,
-        )
-
     def _pooled(self, tensor: Tensor) -> Tensor:
-        if tuple(tensor.shape) != self._pooled_shape():
-            raise RuntimeError(f"a pooled map has {list(self._pooled_shape())} here, got {list(tensor.shape)}")
         return tensor.detach().contiguous(memory_format=torch.channels_last)
 
+    def _like_pooled(self) -> Tensor:
+        count, outputs, height, width = self._map
+        return like(self._x, count, outputs, height // 2, width // 2)
+
     def _of_images(self) -> Tensor:
-        return torch.empty(len(self._x), self._shape[0], dtype=self._dtype)
+        return self._x.new_empty(len(self._x), self._shape[0], dtype=self._dtype)
 
     def _of_kernels(self) -> Tensor:
         outputs, channels, height, width = self._shape
-        return torch.empty(len(self._x), outputs, height * width * channels, dtype=self._dtype)
+        return self._x.new_empty(len(self._x), outputs, height * width * channels, dtype=self._dtype)
 
     def _like_images(self, wanted: bool) -> Tensor | None:
         return torch.empty_like(self._x) if wanted else None
+
+
+def _map_size(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the map."""
+    height, width = (x.shape[axis] + 2 * padding[axis - 2] - weight.shape[axis] + 1 for axis in (2, 3))
+    return height, width
 
 
 class _ImageBlock(torch.autograd.Function):
@@ -180,7 +183,8 @@ class _ImageBlock(torch.autograd.Function):
     def backward(ctx: Any, gp: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, gamma, beta, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, which the parts can be
-            inputs = (x, weight, gamma, beta)
+            # As nodes of their own: where one input depends on another, only what it does here counts.
+            x, weight, gamma, beta = inputs = tuple(one.view_as(one) for one in (x, weight, gamma, beta))
             pooled = norms.norm_relu_pool(convolution(x, weight, ctx.padding), gamma, beta, ctx.eps)
             wanted = [one for one, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
             slopes = iter(torch.autograd.grad(pooled, wanted, gp, create_graph=True))

@@ -24,12 +24,13 @@ A constant added to y (the bias of the convolution before it) changes nothing. E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pdd_lightning.kernels.calls import NAMES, call, sums_dtype
+from pdd_lightning.kernels.calls import NAMES, call, like, sums_dtype
 from pdd_lightning.kernels.compiled import library
 from pdd_lightning.kernels.order import require_last_derivative
 
@@ -82,10 +83,9 @@ def norm_relu_pool(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
 def forward(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, NormState]:
     """Return the pooled map and the state."""
     y, gamma, beta = _map(y), _sums_type(gamma, y), _sums_type(beta, y)
-    _require_shapes(y, gamma, beta)
+    require_shapes(y.shape, y.device, gamma, beta)
     count, channels, height, width = y.shape
-    shape = (count, channels, height // 2, width // 2)
-    pooled = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    pooled = like(y, count, channels, height // 2, width // 2)
     mean, rstd = gamma.new_empty(count, channels), gamma.new_empty(count, channels)
     call("forward", y, _sizes(y), y, gamma, beta, float(eps), pooled, mean, rstd)
     return pooled, NormState(mean, rstd, gamma, beta)
@@ -94,7 +94,7 @@ def forward(y: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor,
 def backward(gp: Tensor, y: Tensor, state: NormState) -> tuple[Tensor, Tensor, Tensor]:
     """Return the slopes of y, of gamma and of beta."""
     y = _map(y)
-    _require_shapes(y, state.gamma, state.beta, gp)
+    require_shapes(y.shape, y.device, state.gamma, state.beta, gp)
     gy, ggamma, gbeta = torch.empty_like(y), torch.empty_like(state.mean), torch.empty_like(state.mean)
     call("backward", y, _sizes(y), _map(gp), y, *state, gy, ggamma, gbeta)
     return gy, ggamma.sum(0), gbeta.sum(0)
@@ -117,7 +117,7 @@ class Adjoint(NamedTuple):
 def adjoint(gp: Tensor, y: Tensor, v: Tensor, vgamma: Tensor, vbeta: Tensor, state: NormState) -> Adjoint:
     """Return what follows for gp and gamma from the slopes v, vgamma and vbeta of what `backward` returned."""
     y, gp, v = _map(y), _map(gp), _map(v)
-    _require_shapes(y, vgamma, vbeta, gp, v)
+    require_shapes(y.shape, y.device, vgamma, vbeta, gp, v)
     vp, tgamma = torch.empty_like(gp), torch.empty_like(state.mean)
     sums = state.mean.new_empty(len(y), SUMS, y.shape[1])
     call("adjoint", y, _sizes(y), gp, y, v, *state, _sums_type(vgamma, y), _sums_type(vbeta, y), vp, sums, tgamma)
@@ -171,16 +171,33 @@ class _Backward(torch.autograd.Function):
         return half.vp, ty, tgamma.to(vgamma), None, None, None
 
 
-def _require_shapes(
-    y: Tensor, gamma: Tensor, beta: Tensor, pooled: Tensor | None = None, slope: Tensor | None = None
+def require_shapes(
+    size: Sequence[int],
+    device: torch.device,
+    gamma: Tensor,
+    beta: Tensor,
+    pooled: Tensor | None = None,
+    slope: Tensor | None = None,
 ) -> None:
-    """Raises `RuntimeError` where something does not fit the map: the kernels would read what is not there."""
-    count, channels, height, width = y.shape
+    """Make sure that everything fits a map: the kernels would read what is not there.
+
+    Args:
+        size: That of the map, `[N, C, H, W]`.
+        device: Its device.
+        gamma: Of each channel `[C]`.
+        beta: Of each channel `[C]`.
+        pooled: As the pooled map `[N, C, H // 2, W // 2]`.
+        slope: As the map.
+
+    Raises:
+        RuntimeError: Something is of another shape, or elsewhere.
+    """
+    count, channels, height, width = size
     pooled_shape = (count, channels, height // 2, width // 2)
-    for tensor, shape in ((gamma, (channels,)), (beta, (channels,)), (pooled, pooled_shape), (slope, tuple(y.shape))):
-        if tensor is not None and (tuple(tensor.shape) != shape or tensor.device != y.device):
+    for tensor, shape in ((gamma, (channels,)), (beta, (channels,)), (pooled, pooled_shape), (slope, tuple(size))):
+        if tensor is not None and (tuple(tensor.shape) != shape or tensor.device != device):
             found = f"{list(tensor.shape)} on {tensor.device}"
-            raise RuntimeError(f"with a map {list(y.shape)} on {y.device} goes {list(shape)} there, got {found}")
+            raise RuntimeError(f"with a map {list(size)} on {device} goes {list(shape)} there, got {found}")
 
 
 def _map(tensor: Tensor) -> Tensor:

@@ -28,12 +28,18 @@ template <typename A> struct Vectors {
 };
 template <typename A> using Vector = typename Vectors<A>::Vector;
 
-template <typename A> inline Vector<A> load_vector(const A *from) {
-    Vector<A> vector;
+inline Vector<float> load_vector(const float *from) {
+    Vector<float> vector;
     std::memcpy(&vector, from, BYTES);
     return vector;
 }
-template <typename A> inline void store_vector(A *to, Vector<A> vector) { std::memcpy(to, &vector, BYTES); }
+inline Vector<double> load_vector(const double *from) {
+    Vector<double> vector;
+    std::memcpy(&vector, from, BYTES);
+    return vector;
+}
+inline void store_vector(float *to, Vector<float> vector) { std::memcpy(to, &vector, BYTES); }
+inline void store_vector(double *to, Vector<double> vector) { std::memcpy(to, &vector, BYTES); }
 
 typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
 typedef uint32_t Words __attribute__((vector_size(BYTES)));

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int SIDE = 4, SPREAD = 6, PLACES = 36, KERNEL = 3;
 // Tiles that a thread computes together at most, so that they stay in its cache; and of a part of a sum over tiles.
-constexpr int64_t TOGETHER = 24, SUMMED = 128;
+constexpr int64_t TOGETHER = 24, SUMMED = 48;
 // Numbers between the places, so that they do not all fall on the same lines of the cache.
 constexpr int64_t GAP = 16;
 // Products per place from which on several threads are worth waking up.
@@ -123,6 +123,7 @@ inline void read(const Tiles &tiles, int64_t tile, int64_t channel, const T *map
 template <typename A> struct Panels {
     int64_t rows, columns;
 
+    int64_t count() const { return (columns + Vectors<A>::PANEL - 1) / Vectors<A>::PANEL; }
     int64_t width(int64_t column) const {
         return std::min<int64_t>(Vectors<A>::PANEL, columns - column / Vectors<A>::PANEL * Vectors<A>::PANEL);
     }
@@ -131,16 +132,6 @@ template <typename A> struct Panels {
         return first * rows + row * width(column) + column - first;
     }
 };
-
-// C = A B or C += A B, with B in panels.
-template <typename A>
-void product(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b,
-             const Panels<A> &panels, A *c, int64_t c_row, bool add) {
-    for (int64_t column = 0; column < panels.columns; column += Vectors<A>::PANEL) {
-        const int64_t width = panels.width(column);
-        multiply(rows, depth, width, a, a_row, a_column, b + panels.at(0, column), width, c + column, c_row, add);
-    }
-}
 
 // A kernel to its 36 places, each a matrix of `in` by `out` channels in panels. Steps are those between its numbers.
 template <typename T>
@@ -164,7 +155,7 @@ void transform(int64_t in, int64_t out, int64_t in_step, int64_t out_step, int64
             }
             A *to = places + panels.at(channel, first);
             Winograd<A>::template both<KERNEL, SPREAD>(Winograd<A>::kernel, square, [&](int i, int j, Vector<A> value) {
-                store_vector(to + (i * SPREAD + j) * in * out, value);
+                store_vector(to + (i * SPREAD + j) * (in * out + GAP), value);
             });
         }
 }
@@ -197,8 +188,12 @@ void convolve(int64_t images, const Tiles &from, int64_t height, int64_t width, 
                         [&](int i, int j, Vector<A> value) { store_vector(to + (i * SPREAD + j) * of_map, value); });
                 }
             for (int64_t k = 0; k < PLACES; ++k)
-                product(count, in, own + k * of_map, in, 1, places + k * in * out, panels, products + k * of_result,
-                        out, false);
+                for (int64_t channel = 0; channel < out; channel += Vectors<A>::PANEL) {
+                    const int64_t panel = panels.width(channel);
+                    multiply(count, in, panel, own + k * of_map, in, 1,
+                             places + k * (in * out + GAP) + panels.at(0, channel), panel,
+                             products + k * of_result + channel, out, false);
+                }
             for (int64_t tile = 0; tile < count; ++tile) {
                 const Tiles::Place place = from.place(first + tile);
                 for (int64_t channel = 0; channel < out; channel += LANES) {
@@ -252,9 +247,12 @@ void kernel_slope(int64_t images, const Tiles &from, const Tiles &to, const T *m
                 }
             }
 #pragma omp for schedule(static)
-            for (int64_t k = 0; k < PLACES; ++k)
-                product(out, count, slopes + k * of_slope, 1, row, maps + k * of_map, panels, sums + k * of_kernel, in,
-                        first > 0);
+            for (int64_t task = 0; task < PLACES * panels.count(); ++task) {
+                const int64_t k = task / panels.count(), channel = task % panels.count() * Vectors<A>::PANEL;
+                const int64_t width = panels.width(channel);
+                multiply(out, count, width, slopes + k * of_slope, 1, row, maps + k * of_map + panels.at(0, channel),
+                         width, sums + k * of_kernel + channel, in, first > 0);
+            }
         }
 #pragma omp for schedule(static)
         for (int64_t k = 0; k < out; ++k)
@@ -286,7 +284,8 @@ void kernel_slope(int64_t images, const Tiles &from, const Tiles &to, const T *m
                                               Sum<T>::type *places) {                                                \
         transform<T>(in, out, in_step, out_step, row_step, column_step, weight, places);                             \
     }                                                                                                                \
-    /* Numbers of `scratch`. */                                                                                      \
+    /* Numbers of `places`, and of `scratch`. */                                                                      \
+    extern "C" int64_t winograd_transform_size_##NAME(int64_t in, int64_t out) { return PLACES * (in * out + GAP); } \
     extern "C" int64_t winograd_convolve_scratch_##NAME(int64_t in, int64_t out, int64_t threads) {                  \
         return threads * PLACES * (TOGETHER * (in + out) + 2 * GAP);                                                 \
     }                                                                                                                \

@@ -40,7 +40,7 @@ class Blocks(nn.Sequential):
             features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
             return features
         dtype, first = computed_in(images), blocks[0].conv
-        parts = in_parts(images, first.out_channels, dtype, suits(images, first.weight))
+        parts = in_parts(images, first.out_channels, dtype, suits(images, first.weight, blocks[0].padding))
         return torch.cat([_features(blocks, part.to(dtype)) for part in parts]).to(images.dtype)
 
 
@@ -51,7 +51,7 @@ def _features(blocks: list[Block], x: Tensor) -> Tensor:
         weight = block.conv.weight.to(x.dtype)
         # The convolution's bias has no influence, since the norm takes it out, and a gradient of zero.
         shift = block.norm.bias if block.conv.bias is None else block.norm.bias + 0 * block.conv.bias
-        if suits(x, weight):
+        if suits(x, weight, block.padding):
             x = image_block(x, weight, block.norm.weight, shift, block.padding, block.norm.eps)
         else:
             x = norm_relu_pool(convolution(x, weight, block.padding), block.norm.weight, shift, block.norm.eps)

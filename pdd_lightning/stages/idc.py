@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
-from pdd_lightning.data.class_batches import by_class
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
@@ -232,8 +231,8 @@ class IDC(DistillationStage):
         scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(images)
         # Adds zero to the value and makes the gradient that of pixels on the [0, 1] scale, over std.
         images = images + (scale - 1) * (images - images.detach())
-        frozen = by_class(self.frozen.images, self.frozen.labels, self.data.real.num_classes)[label]
-        union = torch.cat([frozen, images])
+        order = self.frozen.labels.argsort(stable=True).view(self.data.real.num_classes, -1)
+        union = torch.cat([self.frozen.images[order[label]], images])
         return decode(union, self.labels[:0], self.factor, pixels.level(GREY))[0]
 
     def _matching_network(self, iteration: int) -> nn.Module:

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measure import flops
-from pdd_lightning.kernels.image_block import image_block, suits
+from pdd_lightning.kernels.chain import _MapBlock
+from pdd_lightning.kernels.image_block import ImageBlock, image_block, suits
 from pdd_lightning.networks import ConvNet
 
 EPS = 1e-5
@@ -49,11 +50,52 @@ def derivatives(block, shape, inputs: list[Tensor], wanted: list[Tensor]) -> lis
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_and_its_derivatives_are_those_of_its_parts(shape, with_images):
     inputs = operands(shape)
-    assert suits(*inputs[:2])
+    assert suits(*inputs[:2], shape[-1])
     wanted = inputs if with_images else inputs[1:]
     own, expected = (derivatives(block, shape, inputs, wanted) for block in (image_block, plain))
     for one, other in zip(own, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_its_passes_are_those_of_a_block_with_its_map(shape, wanted):
+    x, weight, gamma, beta = (tensor.detach() for tensor in operands(shape))
+    torch.manual_seed(1)
+    v_weight, v_gamma, v_beta = (torch.randn_like(tensor) for tensor in (weight, gamma, beta))
+    results = []
+    for block in (ImageBlock(x, weight, shape[-1]), _MapBlock(x, weight, shape[-1])):
+        pooled, state = block.forward(gamma, beta, EPS)
+        torch.manual_seed(2)
+        gp, tp = torch.randn_like(pooled), torch.randn_like(pooled)
+        slopes = block.backward(gp, state, wanted[0])
+        vp = block.adjoint(gp, state, None, v_weight, v_gamma, v_beta, wanted)
+        totals = block.total(gp, state, tp, v_gamma, wanted)
+        results.append([pooled, *slopes, vp, *totals])
+    for one, other in zip(*results, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_an_input_that_depends_on_another_is_differentiated_once():
+    x, weight, gamma, beta = operands((2, 3, 16, 8, 8, (1, 1)))
+    gradients = []
+    for create_graph in (False, True):
+        pooled = image_block(x, weight, gamma + weight.sum(), beta, (1, 1), EPS)
+        gradients.append(torch.autograd.grad(pooled.square().sum(), [weight], create_graph=create_graph)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_parameters_of_other_shapes_are_an_error():
+    x, weight, gamma, beta = operands(SHAPES[0])
+    with pytest.raises(RuntimeError, match=r"goes \[32\] there, got \[2\]"):
+        image_block(x, weight, gamma[:2], beta, (1, 1), EPS)
+
+
+def test_a_kernel_on_another_device_is_left_to_its_parts():
+    x, weight, *_ = operands(SHAPES[0])
+    assert not suits(x, weight.to("meta"), (1, 1))
 
 
 def test_bits_do_not_depend_on_threads():
@@ -84,9 +126,12 @@ def test_bfloat16_is_rounded_at_the_end():
     assert all((one.double() - other).norm() < 2**-8 * other.norm() for one, other in pairs)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 24, 8, 8, (1, 1)), (2, 5, 32, 8, 8, (1, 1)), (0, 3, 32, 8, 8, (1, 1))])
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 24, 8, 8, (1, 1)), (2, 5, 32, 8, 8, (1, 1)), (0, 3, 32, 8, 8, (1, 1)), (1, 3, 16, 128, 128, (1, 1))],
+)
 def test_others_are_left_to_the_parts(shape):
-    assert not suits(*operands(shape)[:2])
+    assert not suits(*operands(shape)[:2], shape[-1])
 
 
 def test_operations_are_counted():

@@ -25,6 +25,7 @@ from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertSettings, PoolSettings, TrajectoryStore
+from pdd_lightning.progress import percent
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import check_at_once
@@ -329,7 +330,8 @@ def _summary_line(report: StageReport, num_stages: int) -> str:
     return (
         f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
         f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, validation accuracy of theta_{report.stage}"
-        f" {100 * report.val_accuracy:.1f} +-{100 * report.val_std:.1f} % ({report.val_networks} networks)"
+        f" {percent(report.val_accuracy, report.val_std, report.val_networks)} %"
+        f" ({report.val_networks} network{'s' if report.val_networks > 1 else ''})"
     )
 
 

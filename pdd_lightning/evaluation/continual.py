@@ -28,7 +28,7 @@ from pdd_lightning.evaluation.memory import LearningTask, LearningTasks, joined
 from pdd_lightning.evaluation.plan import Part
 from pdd_lightning.evaluation.report import format_table
 from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
-from pdd_lightning.progress import progress_bar
+from pdd_lightning.progress import percent, progress_bar
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
 from pdd_lightning.training import TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
@@ -164,8 +164,8 @@ def continual_table(rows: Sequence[dict[str, Any]]) -> str:
             row["protocol"],
             str(row["images"]),
             {"val": "validation"}.get(row["part"], row["part"]),
-            f"{100 * row['mean']:.1f} +-{100 * row['std']:.1f}",
-            f"{100 * row['forgetting']:.1f} +-{100 * row['forgetting_std']:.1f}",
+            percent(row["mean"], row["std"], row["n"]),
+            percent(row["forgetting"], row["forgetting_std"], row["n"]),
             str(row["n"]),
             f"{row['seconds']:.0f}",
         ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdd_lightning.evaluation.results import TaskResult
+from pdd_lightning.progress import percent
 
 
 def rows_from_results(
@@ -74,7 +75,7 @@ def rows_table(rows: Sequence[dict[str, Any]]) -> str:
         "images": [str(row["images"]) for row in rows],
         "steps": [str(row["steps"]) for row in rows],
         "networks": [str(row["n"]) for row in rows],
-        "accuracy %": [f"{100 * row['mean']:.1f} +-{100 * row['std']:.1f}" for row in rows],
+        "accuracy %": [percent(row["mean"], row["std"], row["n"]) for row in rows],
         "seconds": [f"{row['seconds']:.0f}" for row in rows],
     }
     if all(row["stage"] == row["num_stages"] for row in rows):
@@ -90,7 +91,8 @@ def _in_common(rows: Sequence[dict[str, Any]]) -> str:
     row, counts = rows[0], {row["n"] for row in rows}
     part = {"val": "validation"}.get(row["part"], row["part"])
     network = row["network"]["class_path"].rpartition(".")[2]
-    number = f"{row['n']} networks ({network})" if len(counts) == 1 else f"networks ({network})"
+    number = f"{row['n']} " if len(counts) == 1 else ""
+    number += f"{'network' if counts == {1} else 'networks'} ({network})"
     augment = f"augmentation {row['augment']}" if row["augment"] != "none" else "no augmentation"
     epochs = f"{row['epochs'][0]} epochs a stage, " if row["protocol"] == "progressive" else ""
     return f"Accuracy on {row['scored']} {part} images, {number}, {epochs}{augment}, seed {row['seed']}."
@@ -116,7 +118,7 @@ def stages_table(stages: Sequence[dict[str, Any]]) -> str:
             "-" if stage["real_images"] is None else str(stage["real_images"]),
             "-" if stage["learned_lr"] is None else f"{stage['learned_lr']:.4g}",
             f"{stage['first_loss']:.3f} -> {stage['last_loss']:.3f}",
-            f"{100 * stage['val_accuracy']:.1f} +-{100 * stage['val_std']:.1f}",
+            percent(stage["val_accuracy"], stage["val_std"], stage["val_networks"]),
             f"{stage['seconds']['distil']:.0f}",
             f"{stage['seconds']['transition'] + stage['seconds']['experts']:.0f}",
             f"{stage['peak_memory_mb']:.0f}",

@@ -11,7 +11,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -54,6 +55,7 @@ def _load() -> ctypes.CDLL:
     compiler[0] = str(Path(found).absolute())
     path = _folder() / f"kernels_{_key(compiler)}.so"
     if not path.exists():
+        logger.info("Fused CPU kernels: compiling them, once, which takes some seconds")
         _build(compiler, path)
     # Torch's own OpenMP library, loaded already, is found by its names: a second one's threads would get in the way.
     # Names that are missing are an error now, not at the first call.
@@ -67,13 +69,11 @@ def _load() -> ctypes.CDLL:
 def _build(compiler: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        run = partial(subprocess.run, check=True, capture_output=True, text=True, timeout=_SECONDS, cwd=folder)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run, ([*compiler, *_COMPILE.split(), str(source)] for source in SOURCES)))
         # Linked without -fopenmp, which would bring the compiler's own OpenMP library.
-        objects = [f"{source.stem}.o" for source in SOURCES]
-        for words in (
-            [*compiler, *_COMPILE.split(), *map(str, SOURCES)],
-            [*compiler, "-shared", *objects, "-o", "kernels.so"],
-        ):
-            subprocess.run(words, check=True, capture_output=True, text=True, timeout=_SECONDS, cwd=folder)
+        run([*compiler, "-shared", *(f"{source.stem}.o" for source in SOURCES), "-o", "kernels.so"])
         Path(folder, "kernels.so").replace(path)  # whole or absent, also where several processes do the same
 
 

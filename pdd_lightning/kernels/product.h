@@ -67,7 +67,7 @@ inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int6
                                                  int64_t b_row, A *c, int64_t c_row, bool add) {
     constexpr int LANES = Vectors<A>::LANES;
     Vector<A> sum[COUNT][WIDE];
-#pragma GCC unroll 8
+#pragma GCC unroll 24
     for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < WIDE; ++j) sum[i][j] = add ? load_vector(c + i * c_row + j * LANES) : Vector<A>{};
@@ -75,14 +75,14 @@ inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int6
         Vector<A> row[WIDE];
 #pragma GCC unroll 8
         for (int j = 0; j < WIDE; ++j) row[j] = load_vector(b + k * b_row + j * LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 24
         for (int i = 0; i < COUNT; ++i) {
             const A value = a[i * a_row + k * a_column];
 #pragma GCC unroll 8
             for (int j = 0; j < WIDE; ++j) sum[i][j] += value * row[j];
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 24
     for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < WIDE; ++j) store_vector(c + i * c_row + j * LANES, sum[i][j]);
@@ -92,9 +92,10 @@ inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int6
 template <int WIDE, typename A>
 void panel(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b, int64_t b_row, A *c,
            int64_t c_row, bool add) {
+    constexpr int MANY = ROWS * VECTORS / WIDE;
     int64_t i = 0;
-    for (; i + ROWS <= rows; i += ROWS)
-        block<ROWS, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
+    for (; i + MANY <= rows; i += MANY)
+        block<MANY, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
     for (; i + 2 <= rows; i += 2)
         block<2, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);
     if (i < rows) block<1, WIDE>(depth, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, add);

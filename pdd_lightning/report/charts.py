@@ -157,7 +157,8 @@ def _point(
     x_of: Callable[[float], float],
     y_of: Callable[[float], float],
 ) -> Point:
-    text = f"{run.name}, stage {stage.stage}, {stage.images} images: {mean:.1f} ± {std:.1f} %"
+    spread = f" ± {std:.1f}" if std else ""
+    text = f"{run.name}, stage {stage.stage}, {stage.images} images: {mean:.1f}{spread} %"
     ends = (y_of(max(0.0, mean - std)), y_of(min(100.0, mean + std)))
     return Point(x_of(place(stage)), y_of(mean), *ends, text)
 

@@ -24,7 +24,7 @@ class StageFigures:
         first_loss: Matching loss at the beginning.
         last_loss: Matching loss at the end.
         mean: Validation accuracy of theta_i in [0, 1], mean over networks.
-        std: Standard deviation of that accuracy over networks.
+        std: Standard deviation of that accuracy over networks; None of a single one.
         networks: Number of networks.
         seconds: Time by part.
         memory: Highest memory use so far, in MB.
@@ -58,7 +58,7 @@ class StageFigures:
             first_loss=number(checked.get("first_loss")),
             last_loss=number(checked.get("last_loss")),
             mean=number(checked.get("val_accuracy")),
-            std=number(checked.get("val_std")),
+            std=_spread(checked.get("val_std"), checked.get("val_networks")),
             networks=number(checked.get("val_networks")),
             seconds=_numbers(checked.get("seconds")),
             memory=number(checked.get("peak_memory_mb")),
@@ -75,7 +75,7 @@ class EvaluationRow:
         protocol: How they were trained on a staged set.
         images: Number of training images.
         mean: Mean accuracy in [0, 1].
-        std: Its standard deviation over networks.
+        std: Its standard deviation over networks; None of a single one.
         networks: Number of networks.
         steps: Optimiser steps of each network.
         seconds: Time, summed over networks.
@@ -109,13 +109,18 @@ class EvaluationRow:
             protocol=str(checked.get("protocol", "not stated")),
             images=number(checked.get("images")),
             mean=number(checked["mean"]),
-            std=number(checked.get("std")),
+            std=_spread(checked.get("std"), checked.get("n")),
             networks=number(checked.get("n")),
             steps=number(checked.get("steps")),
             seconds=number(checked.get("seconds")),
             per_class=_numbers(checked.get("per_class")),
             entry=checked,
         )
+
+
+def _spread(std: Any, count: Any) -> float | None:
+    """A standard deviation; None where it is that of one network, which has none."""
+    return None if count == 1 else number(std)
 
 
 def number(value: Any) -> float | None:

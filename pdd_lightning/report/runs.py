@@ -52,6 +52,8 @@ def read_run(folder: Path, name: str) -> Run:
         DamagedFileError: The summary is missing or damaged.
     """
     if not (folder / "summary.json").exists():
+        if (folder / "distilled.safetensors").exists():
+            raise DamagedFileError("it holds a distilled set, but no run: there is no summary.json")
         raise DamagedFileError("no stage is finished yet: there is no summary.json")
     summary = read_json(folder / "summary.json")
     notes: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
@@ -46,6 +47,15 @@ class Discarding(GridStudy):
         ]
         return [first, *others]
 
+    def rows(self, folder: Path) -> list[dict[str, Any]]:
+        """Adds the seconds that a schedule saved."""
+        rows = super().rows(folder)
+        whole = next(row["distil_seconds"] for row in rows if "distil_seconds" in row)
+        for row in rows:
+            if "distil_seconds" in row:
+                row["seconds_saved"] = whole - row["distil_seconds"]
+        return rows
+
     def figures(self, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Adds the real examples that a stage used, on average over the stages."""
         used = [stage["real_images"] for summary in summaries for stage in summary["stages"]]
@@ -55,7 +65,11 @@ class Discarding(GridStudy):
         """Says what the seconds are."""
         return [
             *super().notes(rows),
-            "Seconds are wall-clock time: compare them only if nothing else ran (`--jobs 1`).",
+            "Seconds are wall-clock time: compare them only if nothing else ran (`--jobs 1`). Saved: to the run that"
+            " keeps everything, beside which alone there are random real images.",
+            "Schedules, shares of the real examples kept in each stage: "
+            + "; ".join(f"{name}: {', '.join(f'{one:g}' for one in keep)}" for name, keep in self.schedules.items())
+            + ".",
         ]
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
 from pdd_lightning.studies.step import Step, option_words
-from pdd_lightning.studies.tables import over_seeds
+from pdd_lightning.studies.tables import mean_and_spread, over_seeds
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class GridStudy(Study):
             "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
             f" says how much distillation itself varies. Distillation seeds: {', '.join(map(str, self.grid.seeds))}.",
             "Networks start from initialisations that no expert used. Random real images are drawn anew for each.",
-            "Distillation seconds: experts, iterations and transitions together, mean over the seeds.",
+            "Distillation seconds: experts, iterations and transitions together, mean ± standard deviation over the"
+            " seeds. Evaluation seconds: of all networks together, mean over the seeds.",
         ]
 
     def steps(self, folder: Path) -> list[Step]:
@@ -167,5 +168,9 @@ def _steps_per_epoch(stages: int, images: int, batch_size: int) -> int:
     return sum(-(-stage * images // batch_size) for stage in range(1, stages + 1))
 
 
-def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(one[name] for one in figures) for name in figures[0]}
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Mean of each number over the seeds, and the spread."""
+    means: dict[str, float | None] = {}
+    for name in figures[0]:
+        means[name], means[f"{name}_std"] = mean_and_spread([one[name] for one in figures])
+    return means

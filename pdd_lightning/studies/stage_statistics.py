@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.recipe import dotted, readable
 from pdd_lightning.studies.stage_plot import draw_methods
 from pdd_lightning.studies.step import Step, option_words
+from pdd_lightning.studies.tables import mean_and_spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +41,10 @@ class StageStatistics(Study):
         """What the numbers are."""
         return [
             "Each number: mean over the images of a row and over the seeds ± standard deviation of the seeds' means.",
-            "low, middle, high: shares of the power spectrum; variation: total variation; accuracy, confidence and"
-            " silhouette: in networks trained on real images, of the image's label; nearest real: distance to the"
-            " nearest real training image of the class, root mean square per pixel in model space.",
+            "low, middle, high: shares of the power spectrum in these thirds of the frequencies, of sum 1; variation:"
+            " total variation; accuracy and confidence (both from 0 to 1) and silhouette (from -1 to 1): in networks"
+            " trained on real images, of the image's label; nearest real: distance to the nearest real training image"
+            " of the class, root mean square per pixel in model space.",
             "Held-out real images are the validation part, on which no network was trained.",
         ]
 
@@ -88,7 +89,5 @@ def _over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Mean of each number over seeds, and the spread."""
     numbers: dict[str, float | None] = {}
     for name in NUMBERS:
-        values = [row[name] for row in rows]
-        numbers[name] = statistics.fmean(values)
-        numbers[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        numbers[name], numbers[f"{name}_std"] = mean_and_spread([row[name] for row in rows])
     return numbers

@@ -24,7 +24,10 @@ HEADINGS = {
     "iterations": "iterations in total",
     "iterations_per_stage": "iterations per stage",
     "distil_seconds": "distillation s",
+    "seconds_saved": "distillation s saved",
     "seconds": "evaluation s",
+    "steps": "steps of each network",
+    "part": "scored on",
     "forgetting": "forgetting %",
 }
 
@@ -35,12 +38,12 @@ def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
     `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means: sample standard deviations,
     None where there is a single value.
     """
-    everything = [value for one in accuracies for value in one]
-    means = [statistics.fmean(one) for one in accuracies]
+    mean, std = mean_and_spread([value for one in accuracies for value in one])
+    _, seed_std = mean_and_spread([statistics.fmean(one) for one in accuracies])
     return {
-        "mean": statistics.fmean(everything),
-        "std": _spread(everything),
-        "seed_std": _spread(means),
+        "mean": mean,
+        "std": std,
+        "seed_std": seed_std,
         "seeds": len(accuracies),
         "networks": len(accuracies[0]),
     }
@@ -98,6 +101,8 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return ""
     if _is_accuracy(name):
         return f"{100 * value:.1f}" + ("" if spread is None else f" ±{100 * spread:.1f}")
+    if name == "part":
+        return {"val": "validation part", "test": "test part"}.get(value, str(value))
     if isinstance(value, float):
         return _short(value) + ("" if spread is None else f" ±{_short(spread)}")
     return str(value).replace("|", "\\|")
@@ -108,5 +113,6 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation, which is None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

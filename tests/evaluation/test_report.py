@@ -62,9 +62,9 @@ def test_the_table_of_rows_gives_percent(rows):
     assert lines[0] == "Accuracy on 100 test images, networks (ConvNet), 10 epochs a stage, augmentation crop, seed 4."
     assert lines[2].split("  ")[0].strip() == "training images" and set(lines[3]) == {"-"}
     assert lines[4].split() == ["distilled", "progressive", "12", "30", "3", "60.0", "+-20.0", "9"]
-    assert lines[5].split()[-4:] == ["1", "25.0", "+-0.0", "1"]
+    assert lines[5].split()[-4:] == ["20", "1", "25.0", "1"]
     few = rows_from_results([result("distilled", 0, 0.5, part="val")], ["cat", "dog"])
-    assert "validation images, 1 networks" in rows_table(few)
+    assert "validation images, 1 network (" in rows_table(few)
 
 
 def test_earlier_stages_come_before_the_last_where_asked_for():

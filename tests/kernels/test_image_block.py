@@ -128,7 +128,8 @@ def test_bfloat16_is_rounded_at_the_end():
 
 @pytest.mark.parametrize(
     "shape",
-    [(2, 3, 24, 8, 8, (1, 1)), (2, 5, 32, 8, 8, (1, 1)), (0, 3, 32, 8, 8, (1, 1)), (1, 3, 16, 128, 128, (1, 1))],
+    [(2, 3, 24, 8, 8, (1, 1)), (2, 5, 32, 8, 8, (1, 1)), (0, 3, 32, 8, 8, (1, 1)), (1, 3, 16, 129, 129, (1, 1))],
+    ids=["odd outputs", "many channels", "no image", "large map"],
 )
 def test_others_are_left_to_the_parts(shape):
     assert not suits(*operands(shape)[:2], shape[-1])

@@ -34,7 +34,7 @@ def test_a_whole_run_has_no_notes(make_run: MakeRun) -> None:
         ('{"stages": [{"stage": true, "images": 3}]}', "no usable 'stage'"),
         ('{"evaluation": ["distilled"]}', "an evaluation row is str"),
         ('{"evaluation": [{"row": "distilled", "part": "test", "mean": null}]}', "no usable 'mean'"),
-        (None, "no stage is finished yet"),
+        (None, "it holds a distilled set, but no run"),
     ],
 )
 def test_a_run_without_usable_figures_is_named_and_the_others_are_shown(
@@ -50,6 +50,14 @@ def test_a_run_without_usable_figures_is_named_and_the_others_are_shown(
     (broken,) = folders.broken
     assert broken.name == "damaged"
     assert reason in broken.reason
+
+
+def test_a_run_without_a_finished_stage_is_named(make_run: MakeRun) -> None:
+    begun, sound = make_run("begun"), make_run("sound")
+    for file in ("summary.json", "distilled.safetensors"):
+        (begun / file).unlink()
+    (broken,) = read_folders([begun, sound]).broken
+    assert (broken.name, broken.reason) == ("begun", "no stage is finished yet: there is no summary.json")
 
 
 def test_a_damaged_set_is_noted_and_its_pictures_are_shown_instead(make_run: MakeRun) -> None:

@@ -236,7 +236,7 @@ def test_common_columns_are_said_once() -> None:
     rows = [{"method": name, "mean": 0.5, "std": 0.01, "part": "val"} for name in "AB"]
     table = markdown_table(rows)
     assert table.splitlines()[:3] == ["| method | accuracy % |", "| --- | ---: |", "| A | 50.0 ±1.0 |"]
-    assert table.endswith("In all rows: part: val.")
+    assert table.endswith("In all rows: scored on: validation part.")
 
 
 def test_crossing_is_found_between_sizes() -> None:

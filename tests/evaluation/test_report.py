@@ -62,7 +62,7 @@ def test_the_table_of_rows_gives_percent(rows):
     assert lines[0] == "Accuracy on 100 test images, networks (ConvNet), 10 epochs a stage, augmentation crop, seed 4."
     assert lines[2].split("  ")[0].strip() == "training images" and set(lines[3]) == {"-"}
     assert lines[4].split() == ["distilled", "progressive", "12", "30", "3", "60.0", "+-20.0", "9"]
-    assert lines[5].split()[-4:] == ["20", "1", "25.0", "1"]
+    assert lines[5].split()[-4:] == ["30", "1", "25.0", "1"]
     few = rows_from_results([result("distilled", 0, 0.5, part="val")], ["cat", "dog"])
     assert "validation images, 1 network (" in rows_table(few)
 
@@ -97,10 +97,12 @@ def test_the_table_of_stages():
         "last_loss": 0.5,
         "val_accuracy": 0.411,
         "val_std": 0.02,
+        "val_networks": 8,
         "seconds": {"distil": 12.4, "transition": 3.0, "experts": 4.0},
         "peak_memory_mb": 512.3,
     }
-    later = {**stage, "stage": 2, "learned_lr": None, "real_images": None}
+    later = {**stage, "stage": 2, "learned_lr": None, "real_images": None, "val_networks": 1}
     first, second = stages_table([stage, later]).splitlines()[2:]
     assert first.split() == ["1", "20", "690", "0.01234", "1.250", "->", "0.500", "41.1", "+-2.0", "12", "7", "512"]
     assert second.split()[:4] == ["2", "20", "-", "-"]
+    assert second.split()[7:9] == ["41.1", "12"]

@@ -221,7 +221,7 @@ class DistillationStage(LightningModule, ABC):
             NonFiniteLossError: A parameter is infinite or not a number, or the learned rate is 0 or infinite (on any
                 process).
         """
-        finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
+        finite = bool(torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all())
         rate = self.learned_lr
         usable = rate is None or 0 < rate < float("inf")
         self._require(finite and usable, "after the update, the images or the learned rate are")

@@ -19,7 +19,7 @@ One iteration is loss and gradient of the image step: for IDC of one class, for 
 earlier stages are frozen. `plain` is the method as its paper writes it: autograd, class by class, second
 derivatives through all synthetic images. Both forms agreed in float64 before they were timed, and are timed
 alternating, in medians. The floor counts 3 forward passes for an image whose gradient is a constant, 7 for one that
-is learned (9 in trajectory matching; 1 and 2 for DM's features), at the speed of a plain training step in the same
+is learned (9 in trajectory matching; 1 and 2 for DM's features), at the speed of an ordinary training step in the same
 run; `work` are the operations that were counted, over those of the floor. Memory is the peak of a fresh process per
 line, and what of it is above one that only sets the case up."""
 COLUMNS = {

@@ -148,6 +148,7 @@ class _ChainGradient(torch.autograd.Function):
     def forward(
         ctx: Any, blocks: Sequence[ChainBlock], dtype: torch.dtype, images: Tensor, targets: Tensor, *params: Tensor
     ) -> tuple[Tensor, ...]:
+        """The gradient by each parameter."""
         x = images.to(dtype).contiguous(memory_format=torch.channels_last)
         xs, states, passes = [], [], []
         for number, block in enumerate(blocks):
@@ -175,6 +176,7 @@ class _ChainGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+        """Its derivatives by images, targets and parameters."""
         require_last_derivative()
         with torch.autocast("cpu", enabled=False):
             return (None, None, *_second_order(ctx, v))

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from pdd_lightning.kernels import winograd
 from pdd_lightning.kernels.order import require_last_derivative
 
-_FEW = 36
-"""Entries of a kernel per output channel up to which `input_slope` goes another way: four channels of 3x3."""
+FEW = 36
+"""Entries of a kernel per output channel, four channels of 3x3, up to which moving a map costs more than computing."""
 
 
 def convolution(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
@@ -44,7 +44,7 @@ def input_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, in
     """Return the slope of the images from that of the result."""
     if winograd.suits(x, weight, padding):
         return winograd.input_slope(slope, weight, padding)
-    if weight[0].numel() > _FEW:
+    if weight[0].numel() > FEW:
         return _products(slope, x, weight, padding, [True, False, False])[0]
     # To images of few channels the convolution has no fast form. One of 1x1 gives each pixel's part in the slopes of
     # its neighbours, which are then added up.
@@ -77,12 +77,14 @@ def _products(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+        """The convolution."""
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
         return product(x, weight, padding)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """Slopes of images and kernel, differentiable."""
         x, weight = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:2])
         return (*_Backward.apply(slope, x, weight, ctx.padding, wanted), None)
@@ -93,6 +95,7 @@ class _Backward(torch.autograd.Function):
     def forward(
         ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], wanted: list[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
+        """Slopes of images and kernel, where they are wanted."""
         ctx.save_for_backward(slope, x, weight)
         ctx.padding = padding
         ctx.set_materialize_grads(False)
@@ -106,6 +109,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v_x: Tensor | None, v_weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Derivatives of the slope, the images and the kernel from those of the slopes."""
         require_last_derivative()
         slope, x, weight = ctx.saved_tensors
         of_slope = of_x = of_weight = None

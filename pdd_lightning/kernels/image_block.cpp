@@ -148,6 +148,15 @@ void patch_slopes(const Sizes &s, const A *slope, const A *weight, int64_t first
     multiply(s.area(), width, patch, slope, width, 1, weight + first * patch, patch, to, patch, add);
 }
 
+// What the backward of the backward starts from: the map, its slope by that of the kernel, and the slope of its result.
+template <typename T, typename A>
+void maps(const Sizes &s, const Scratch<A> &own, const A *weight, const A *vweight, const T *gp, int64_t image,
+          int64_t first, int64_t width) {
+    convolve(s, own.patches, weight, first, width, own.y);
+    convolve(s, own.patches, vweight, first, width, own.v);
+    read_pooled(s, gp, image, first, width, own.p);
+}
+
 template <typename T, typename A>
 void block_forward(const Sizes &s, const T *x, const A *weight, const A *gamma, const A *beta, double eps, T *p,
                    A *mean, A *rstd, A *scratch, int64_t threads) {
@@ -190,9 +199,7 @@ void block_adjoint(const Sizes &s, const T *x, const A *weight, const A *vweight
         read_patches(s, x + image * s.image(), own.patches);
         each_block(s, [&](int64_t first, int64_t width) {
             const int64_t at = image * s.outputs + first;
-            convolve(s, own.patches, weight, first, width, own.y);
-            convolve(s, own.patches, vweight, first, width, own.v);
-            read_pooled(s, gp, image, first, width, own.p);
+            maps(s, own, weight, vweight, gp, image, first, width);
             ON_MAP(adjoint, width, own.p, own.y, own.v, mean + at, rstd + at, gamma + first, beta + first,
                    vgamma + first, vbeta + first, own.q, own.sums, tgamma + at)
             write_pooled(s, own.q, image, first, width, vp);
@@ -211,9 +218,7 @@ void block_total(const Sizes &s, const T *x, const A *weight, const A *rows, con
         read_patches(s, x + image * s.image(), own.patches);
         each_block(s, [&](int64_t first, int64_t width) {
             const int64_t at = image * s.outputs + first;
-            convolve(s, own.patches, weight, first, width, own.y);
-            convolve(s, own.patches, vweight, first, width, own.v);
-            read_pooled(s, gp, image, first, width, own.p);
+            maps(s, own, weight, vweight, gp, image, first, width);
             read_pooled(s, tp, image, first, width, own.q);
             for (int k = 0; k < SUMS; ++k)
                 std::memcpy(own.sums + k * width, sums + (image * SUMS + k) * s.outputs + first, width * sizeof(A));

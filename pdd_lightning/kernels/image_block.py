@@ -15,10 +15,8 @@ from torch.nn import functional as F
 
 from pdd_lightning.kernels import norm_relu_pool as norms
 from pdd_lightning.kernels.calls import call, like, query, sums_dtype, takes_kernels
-from pdd_lightning.kernels.convolution import convolution
+from pdd_lightning.kernels.convolution import FEW, convolution
 
-_FEW = 36
-"""Entries of a kernel per output channel up to which computing is cheaper than moving: four channels of 3x3."""
 _LARGEST = 128 * 128
 """Positions of a map up to which this was measured to be faster, if less so from where it does not fit the cache."""
 
@@ -31,7 +29,7 @@ def suits(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
         weight: Kernel `[K, C, h, w]`.
         padding: Rows and columns of zeros on each side.
     """
-    if weight[0].numel() > _FEW or not takes_kernels(x, weight):
+    if weight[0].numel() > FEW or not takes_kernels(x, weight):
         return False
     height, width = _map_size(x, weight, padding)
     return min(height, width) >= 2 and height * width <= _LARGEST
@@ -174,6 +172,7 @@ class _ImageBlock(torch.autograd.Function):
         padding: tuple[int, int],
         eps: float,
     ) -> Tensor:
+        """The pooled map."""
         pooled, state = ImageBlock(x, weight, padding).forward(gamma, beta, eps)
         ctx.save_for_backward(x, weight, gamma, beta, state.mean, state.rstd)
         ctx.padding, ctx.eps = padding, eps
@@ -181,6 +180,7 @@ class _ImageBlock(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gp: Tensor) -> tuple[Tensor | None, ...]:
+        """Slopes of the inputs; by the block's parts where they are to be differentiated again."""
         x, weight, gamma, beta, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, which the parts can be
             # As nodes of their own: where one input depends on another, only what it does here counts.

@@ -111,6 +111,18 @@ void forward(const Block<T> &block, int lanes, const T *y, const typename Sum<T>
         }
 }
 
+// The norm of a map: its mean m and inverse standard deviation r, and a and b with z = a y + b.
+template <typename T, typename A>
+inline void read_norm(const Block<T> &block, int n, const A *mean, const A *rstd, const A *gamma, const A *beta, A *m,
+                      A *r, A *a, A *b) {
+    for (int c = 0; c < n; ++c) {
+        m[c] = block.per_image(mean)[c];
+        r[c] = block.per_image(rstd)[c];
+        a[c] = gamma[block.first + c] * r[c];
+        b[c] = beta[block.first + c] - a[c] * m[c];
+    }
+}
+
 // Sums over a map of the slope gz of z, and of gz x.
 template <typename T, int N>
 void slope_sums(const Block<T> &block, int lanes, const T *gp, const T *y, const typename Sum<T>::type *m,
@@ -146,12 +158,7 @@ void backward(const Block<T> &block, int lanes, const T *gp, const T *y, const t
     const A share = A(1) / A(s.area());
     const T zero[LANES] = {};
     A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
-    for (int c = 0; c < n; ++c) {
-        m[c] = block.per_image(mean)[c];
-        r[c] = block.per_image(rstd)[c];
-        a[c] = gamma[block.first + c] * r[c];
-        b[c] = beta[block.first + c] - a[c] * m[c];
-    }
+    read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
     slope_sums<T, N>(block, lanes, gp, y, m, r, a, b, sg, sgx);
     for (int c = 0; c < n; ++c) {
         block.per_image(ggamma)[c] = sgx[c];
@@ -185,12 +192,7 @@ void adjoint(const Block<T> &block, int lanes, const T *gp, const T *y, const T 
     const A share = A(1) / A(s.area());
     const T zero[LANES] = {};
     A m[LANES], r[LANES], a[LANES], b[LANES], sum[SUMS][LANES] = {};
-    for (int c = 0; c < n; ++c) {
-        m[c] = block.per_image(mean)[c];
-        r[c] = block.per_image(rstd)[c];
-        a[c] = gamma[block.first + c] * r[c];
-        b[c] = beta[block.first + c] - a[c] * m[c];
-    }
+    read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
     for (int64_t i = 0; i < s.height; ++i) {
         A row[SUMS][LANES] = {};
         for (int64_t j = 0; j < s.width; ++j) {
@@ -244,12 +246,7 @@ void total(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v
     const A share = A(1) / A(s.area());
     const T zero[LANES] = {};
     A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
-    for (int c = 0; c < n; ++c) {
-        m[c] = block.per_image(mean)[c];
-        r[c] = block.per_image(rstd)[c];
-        a[c] = gamma[block.first + c] * r[c];
-        b[c] = beta[block.first + c] - a[c] * m[c];
-    }
+    read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
     if (tp != nullptr) slope_sums<T, N>(block, lanes, tp, y, m, r, a, b, sg, sgx);
     // ty = of_v v + of_g gz + of_t tz + slant x + base, with gz and tz the masked slopes of gp and tp.
     A of_v[LANES], of_g[LANES], slant[LANES], base[LANES];

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pdd_lightning.callbacks import StageAdvance
     from pdd_lightning.data.distilled import DistilledDataset
     from pdd_lightning.data.progressive import ProgressiveDataModule
+    from pdd_lightning.progression import StageAdvance
     from pdd_lightning.stages import (
         IDC,
         DistillationStage,
@@ -29,7 +29,7 @@ _HOME = {
     "DistributionMatching": "stages",
     "GradientMatching": "stages",
     "ProgressiveDataModule": "data.progressive",
-    "StageAdvance": "callbacks",
+    "StageAdvance": "progression",
     "TrajectoryMatching": "stages",
 }
 

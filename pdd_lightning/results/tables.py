@@ -179,6 +179,14 @@ def stages_table(reports: Sequence[StageReport]) -> str:
     return text_table(rows, STAGE, STAGE)
 
 
+def stage_line(report: StageReport, num_stages: int) -> str:
+    """A finished stage in one line."""
+    row = report.row()
+    names = ("learned_lr", "first_loss", "last_loss", "val_accuracy", "val_networks")
+    facts = [f"{heading_of(name)} {cell_of(row, name)}" for name in names if row[name] is not None]
+    return f"Stage {report.stage}/{num_stages} done: {report.images} images, {', '.join(facts)}"
+
+
 def description_table(rows: Sequence[Row]) -> str:
     """Rows of `pdd_lightning.evaluation.describe.describe_stages` as a text table of means over images."""
     names = ("row", "images", *NUMBERS)

@@ -19,6 +19,7 @@ GROUPS = [
     {"progression"},
     {"stages", "evaluation"},
     {"experts"},
+    {"results"},
     {"data"},
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
@@ -29,7 +30,7 @@ PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
     "data/",
     "experts/store.py",
-    "evaluation/results.py",
+    "results/",
     "callbacks/export.py",
     "callbacks/checkpoint.py",
     "cli.py",

@@ -13,17 +13,16 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import (
     EvaluationSettings,
-    ResultStore,
     Subject,
     evaluation_tasks,
-    rows_from_results,
-    rows_table,
     run_tasks,
 )
 from pdd_lightning.evaluation.plan import Part
 from pdd_lightning.evaluation.tasks import say_kept
 from pdd_lightning.progression.advance import StageAdvance
 from pdd_lightning.progression.observer import observers, stage_module
+from pdd_lightning.results.store import ResultStore, rows_from_results
+from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.stages import DistillationStage
 
 
@@ -102,7 +101,7 @@ def evaluate_run(
     results = run_tasks(tasks, progress=trainer.progress_bar_callback is not None)
     rows = rows_from_results(results, data.real.class_names, settings.every_stage)
     if distributed.rank() == 0:
-        print("\n" + rows_table(rows) + "\n")
+        print("\n" + evaluation_table(rows) + "\n")
     for observer in observers(trainer):
         observer.on_run_evaluated(trainer, module, rows)
 

@@ -6,7 +6,7 @@ for callbacks that want to be told. The state of a run is `pdd_lightning.data.pr
 """
 
 from pdd_lightning.progression.advance import StageAdvance
-from pdd_lightning.progression.observer import StageObserver, StageReport
+from pdd_lightning.progression.observer import StageObserver
 from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
 
-__all__ = ["PoolSettings", "StageAdvance", "StageObserver", "StageReport", "TransitionSettings"]
+__all__ = ["PoolSettings", "StageAdvance", "StageObserver", "TransitionSettings"]

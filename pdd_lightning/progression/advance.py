@@ -14,13 +14,14 @@ from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.progression.checks import check_method, check_unchanged, run_settings
 from pdd_lightning.progression.examples import ExampleChoice
-from pdd_lightning.progression.meter import StageMeter, summary_line
-from pdd_lightning.progression.observer import StageReport, observers, stage_module
+from pdd_lightning.progression.meter import StageMeter
+from pdd_lightning.progression.observer import observers, stage_module
 from pdd_lightning.progression.transition import PoolSettings, StageNetworks, TransitionSettings
+from pdd_lightning.results.schema import StageReport
+from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import check_at_once
 
@@ -157,7 +158,7 @@ class StageAdvance(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table of the stages."""
         if self.history:
-            print("\n" + stages_table([report.as_dict() for report in self.history]))
+            print("\n" + stages_table(self.history))
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the run, reports of the finished stages, and loss and time of the current one."""
@@ -166,7 +167,7 @@ class StageAdvance(Callback):
             "union": self.state.union.state_dict(),
             "iteration": self.state.iteration,
             "settings": self._settings,
-            "history": [report.as_dict() for report in self.history],
+            "history": [report.model_dump() for report in self.history],
             "meter": asdict(self._meter),
             "scoring_seconds": self._scoring_seconds,
             "scores": self._examples.state_dict(),
@@ -202,7 +203,7 @@ class StageAdvance(Callback):
         assert recorded is not None  # a stage is finished
         scoring_seconds = self._scoring_seconds if finished == 1 else 0.0
         self.history.append(self._meter.report(finished, module, matched, recorded, scoring_seconds))
-        _print_above_bars(summary_line(self.history[-1], self.num_stages))
+        _print_above_bars(stage_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage()

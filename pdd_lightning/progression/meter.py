@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from pdd_lightning.experts import TrajectoryStore
-from pdd_lightning.progress import percent
-from pdd_lightning.progression.observer import StageReport
+from pdd_lightning.results.schema import StageReport
 from pdd_lightning.stages import DistillationStage
 
 
@@ -96,17 +95,6 @@ class StageMeter:
             },
             peak_memory_mb=_peak_memory_mb(module.device),
         )
-
-
-def summary_line(report: StageReport, num_stages: int) -> str:
-    """A finished stage in one line."""
-    rate = "" if report.learned_lr is None else f", learned lr {report.learned_lr:.4g}"
-    return (
-        f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
-        f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, start-point accuracy (validation)"
-        f" {percent(report.val_accuracy, report.val_std, report.val_networks)} %"
-        f" ({report.val_networks} network{'s' if report.val_networks > 1 else ''})"
-    )
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.measure import flops
 from pdd_lightning.augment import DSA, DSADraw
+from pdd_lightning.data import ImageSplit, RealDataModule
 from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.data.real import ImageSplit, RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.networks import ConvNet, flatten
 from pdd_lightning.stages import IDC, DistillationStage, DistributionMatching, GradientMatching, TrajectoryMatching

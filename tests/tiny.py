@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.data import ImageSplit, RealDataModule
 from pdd_lightning.networks import ConvNet
 
 NAMES = ["red", "green", "blue"]

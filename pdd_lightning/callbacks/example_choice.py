@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pdd_lightning.data.discard import DiscardSettings
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import DiscardSettings, ForgettingScores
 from pdd_lightning.experts import TrajectoryStore, forgetting_scores
 from pdd_lightning.stages import DistillationStage
 

@@ -14,9 +14,7 @@ from PIL import Image
 from pdd_lightning import __version__
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
 from pdd_lightning.callbacks.pictures import example_grid, labelled_grid
-from pdd_lightning.data.distilled import save_distilled
-from pdd_lightning.data.forgetting import ForgettingScores
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data import ForgettingScores, SyntheticSet, save_distilled
 from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.stages import DistillationStage

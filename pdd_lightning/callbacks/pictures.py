@@ -9,8 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pdd_lightning.data.forgetting import ForgettingScores
-from pdd_lightning.data.splits import ImageSplit, to_unit
+from pdd_lightning.data import ForgettingScores, ImageSplit, to_unit
 
 SMALLEST_CELL = 56
 """Images with a shorter side (in pixels) are enlarged by a whole factor, without smoothing."""

@@ -21,7 +21,7 @@ from pdd_lightning.callbacks.losses import LossEnds
 from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
 from pdd_lightning.callbacks.stage_networks import StageNetworks
 from pdd_lightning.callbacks.transition import TransitionSettings
-from pdd_lightning.data.discard import DiscardSettings
+from pdd_lightning.data import DiscardSettings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertSettings, PoolSettings, TrajectoryStore

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
 from pdd_lightning.callbacks.pictures import as_tensor, example_grid, labelled_grid
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import row_title
 from pdd_lightning.experts import TrajectoryStore

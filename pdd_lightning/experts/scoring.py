@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.experts.store import TrajectoryStore
 from pdd_lightning.metrics import Forgetting
 

@@ -22,11 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # The parser knows the classes that are imported by their short names.
-import pdd_lightning.data.digits
 import pdd_lightning.data.folder
+import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
-import pdd_lightning.data.tiny_imagenet
-import pdd_lightning.data.torchvision_sets
 import pdd_lightning.networks  # noqa: F401
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pdd_lightning import __version__
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.data.distilled import save_distilled
-from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes

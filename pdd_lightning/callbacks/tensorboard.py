@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.progression.observer import StageObserver, stage_module

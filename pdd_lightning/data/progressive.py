@@ -11,9 +11,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from pdd_lightning import distributed
-from pdd_lightning.data.class_batches import ClassSampler
 from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.data.splits import ImageSplit
+from pdd_lightning.data.splits import ClassSampler, ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.randomness import generator_for

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
-from pdd_lightning.data.discard import DiscardSettings
+from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pdd_lightning.data.discard import DiscardSettings
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import DiscardSettings, ForgettingScores
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.metrics import Forgetting
 from pdd_lightning.stages import DistillationStage

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, by_class
+from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, by_class
+from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
@@ -224,7 +224,7 @@ class GradientMatching(DistillationStage):
             used = slice(None if self.classes == "together" else batch.real.counts[label])
             yield ClassSides(
                 torch.tensor(label, device=self.device),
-                self.augment(real[batch.real.positions[label, used]], draw),
+                self.augment(real[batch.real.indices[label, used]], draw),
                 weights[label, used],
                 self.augment(old[label], draw),
                 self.augment(new[label], draw),

@@ -103,7 +103,7 @@ class Evaluation(Callback):
         results = [result for result in in_order if result is not None]
         rows = rows_from_results(results, module.data.real.class_names, self.settings.every_stage)
         if trainer.is_global_zero:
-            print("\n" + evaluation_table(rows) + "\n")
+            print("\n" + evaluation_table(rows).text() + "\n")
         for observer in observers(trainer):
             observer.on_run_evaluated(trainer, module, rows)
 

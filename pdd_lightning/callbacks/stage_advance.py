@@ -178,7 +178,7 @@ class StageAdvance(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table of the stages."""
         if self.history:
-            print("\n" + stages_table(self.history))
+            print("\n" + stages_table(self.history).text())
 
     def state_dict(self) -> dict[str, Any]:
         """Reports of the finished stages, and losses and time of the current one."""

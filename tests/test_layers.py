@@ -14,8 +14,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 GROUPS = [
     {"cli", "__main__"},
     {"commands"},
-    {"callbacks", "studies", "report"},
+    {"callbacks", "studies"},
     {"stages", "evaluation", "experts"},
+    {"results"},
     {"data"},
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
@@ -26,7 +27,7 @@ PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
     "data/",
     "experts/store.py",
-    "evaluation/results.py",
+    "results/",
     "callbacks/export.py",
     "callbacks/checkpoint.py",
     "cli.py",
@@ -35,7 +36,6 @@ TOUCH_FILES = (
     "files.py",
     "kernels/compiled.py",
     "memory.py",
-    "report/",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.
 FILE_CALLS = {

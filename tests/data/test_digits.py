@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from pdd_lightning.data.digits import Digits
+from pdd_lightning.data.standard_sets import Digits
 from pdd_lightning.errors import ConfigError
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pdd_lightning.cli import main
-from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.data.join import join_distilled
+from pdd_lightning.data.distilled import DistilledDataset, join_distilled, save_distilled
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from pdd_lightning.data.tiny_imagenet import TinyImageNet
+from pdd_lightning.data.standard_sets import TinyImageNet
 from pdd_lightning.errors import DataError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from pdd_lightning.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST, TorchvisionData
+from pdd_lightning.data.standard_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST, TorchvisionData
 from pdd_lightning.errors import DataError
 
 PER_PART = 40

@@ -7,9 +7,9 @@ import torch
 from matplotlib.figure import Figure
 
 from pdd_lightning.augment import DSA
+from pdd_lightning.data import ImageSplit, RealDataModule
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.pixels import Standardized
-from pdd_lightning.data.real import ImageSplit, RealDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet

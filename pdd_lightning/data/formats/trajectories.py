@@ -1,20 +1,43 @@
-"""Expert trajectories in trajectory matching's form: `replay_buffer_*.pt`."""
+"""Expert trajectories as trajectory matching's official code keeps them: `replay_buffer_*.pt`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.formats.tensor_files import load_tensors
+from pdd_lightning.data.formats.official import load_tensors, read_tensors
+from pdd_lightning.data.formats.registry import Format, ImportOptions, register
 from pdd_lightning.errors import DataError
 
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
 
-class Trajectories:
-    """Experts of one or more files, for networks of one kind.
+
+@register
+class TrajectoryFiles(Format):
+    """Files of expert trajectories, which hold no distilled set: `ReplayBuffers` reads them."""
+
+    name, files = "trajectories", "replay_buffer_*.pt (expert trajectories of MTT)"
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a file of a list (experts) of lists (epochs) of lists (parameters)."""
+        return _is_nested(read_tensors(path))
+
+    def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> NoReturn:
+        """Refuse: there are no images.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"{path} holds expert trajectories, not a distilled set: `pdd convert` makes experts of it")
+
+
+class ReplayBuffers:
+    """Experts of one or more files, for networks of one kind; they stay on the disk until they are used.
 
     Args:
         paths: Files, each a list (experts) of lists (epochs) of the parameters in `network.parameters()` order.
@@ -31,7 +54,12 @@ class Trajectories:
         self._experts: list[tuple[str, Any]] = []
         shapes = [tuple(parameter.shape) for parameter in network.parameters()]
         for path in paths:
-            for number, expert in enumerate(read_trajectories(path)):
+            content = load_tensors(path)
+            if not _is_nested(content):
+                raise DataError(
+                    f"{path} holds no expert trajectories: expected a list of experts, each a list of epochs"
+                )
+            for number, expert in enumerate(content):
                 where = f"{path}, expert {number}"
                 _check_expert(where, expert, shapes)
                 self._experts.append((where, expert))
@@ -44,7 +72,7 @@ class Trajectories:
         return len(self._experts)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Parameters `[epochs + 1, P]` of one expert after another.
+        """Yield the parameters `[epochs + 1, P]` of one expert after another.
 
         Raises:
             DataError: Parameters are infinite or not a number.
@@ -56,26 +84,13 @@ class Trajectories:
             yield snapshots
 
 
-def is_trajectories(content: Any) -> bool:
-    """Whether a file's content is a list of lists of lists."""
+def _is_nested(content: Any) -> bool:
+    """Whether it is a list of lists of lists of tensors."""
     for _ in range(3):
         if not isinstance(content, list | tuple) or not content:
             return False
         content = content[0]
     return isinstance(content, Tensor)
-
-
-def read_trajectories(path: Path) -> list[list[list[Tensor]]]:
-    """Read a file of trajectories; its tensors stay on the disk until they are used.
-
-    Raises:
-        DataError: The file is missing, holds code, or no trajectories.
-        DamagedFileError: The file is truncated or altered.
-    """
-    content = load_tensors(path)
-    if not is_trajectories(content):
-        raise DataError(f"{path} holds no expert trajectories: expected a list of experts, each a list of epochs")
-    return list(content)
 
 
 def _check_expert(where: str, expert: Any, shapes: list[tuple[int, ...]]) -> None:
@@ -85,16 +100,14 @@ def _check_expert(where: str, expert: Any, shapes: list[tuple[int, ...]]) -> Non
         values = values if isinstance(values, list | tuple) else [values]
         found = [tuple(value.shape) if isinstance(value, Tensor) else None for value in values]
         if found != shapes:
+            pairs = enumerate(zip(found, shapes, strict=False))
+            differences = [
+                f"parameter {number} is {one}, the network's {other}" for number, (one, other) in pairs if one != other
+            ]
+            count = f"it has {len(found)} parameters, the network {len(shapes)}"
             raise DataError(
-                f"{where}, epoch {epoch}: {_first_difference(found, shapes)}: name the network and the data that it was"
+                f"{where}, epoch {epoch}: {[*differences, count][0]}: name the network and the data that it was"
                 " recorded with"
             )
         if any(value.dtype != torch.float32 for value in values):
             raise DataError(f"{where}, epoch {epoch}: parameters must be float32")
-
-
-def _first_difference(found: list[Any], shapes: list[tuple[int, ...]]) -> str:
-    for number, (one, other) in enumerate(zip(found, shapes, strict=False)):
-        if one != other:
-            return f"parameter {number} is {one}, the network's {other}"
-    return f"it has {len(found)} parameters, the network {len(shapes)}"

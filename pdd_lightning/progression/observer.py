@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.results.schema import StageReport

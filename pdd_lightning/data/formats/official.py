@@ -1,0 +1,196 @@
+"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them.
+
+Out of such files come tensors, and no code runs.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.registry import first_bytes, register
+from pdd_lightning.errors import DamagedFileError, DataError
+from pdd_lightning.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
+
+_IMAGES, _LABELS, _RATES = "images_", "labels_", "syn_lr_"
+
+# Accuracies beside the images are often numpy's scalars. Files name the constructor by the module it lay in when they
+# were written, which numpy 2 renamed.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
+
+
+@register
+class MTT(ForeignFormat):
+    """Trajectory matching's `images_*.pt` in model space beside `labels_*.pt`, and `syn_lr_*.pt`.
+
+    Learned rates are kept as float64 `[stages]`, or as one number for one stage.
+    """
+
+    name, title, files = "mtt", "MTT", "images_*.pt beside labels_*.pt (MTT)"
+    is_folder = in_model_space = True
+    keeps = ("soft labels", "rates")
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a folder of such files, or a file of one tensor."""
+        return self.targets(path)[0].is_file() or isinstance(read_tensors(path), Tensor)
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the images, and what lies beside them."""
+        path = self.targets(path)[0] if path.is_dir() else path
+        if not path.name.startswith(_IMAGES):
+            raise DataError(
+                f"{path} holds one tensor and is not called {_IMAGES}*.pt: give the file of images that has its labels"
+                f" beside it as {_LABELS}*.pt"
+            )
+        labels, rates = (path.with_name(path.name.replace(_IMAGES, part, 1)) for part in (_LABELS, _RATES))
+        if not labels.is_file():
+            raise DataError(f"{path} lacks its labels: expected them in {labels}")
+        return Contents(load_tensors(path), load_tensors(labels), learning_rates=_rates(rates))
+
+    def targets(self, path: Path) -> list[Path]:
+        """Return the files of a set in a folder: images, labels, learned rates."""
+        return [path / f"{part}best.pt" for part in (_IMAGES, _LABELS, _RATES)]
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a set stage by stage."""
+        images, labels, rates = self.targets(path)
+        order = torch.argsort(dataset.stages, stable=True)
+        # What an earlier set left would be taken for this one's. Labels come last: without them the set is refused.
+        for former in (labels, rates):
+            former.unlink(missing_ok=True)
+        atomic_write_bytes(images, tensor_bytes(dataset.images[order]))
+        if self.keeps_rates(dataset):
+            values = dataset.synthetic.rates_tensor()
+            atomic_write_bytes(rates, tensor_bytes(values if len(values) > 1 else values[0]))
+        atomic_write_bytes(labels, tensor_bytes(dataset.labels[order]))
+
+    def losses(self, dataset: DistilledDataset) -> list[str]:
+        """Return what is not kept, and what other code may not expect."""
+        soft = ["soft labels are kept; code that expects class numbers cannot read them"]
+        return super().losses(dataset) + (soft if dataset.labels.dim() == 2 else [])
+
+
+@register
+class IDC(ForeignFormat):
+    """IDC's `[images, labels]` in one file, class by class, images in [0, 1]."""
+
+    name, title, files = "idc", "IDC", "data.pt (IDC)"
+    needs_factor = True
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a file of a pair whose first part is a tensor."""
+        content = read_tensors(path)
+        return _is_pair(content) and isinstance(content[0], Tensor)
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the pair."""
+        return Contents(*load_tensors(path))
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write the pair, images clipped to [0, 1]."""
+        images, labels = _class_by_class(dataset)
+        atomic_write_bytes(path, tensor_bytes([dataset.pixels.decode(images).clamp(0, 1), labels]))
+
+
+@register
+class DC(ForeignFormat):
+    """The file of DC, DSA and DM: `data` is a list of `[images, labels]`, one per experiment, in model space."""
+
+    name, title, files = "dc", "DC", "res_*.pt (DC, DSA, DM)"
+    in_model_space = True
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a file with an entry `data`."""
+        content = read_tensors(path)
+        return isinstance(content, dict) and "data" in content
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the last pair; earlier ones are of earlier experiments."""
+        pairs = load_tensors(path)["data"]
+        if not isinstance(pairs, list) or not pairs or not _is_pair(pairs[-1]):
+            raise DataError(f"{path}: its entry 'data' should be a list of [images, labels]")
+        return Contents(*pairs[-1])
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a file of one experiment without accuracies, class by class."""
+        atomic_write_bytes(path, tensor_bytes({"data": [list(_class_by_class(dataset))], "accs_all_exps": {}}))
+
+
+def _is_pair(content: Any) -> bool:
+    return isinstance(content, list | tuple) and len(content) == 2
+
+
+def _class_by_class(dataset: DistilledDataset) -> tuple[Tensor, Tensor]:
+    """Return images in model space and classes, sorted by class, within a class by stage."""
+    labels = hard_labels(dataset.labels)
+    order = torch.argsort(labels * (dataset.num_stages + 1) + dataset.stages, stable=True)
+    return dataset.images[order], labels[order]
+
+
+def _rates(path: Path) -> tuple[float, ...]:
+    """Return the learning rates of a file, if there is one: a tensor, a number, or a list of these."""
+    if not path.is_file():
+        return ()
+    content = load_tensors(path)
+    values = content if isinstance(content, list | tuple) else [content]
+    try:
+        return tuple(torch.cat([torch.as_tensor(value).double().flatten() for value in values]).tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} should hold learning rates, but holds a {type(content).__name__}") from error
+
+
+def read_tensors(path: Path) -> Any:
+    """Return what a file of `torch.save` holds, see `load_tensors`; None of any other file, and of a folder."""
+    looks_like_it = first_bytes(path).startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")
+    return load_tensors(path) if looks_like_it and not path.is_dir() else None
+
+
+def load_tensors(path: Path) -> Any:
+    """Read a file of `torch.save` that holds tensors, numbers, text, and lists and dictionaries of these.
+
+    Raises:
+        DataError: The file is missing, or holds anything else, which could run code when it is loaded.
+        DamagedFileError: The file is truncated, or not one of `torch.save`.
+    """
+    try:
+        # Mapped, where the file allows it: expert trajectories are large, and some are only looked at.
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):  # type: ignore[arg-type]
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # many unrelated types on damaged files
+        # The unpickler's own messages advise to switch its protection off.
+        refused = isinstance(error, pickle.UnpicklingError)
+        if refused and (foreign := re.search(r"GLOBAL (\S+)", str(error))):
+            raise DataError(
+                f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
+                " else could run code. Save its images and labels as plain tensors."
+            ) from error
+        reason = "" if refused else f" ({str(error).partition(chr(10))[0]})"
+        raise DamagedFileError(f"{path} is damaged, or not a file of tensors{reason}: copy it again") from error
+
+
+def tensor_bytes(content: Any) -> bytes:
+    """Return what `torch.save` would write, for a file that appears whole."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()

@@ -11,12 +11,10 @@ from pdd_lightning.data.pixels import Standardized
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import (
     EvaluationSettings,
-    ResultStore,
     Subject,
     evaluation_tasks,
     ranking_scores,
     ranking_tasks,
-    rows_from_results,
     run_tasks,
 )
 from pdd_lightning.evaluation import evaluator as evaluator_module
@@ -24,6 +22,7 @@ from pdd_lightning.evaluation.protocols import PROTOCOLS
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten
+from pdd_lightning.results.store import ResultStore, rows_from_results
 from tests.tiny import Watched, image_set
 
 SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)

@@ -26,3 +26,7 @@ class NonFiniteLossError(PDDError):
 
 class StudyError(PDDError):
     """Steps of a study failed."""
+
+
+class ProcessError(PDDError):
+    """Another process that shares the work ended before it was done."""

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,21 +52,100 @@ class Step:
         return shlex.join(["pdd", *self.words])
 
 
+def run_step(
+    step: Step, folder: Path, directory: Path, key: str = "", threads: int | None = None, program: Sequence[str] = PDD
+) -> float:
+    """Runs a step as a process, which inherits an exclusive lock on the step's log, `steps/<name>.log`.
+
+    So a step does not run twice at a time, even if the worker that started it was killed: the second start waits.
+
+    Args:
+        step: What to run.
+        folder: Folder of the study.
+        directory: Working directory of the process.
+        key: What `interrupt` calls the study.
+        threads: `OMP_NUM_THREADS` of the process, if not what the environment says.
+        program: What the step's words are given to.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        ConfigError: The file system knows no locks.
+        StudyError: It failed, or was interrupted; the message has the end of its log.
+    """
+    path = folder / "steps" / f"{step.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        _lock(log, step.name, key)
+        begin = time.monotonic()
+        log.write(f"$ {step.command}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            [*program, *step.words],
+            cwd=directory,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches it once, by `interrupt`
+        )
+        status = _status(process, key)
+    if status:
+        lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()[-TAIL_LINES:]
+        end = "\n    ".join([f"{step.name} failed with status {status}; the end of {path}:", *lines])
+        raise StudyError(end)
+    return time.monotonic() - begin
+
+
+def interrupt(key: str) -> None:
+    """Ends the steps of a study that this process runs, and those that it would still be given."""
+    _interrupted.add(key)
+
+
+def _lock(log: IO[bytes], name: str, key: str) -> None:
+    """Waits for the lock on a log."""
+    waits = False
+    while key not in _interrupted:
+        try:
+            return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not waits:
+                _say(f"{name} is at work from an earlier start: waiting for its end")
+            waits = True
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise ConfigError(f"cannot lock {log.name} ({error}): choose a folder where files can be locked") from error
+    raise StudyError(f"{name} was not started")
+
+
+def _status(process: subprocess.Popen[bytes], key: str) -> int:
+    """Waits for the exit status; an interrupted process has some time to save its state."""
+    while key not in _interrupted:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL_SECONDS)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(GRACE_SECONDS)
+    process.kill()
+    return process.wait()
+
+
 @dataclass(frozen=True)
-class Workers:
+class _Workers:
     """Where steps run.
 
     Attributes:
-        submit: Has a function called with arguments, some time.
-        places: How many steps can run at a time, which may change.
-        everywhere: Calls a function with arguments in all processes that run steps, at once.
-        threads: Threads of each step; by default what the environment says.
+        submit: Has a function called with arguments, sooner or later.
+        places: How many steps can run at a time; more may come.
+        interrupt: Calls `interrupt` in all processes that run steps.
+        threads: Threads of each step, if not what the environment says.
     """
 
     submit: Callable[..., Future[float]]
     places: Callable[[], int]
-    everywhere: Callable[..., object]
-    threads: int | None = None
+    interrupt: Callable[[str], Any]
+    threads: int | None
 
 
 def run_steps(
@@ -83,7 +162,7 @@ def run_steps(
 
     Args:
         steps: What to run.
-        folder: Folder of the study; the steps' logs are `steps/<name>.log` in it.
+        folder: Folder of the study.
         jobs: Steps at a time on this machine; they share the cores, unless `OMP_NUM_THREADS` is set.
         scheduler: Address of a Dask scheduler whose workers run the steps instead, one per thread. They must see the
             folder and the working directory under the same names. Where workers offer a resource `GPU`, each step
@@ -99,187 +178,106 @@ def run_steps(
     """
     if jobs < 1:
         raise ConfigError(f"jobs must be >= 1, got {jobs}")
-    with _signals_end(), _cluster(jobs, scheduler) if scheduler or find_spec("distributed") else _pool(jobs) as workers:
+    cluster = scheduler is not None or find_spec("distributed") is not None
+    with _signals_end(), _dask(jobs, scheduler) if cluster else _pool(jobs) as workers:
         study = _Study(steps, folder.resolve(), workers, tuple(program))
         try:
             study.run()
         finally:
             study.end()
     if study.failed or study.waiting:
-        raise StudyError(_failure(study.failed, [step.name for step in study.waiting]))
+        left = ", ".join(step.name for step in study.waiting)
+        omitted = [f"Not run, since they need it: {left}."] if left else []
+        remedy = "No table is written. Correct the cause and start the study again: what is done is not done anew."
+        raise StudyError("\n".join([*study.failed.values(), *omitted, remedy]))
     return study.seconds
 
 
 class _Study:
     """The steps of a study while they run."""
 
-    def __init__(self, steps: Sequence[Step], folder: Path, workers: Workers, program: tuple[str, ...]) -> None:
+    def __init__(self, steps: Sequence[Step], folder: Path, workers: _Workers, program: tuple[str, ...]) -> None:
         self.waiting = list(steps)
         self.seconds: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self._running: dict[Future[float], Step] = {}
-        self._workers = workers
-        self._key = uuid.uuid4().hex
-        self._where = (folder, Path.cwd(), self._key, workers.threads, program)
+        self._workers, self._key = workers, uuid.uuid4().hex
+        self._about = (folder, Path.cwd(), self._key, workers.threads, program)
         self._number, self._begin = len(steps), time.monotonic()
 
     def run(self) -> None:
         """Starts and awaits steps until no more can be started."""
         self._start_ready()
         while self._running:
-            for future in wait(self._running, 10.0, FIRST_COMPLETED).done:
+            for future in wait(self._running, CONNECT_SECONDS, FIRST_COMPLETED).done:
                 self._settle(self._running.pop(future), future)
             self._start_ready()
 
     def end(self) -> None:
         """Ends the steps that still run, and waits until they have saved their state."""
-        if not self._running:
-            return
-        _say("Stopping; the running steps save their state. Start the study again to continue it.")
-        self._workers.everywhere(interrupt, self._key)
-        wait(self._running, GRACE_SECONDS + 10)
+        if self._running:
+            _say("Stopping; the running steps save their state. Start the study again to continue it.")
+            self._workers.interrupt(self._key)
+            wait(self._running, GRACE_SECONDS + CONNECT_SECONDS)
 
     def _start_ready(self) -> None:
         ready = [step for step in self.waiting if self.seconds.keys() >= set(step.after)]
         for step in ready[: max(0, self._workers.places() - len(self._running))]:
             self.waiting.remove(step)
-            self._running[self._workers.submit(run_step, step, *self._where)] = step
+            self._running[self._workers.submit(run_step, step, *self._about)] = step
             _say(f"started {step.name}")
 
     def _settle(self, step: Step, future: Future[float]) -> None:
         try:
             self.seconds[step.name] = future.result()
-            how = f"done in {_duration(self.seconds[step.name])}"
         except Exception as error:
             self.failed[step.name] = str(error) or repr(error)
-            how = "FAILED"
         ended = len(self.seconds) + len(self.failed)
         left = (time.monotonic() - self._begin) / ended * (self._number - ended)
+        how = "FAILED" if step.name in self.failed else f"done in {_duration(self.seconds[step.name])}"
         _say(f"step {ended} of {self._number}: {step.name} {how}" + (f"; about {_duration(left)} left" if left else ""))
 
 
-def run_step(
-    step: Step, folder: Path, directory: Path, key: str = "", threads: int | None = None, program: Sequence[str] = PDD
-) -> float:
-    """Runs one step as a process, which inherits an exclusive lock on the step's log.
-
-    So a step that outlived what had started it, such as a worker that was killed, does not run twice at a time: the
-    second start waits for the first.
-
-    Args:
-        step: What to run.
-        folder: Folder of the study.
-        directory: Working directory, to which paths among the words are relative.
-        key: Names the start of the study; see `interrupt`.
-        threads: `OMP_NUM_THREADS` of the process.
-        program: What the words are given to.
-
-    Returns:
-        The seconds that it took.
-
-    Raises:
-        ConfigError: The file system knows no locks.
-        StudyError: It failed, or was interrupted.
-    """
-    path = folder / "steps" / f"{step.name}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log:
-        _lock(log, step.name, key)
-        begin = time.monotonic()
-        log.write(f"$ {step.command}\n".encode())
-        log.flush()
-        process = subprocess.Popen(
-            [*program, *step.words],
-            cwd=directory,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches it once, as SIGTERM
-        )
-        status = _status(process, key)
-    if status:
-        raise StudyError(f"{step.name} failed with status {status}; the end of {path}:\n{_tail(path)}")
-    return time.monotonic() - begin
-
-
-def interrupt(key: str) -> None:
-    """Ends the steps that this process runs for the start of a study of this key."""
-    _interrupted.add(key)
-
-
-def _lock(log: IO[bytes], name: str, key: str) -> None:
-    """Waits for the lock on a log."""
-    waits = False
-    while key not in _interrupted:
-        try:
-            return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not waits:
-                _say(f"{name} is at work from an earlier start: waiting for its end")
-            waits = True
-            time.sleep(POLL_SECONDS)
-        except OSError as error:
-            raise ConfigError(f"cannot lock {log.name} ({error}): choose a --folder on a file system with locks") from error
-    raise StudyError(f"{name} was not started")
-
-
-def _status(process: subprocess.Popen[bytes], key: str) -> int:
-    """Waits for the exit status; an interrupted process has some time to save its state."""
-    while key not in _interrupted:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(POLL_SECONDS)
-    process.terminate()
-    try:
-        return process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
 @contextmanager
-def _pool(jobs: int) -> Iterator[Workers]:
+def _pool(jobs: int) -> Iterator[_Workers]:
     """Threads of this process, which wait for the processes of the steps."""
     with ThreadPoolExecutor(jobs) as pool:
-        yield Workers(pool.submit, lambda: jobs, lambda function, *arguments: function(*arguments), _share(jobs))
+        yield _Workers(pool.submit, lambda: jobs, interrupt, _share(jobs))
 
 
 @contextmanager
-def _cluster(jobs: int, scheduler: str | None) -> Iterator[Workers]:
-    """Workers of a Dask cluster: of one that exists, or else of one in this process, since steps are processes anyway."""
+def _dask(jobs: int, scheduler: str | None) -> Iterator[_Workers]:
+    """Workers of a Dask cluster: of one that exists, or of one in this process, since steps are processes anyway."""
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise ConfigError("--scheduler needs Dask: pip install 'pdd-lightning[cluster]'") from error
-    with ExitStack() as stack:
-        if scheduler is None:
-            cluster: Any = LocalCluster(
-                n_workers=jobs,
-                threads_per_worker=1,
-                processes=False,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,  # of failed steps, which are reported in the end
+    try:
+        # A failed step is reported in the end, not by the worker.
+        local = {"n_workers": jobs, "threads_per_worker": 1, "processes": False, "silence_logs": logging.CRITICAL}
+        client = Client(
+            scheduler, timeout=CONNECT_SECONDS, **({} if scheduler else local | {"dashboard_address": None})
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Dask scheduler at {scheduler}: {error}") from error
+    try:
+        with client:
+            pool = client.get_executor(pure=False)
+
+            def submit(*call: Any) -> Future[float]:
+                workers = client.scheduler_info()["workers"].values()
+                gpu = {"resources": {"GPU": 1}} if any("GPU" in worker["resources"] for worker in workers) else {}
+                future: Future[float] = pool.submit(*call, **gpu)
+                return future
+
+            yield _Workers(
+                submit,
+                lambda: max(1, sum(client.nthreads().values())),
+                lambda key: client.run(interrupt, key, on_error="ignore"),
+                None if scheduler else _share(jobs),
             )
-            client = stack.enter_context(Client(stack.enter_context(cluster)))
-        else:
-            try:
-                client = stack.enter_context(Client(scheduler, timeout=CONNECT_SECONDS))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"no Dask scheduler answers at {scheduler} ({error}): start `dask scheduler`") from error
-        pool = client.get_executor(pure=False)
-
-        def submit(*call: Any) -> Future[float]:
-            offered = {name for worker in client.scheduler_info()["workers"].values() for name in worker["resources"]}
-            needed: Any = {"resources": {"GPU": 1}} if "GPU" in offered else {}
-            return pool.submit(*call, **needed)
-
-        def places() -> int:
-            return max(1, sum(client.nthreads().values()))
-
-        def everywhere(*call: Any) -> None:
-            client.run(*call, on_error="ignore")
-
-        yield Workers(submit, places, everywhere, None if scheduler else _share(jobs))
+    except OSError as error:
+        raise StudyError(f"lost the Dask scheduler at {scheduler} ({error}): start the study again") from error
 
 
 def _share(jobs: int) -> int | None:
@@ -301,19 +299,6 @@ def _signals_end() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _failure(failed: dict[str, str], left: Sequence[str]) -> str:
-    omitted = f"\nNot run, since they need it: {', '.join(left)}." if left else ""
-    return (
-        "\n\n".join(failed.values()) + omitted + "\nNo table is written. Correct the cause and start the study again:"
-        " what is done is not done anew."
-    )
-
-
-def _tail(path: Path) -> str:
-    lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
-    return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from pdd_lightning.callbacks.evaluation import Evaluation
 from pdd_lightning.callbacks.export import ExportRun
-from pdd_lightning.callbacks.observer import StageObserver, StageReport
+from pdd_lightning.callbacks.observer import StageObserver
 from pdd_lightning.callbacks.stage_advance import StageAdvance
 from pdd_lightning.callbacks.tensorboard import TensorBoardImages
 from pdd_lightning.callbacks.transition import TransitionSettings
@@ -12,7 +12,6 @@ __all__ = [
     "ExportRun",
     "StageAdvance",
     "StageObserver",
-    "StageReport",
     "TensorBoardImages",
     "TransitionSettings",
 ]

@@ -17,15 +17,14 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import (
     EvaluationSettings,
     EvaluationTask,
-    ResultStore,
     Subject,
     evaluation_tasks,
-    rows_from_results,
-    rows_table,
     run_tasks,
 )
 from pdd_lightning.evaluation.plan import Part
 from pdd_lightning.evaluation.tasks import say_kept, tasks_bar
+from pdd_lightning.results.store import ResultStore, rows_from_results
+from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.stages import DistillationStage
 
 
@@ -104,7 +103,7 @@ class Evaluation(Callback):
         results = [result for result in in_order if result is not None]
         rows = rows_from_results(results, module.data.real.class_names, self.settings.every_stage)
         if trainer.is_global_zero:
-            print("\n" + rows_table(rows) + "\n")
+            print("\n" + evaluation_table(rows).text() + "\n")
         for observer in observers(trainer):
             observer.on_run_evaluated(trainer, module, rows)
 

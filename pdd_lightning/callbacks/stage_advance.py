@@ -18,14 +18,14 @@ from tqdm.auto import tqdm
 
 from pdd_lightning.callbacks.example_choice import ExampleChoice, begun
 from pdd_lightning.callbacks.losses import LossEnds
-from pdd_lightning.callbacks.observer import StageReport, observers, stage_module
+from pdd_lightning.callbacks.observer import observers, stage_module
 from pdd_lightning.callbacks.stage_networks import StageNetworks
 from pdd_lightning.callbacks.transition import TransitionSettings
 from pdd_lightning.data.discard import DiscardSettings
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import stages_table
 from pdd_lightning.experts import ExpertSettings, PoolSettings, TrajectoryStore
-from pdd_lightning.progress import percent
+from pdd_lightning.results.schema import StageReport
+from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import check_at_once
@@ -178,13 +178,13 @@ class StageAdvance(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table of the stages."""
         if self.history:
-            print("\n" + stages_table([report.as_dict() for report in self.history]))
+            print("\n" + stages_table(self.history).text())
 
     def state_dict(self) -> dict[str, Any]:
         """Reports of the finished stages, and losses and time of the current one."""
         return {
             "settings": self._settings,
-            "history": [report.as_dict() for report in self.history],
+            "history": [report.model_dump() for report in self.history],
             "losses": self._losses.as_dict(),
             "distil_seconds": self._distil_seconds,
             "scoring_seconds": self._scoring_seconds,
@@ -252,7 +252,7 @@ class StageAdvance(Callback):
         store = self._open_experts(trainer, module)
         assert store is not None  # a stage is finished
         self.history.append(self._report(finished, module, used, store))
-        _say(_summary_line(self.history[-1], self.num_stages))
+        _say(stage_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage(module)
@@ -323,16 +323,6 @@ class StageAdvance(Callback):
 def _say(line: str) -> None:
     """Prints a line above the progress bars."""
     tqdm.write(line)
-
-
-def _summary_line(report: StageReport, num_stages: int) -> str:
-    rate = "" if report.learned_lr is None else f", learned lr {report.learned_lr:.4g}"
-    return (
-        f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
-        f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, validation accuracy of theta_{report.stage}"
-        f" {percent(report.val_accuracy, report.val_std, report.val_networks)} %"
-        f" ({report.val_networks} network{'s' if report.val_networks > 1 else ''})"
-    )
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from pdd_lightning import distributed
 from pdd_lightning.evaluation.evaluator import Evaluator
 from pdd_lightning.evaluation.plan import NetworkPlan, Subject, plan_networks
-from pdd_lightning.evaluation.results import TaskResult
 from pdd_lightning.evaluation.settings import EvaluationSettings
 from pdd_lightning.progress import progress_bar
+from pdd_lightning.results.store import TaskResult
 
 
 class EvaluationTask:

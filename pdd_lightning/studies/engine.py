@@ -252,12 +252,16 @@ def _dask(jobs: int, scheduler: str | None) -> Iterator[_Workers]:
         from distributed import Client
     except ImportError as error:
         raise ConfigError("--scheduler needs Dask: pip install 'pdd-lightning[cluster]'") from error
+    local: dict[str, Any] = {
+        "n_workers": jobs,
+        "threads_per_worker": 1,
+        "processes": False,
+        "silence_logs": logging.CRITICAL,  # a failed step is reported in the end, not by the worker
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": "127.0.0.1:0",
+    }
     try:
-        # A failed step is reported in the end, not by the worker.
-        local = {"n_workers": jobs, "threads_per_worker": 1, "processes": False, "silence_logs": logging.CRITICAL}
-        client = Client(
-            scheduler, timeout=CONNECT_SECONDS, **({} if scheduler else local | {"dashboard_address": None})
-        )
+        client = Client(scheduler, timeout=CONNECT_SECONDS, **({} if scheduler else local))
     except (OSError, ValueError) as error:
         raise ConfigError(f"no Dask scheduler at {scheduler}: {error}") from error
     try:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.results.plots import draw_continual, draw_methods, draw_rows
+from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
 from pdd_lightning.results.schema import DISTILLED, FULL, RunSummary, read_stored
 from pdd_lightning.results.tables import AFTER, NUMBERS, PARTS, mean_and_spread, over_seeds
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
@@ -147,7 +147,8 @@ class AccuracyStudy(Study):
         axes = draw_rows(figure, drawn, self.x, self._series, self.references, self.log)
         if self.goal is not None:
             accuracy = 100 * self.goal * _full(rows)
-            axes.axhline(accuracy, color="0.4", linestyle=":")
+            axes.axhline(accuracy, color="0.4", linestyle=":", label=f"{self.goal:.0%} of it")
+            add_legend(axes)
             for size in filter(None, self._crossings(rows).values()):
                 axes.annotate(f"{size:.0f}", (size, accuracy), (0, -14), textcoords="offset points", ha="center")
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,19 +168,15 @@ def test_no_jobs_and_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run(tmp_path, [], scheduler="tcp://127.0.0.1:1")
 
 
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A scheduler and two workers in processes of their own, with a thread each and, where asked, one GPU."""
-    pytest.importorskip("distributed")
-    from distributed import LocalCluster
-
-    resources = getattr(request, "param", {})
-    options: Any = {"threads_per_worker": 1, "dashboard_address": ":0", "resources": resources, "silence_logs": 50}
-    with LocalCluster(n_workers=2, **options) as cluster:
-        yield cluster
+def local_cluster(**options: Any) -> Any:
+    """A scheduler and two workers with a thread each."""
+    distributed = pytest.importorskip("distributed")
+    address = "127.0.0.1:0"
+    options |= {"dashboard_address": address, "worker_dashboard_address": address, "silence_logs": 50}
+    return distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options)
 
 
-def test_a_lost_workers_step_is_run_again(cluster: Any, tmp_path: Path) -> None:
+def test_a_lost_workers_step_is_run_again(tmp_path: Path) -> None:
     """Its process outlives the worker, and is awaited; nothing is left out and nothing runs beside itself."""
     go_on = tmp_path / "go_on"
     steps = [
@@ -196,32 +191,26 @@ def test_a_lost_workers_step_is_run_again(cluster: Any, tmp_path: Path) -> None:
         os.kill(cluster.workers[0].process.pid, signal.SIGKILL)
         go_on.touch()
 
-    thread = threading.Thread(target=lose_worker)
-    thread.start()
-    assert run(tmp_path, [*steps, last], scheduler=cluster.scheduler_address).keys() == {"first", "second", "last"}
-    thread.join()
+    with local_cluster() as cluster:
+        thread = threading.Thread(target=lose_worker)
+        thread.start()
+        assert run(tmp_path, [*steps, last], scheduler=cluster.scheduler_address).keys() == {"first", "second", "last"}
+        thread.join()
     assert sorted(lines(tmp_path / step.name) for step in steps) == [1, 2]
 
 
-@pytest.mark.parametrize("cluster", [{"GPU": 1}], indirect=True)
-def test_each_step_takes_one_gpu_where_workers_offer_it(cluster: Any, tmp_path: Path) -> None:
-    from distributed import Client
-
-    used: list[dict[str, float]] = []
+def test_each_step_takes_one_gpu_where_workers_offer_it(tmp_path: Path) -> None:
+    used: list[float] = []
 
     def look() -> None:
         wait_for(tmp_path / "begun")
-        with Client(cluster) as client:
-            used.extend(
-                client.run_on_scheduler(
-                    lambda dask_scheduler: [worker.used_resources for worker in dask_scheduler.workers.values()]
-                )
-            )
+        used.extend(worker.used_resources["GPU"] for worker in cluster.scheduler.workers.values())
         (tmp_path / "go_on").touch()
 
-    thread = threading.Thread(target=look)
-    thread.start()
     step = Step("step", (f"process:{tmp_path / 'begun'}", f"wait:{tmp_path / 'go_on'}"))
-    run(tmp_path, [step], scheduler=cluster.scheduler_address)
-    thread.join()
-    assert sorted(one["GPU"] for one in used) == [0, 1]
+    with local_cluster(processes=False, resources={"GPU": 1}) as cluster:
+        thread = threading.Thread(target=look)
+        thread.start()
+        run(tmp_path, [step], scheduler=cluster.scheduler_address)
+        thread.join()
+    assert sorted(used) == [0, 1]

@@ -34,13 +34,13 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # progress bar
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import Image, display
+from tabulate import tabulate
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
 from pdd_lightning.data import Digits
-from pdd_lightning.evaluation import format_table
 from pdd_lightning.evaluation.baselines import chosen_set, random_choice
 from pdd_lightning.networks import ConvNet
 
@@ -136,12 +136,13 @@ results = {
 
 # %%
 counts = [len(dataset.union(stage)) for stage in range(1, dataset.num_stages + 1)]
-header = ["validation accuracy %", *(f"{count} images" for count in counts)]
 rows = []
 for name, networks in results.items():
-    reached = zip(*networks, strict=True)
-    rows.append([name, *(f"{statistics.fmean(stage):.1f} +-{statistics.stdev(stage):.1f}" for stage in reached)])
-print(format_table(header, rows))
+    reached = [
+        f"{statistics.fmean(stage):.1f} ± {statistics.stdev(stage):.1f}" for stage in zip(*networks, strict=True)
+    ]
+    rows.append([name, *reached])
+print(tabulate(rows, ["validation accuracy %", *(f"{count} images" for count in counts)]))
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")

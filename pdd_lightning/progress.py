@@ -1,4 +1,4 @@
-"""What long work shows: bars while it goes on, and figures in its lines and tables."""
+"""What long work shows while it goes on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,3 @@ def progress_bar(total: int, title: str, unit: str, show: bool = True) -> tqdm[A
     hidden = not show or distributed.rank() != 0
     interval = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, desc=title, unit=unit, disable=hidden, leave=False, mininterval=interval)
-
-
-def percent(mean: float, std: float, count: int) -> str:
-    """Return a mean and its spread in per cent, such as `97.3 +-0.4`; of one network there is no spread.
-
-    Args:
-        mean: In [0, 1].
-        std: Standard deviation.
-        count: Of how many networks.
-    """
-    return f"{100 * mean:.1f}" + (f" +-{100 * std:.1f}" if count > 1 else "")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from PIL import Image
 
 from pdd_lightning import __version__
-from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
-from pdd_lightning.callbacks.pictures import example_grid, labelled_grid
-from pdd_lightning.data import ForgettingScores, SyntheticSet, save_distilled
+from pdd_lightning.data import ForgettingScores
+from pdd_lightning.data.distilled import save_distilled
+from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import NonFiniteLossError
-from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.progression.observer import StageObserver, stage_module
+from pdd_lightning.results.images import example_grid, labelled_grid, png_of
+from pdd_lightning.results.schema import EvaluatedRow, RunSummary, Source, StageReport, read_stored, write_stored
 from pdd_lightning.stages import DistillationStage
 
 
@@ -39,7 +39,7 @@ class ExportRun(StageObserver):
         scores.save(root / "forgetting.npz")
         for name in ("easiest", "hardest"):
             picture = example_grid(real.train, scores, real.class_names, real.name, name == "hardest")
-            _write_png(root / "images" / f"{name}.png", picture)
+            atomic_write_bytes(root / "images" / f"{name}.png", png_of(picture))
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
@@ -51,15 +51,25 @@ class ExportRun(StageObserver):
         name = stage_module.data.real.name
         _save_picture(root / "images" / f"stage_{stage}.png", union.stage(stage), stage_module, f"{name}, new images")
         _save_picture(root / "images" / "union.png", union, stage_module, f"{name}, {len(union)} distilled images")
-        _update_summary(root, _about(stage_module) | {"stages": [report.as_dict() for report in history]})
+        data = stage_module.data
+        about = {
+            "package_version": __version__,
+            "dataset": Source(name=data.real.name, fingerprint=data.real.fingerprint),
+            "seed": data.seed,
+            "settings": stage_module.settings,
+            "stages": history,
+        }
+        write_stored(root / "summary.json", _read_summary(root).model_copy(update=about))
 
     @rank_zero_only
     def on_run_evaluated(self, trainer: Trainer, stage_module: DistillationStage, rows: list[dict[str, Any]]) -> None:
         """Adds the rows to the summary, in place of earlier rows for the same part of the data."""
         root = Path(trainer.default_root_dir)
         parts = {row["part"] for row in rows}
-        kept = [row for row in _read_summary(root).get("evaluation", []) if row["part"] not in parts]
-        _update_summary(root, {"evaluation": kept + rows})
+        summary = _read_summary(root)
+        kept = [row for row in summary.evaluation if row.part not in parts]
+        evaluation = kept + [EvaluatedRow(**row) for row in rows]
+        write_stored(root / "summary.json", summary.model_copy(update={"evaluation": evaluation}))
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -68,7 +78,7 @@ class ExportRun(StageObserver):
             return
         module = stage_module(pl_module)
         path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.frozen.append(*module.last_finite, module.learned_lr), module)
+        _save_set(path, module.data.union.append(*module.last_finite, module.learned_lr), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 
@@ -87,29 +97,9 @@ def _save_picture(path: Path, synthetic: SyntheticSet, module: DistillationStage
     real = module.data.real
     pixels = real.pixels.decode(synthetic.images)
     picture = labelled_grid(pixels, synthetic.labels, synthetic.stages, real.class_names, title)
-    _write_png(path, picture)
+    atomic_write_bytes(path, png_of(picture))
 
 
-def _write_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    atomic_write_bytes(path, buffer.getvalue())
-
-
-def _about(module: DistillationStage) -> dict[str, Any]:
-    data = module.data
-    return {
-        "package_version": __version__,
-        "dataset": {"name": data.real.name, "fingerprint": data.real.fingerprint},
-        "seed": data.seed,
-        "settings": module.settings,
-    }
-
-
-def _read_summary(root: Path) -> dict[str, Any]:
+def _read_summary(root: Path) -> RunSummary:
     path = root / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _update_summary(root: Path, entries: dict[str, Any]) -> None:
-    atomic_write_json(root / "summary.json", {**_read_summary(root), **entries})
+    return read_stored(RunSummary, path) if path.exists() else RunSummary()

@@ -12,12 +12,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pdd_lightning.callbacks.observer import StageObserver, StageReport, stage_module
-from pdd_lightning.callbacks.pictures import as_tensor, example_grid, labelled_grid
 from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import row_title
 from pdd_lightning.experts import TrajectoryStore
+from pdd_lightning.progression.observer import StageObserver, stage_module
+from pdd_lightning.results.images import example_grid, labelled_grid
+from pdd_lightning.results.schema import StageReport
+from pdd_lightning.results.store import row_title
 from pdd_lightning.stages import DistillationStage
 
 
@@ -66,7 +67,7 @@ class TensorBoardImages(StageObserver):
         writer.add_scalar("forgetting/never_learned", int((~learned).sum()), 0)
         for name in ("easiest", "hardest"):
             picture = example_grid(real.train, scores, real.class_names, real.name, name == "hardest")
-            writer.add_image(f"forgetting/{name}", as_tensor(picture), 0)
+            writer.add_image(f"forgetting/{name}", picture, 0)
 
     @rank_zero_only
     def on_train_batch_end(
@@ -75,7 +76,7 @@ class TensorBoardImages(StageObserver):
         """The images of the current stage and their pixel values, at the first iteration and every few."""
         writer = _writer(trainer)
         module = stage_module(pl_module)
-        iteration, stage = batch_idx + 1, module.data.stage
+        iteration, stage = batch_idx + 1, module.state.stage
         if writer is None or (iteration > 1 and iteration % self.every_n_iterations):
             return
         stages = torch.full_like(module.labels, stage)
@@ -109,7 +110,7 @@ class TensorBoardImages(StageObserver):
         logger = trainer.logger
         if not isinstance(logger, TensorBoardLogger):
             return
-        settings = {**stage_module.settings, "seed": stage_module.data.seed}
+        settings = {**stage_module.settings, "seed": rows[0]["seed"]}
         network = settings.pop("network")
         settings |= {"network": network["class_path"], **network["init_args"]}
         accuracies = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row["mean"] for row in rows}
@@ -124,4 +125,4 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
 
 def _picture(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
     real = module.data.real
-    return as_tensor(labelled_grid(real.pixels.decode(images), labels, stages, real.class_names, title))
+    return labelled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)

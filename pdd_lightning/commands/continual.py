@@ -8,13 +8,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks
+from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks
 from pdd_lightning.evaluation.memory import tasks_of
 from pdd_lightning.evaluation.stored import say_other_data, stored_augmentation, stored_network
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.studies.continual_plot import draw_continual
-from pdd_lightning.studies.plots import figure_png
+from pdd_lightning.results.plots import draw_continual, figure_png
+from pdd_lightning.results.tables import continual_table
 
 
 class Continual(Command):

@@ -8,12 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions, open_distilled
-from pdd_lightning.evaluation.describe import describe_stages, description_table, groups_of
+from pdd_lightning.evaluation.describe import describe_stages, example_images
 from pdd_lightning.evaluation.stored import check_match, stored_augmentation, stored_network
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.studies.plots import figure_png
-from pdd_lightning.studies.stage_plot import draw_stages
+from pdd_lightning.results.plots import draw_stages, figure_png
+from pdd_lightning.results.tables import description_table
 from pdd_lightning.training import TrainingSettings
 
 
@@ -62,6 +62,6 @@ class Describe(Command):
             atomic_write_json(options["output"], {**settings, "rows": rows})
         if options["figure"]:
             title = f"{distilled.metadata.get('method', 'distilled')} on {real.name}"
-            groups = groups_of(distilled, real)
-            picture = figure_png(lambda figure: draw_stages(figure, rows, groups, title))
+            examples = example_images(distilled, real)
+            picture = figure_png(lambda figure: draw_stages(figure, rows, examples, title))
             atomic_write_bytes(options["figure"], picture)

@@ -9,8 +9,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command, add_data_and_network, check_file_names, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
-from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, ranking_scores, rows_table
+from pdd_lightning.evaluation import EvaluationSettings, evaluate_file, ranking_scores
 from pdd_lightning.files import atomic_write_json
+from pdd_lightning.results.tables import evaluation_table
 
 
 class Evaluate(Command):
@@ -63,7 +64,7 @@ class Evaluate(Command):
             ranking=options["ranking"],
             options=settings_of(ImportOptions, options),
         )
-        print(rows_table(rows))
+        print(evaluation_table(rows))
         content = {"distilled": options["path"], "seed": options["seed"], "rows": rows}
         if options["ranking"]:
             content["ranking"] = ranking_scores(rows)

@@ -26,9 +26,8 @@ from pdd_lightning.evaluation.baselines import (
 )
 from pdd_lightning.evaluation.memory import LearningTask, LearningTasks, joined
 from pdd_lightning.evaluation.plan import Part
-from pdd_lightning.evaluation.report import format_table
 from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
-from pdd_lightning.progress import percent, progress_bar
+from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
 from pdd_lightning.training import TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
@@ -153,25 +152,6 @@ def summary(matrices: Sequence[Tensor]) -> dict[str, Any]:
             for task, line in enumerate(mean)
         ],
     }
-
-
-def continual_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of `learn_tasks` as a text table."""
-    header = ["memory", "protocol", "images", "part", "accuracy %", "forgetting %", "networks", "seconds"]
-    cells = [
-        [
-            row["row"],
-            row["protocol"],
-            str(row["images"]),
-            {"val": "validation"}.get(row["part"], row["part"]),
-            percent(row["mean"], row["std"], row["n"]),
-            percent(row["forgetting"], row["forgetting_std"], row["n"]),
-            str(row["n"]),
-            f"{row['seconds']:.0f}",
-        ]
-        for row in rows
-    ]
-    return format_table(header, cells)
 
 
 class _Learner:

@@ -13,29 +13,20 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, to_unit
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.report import format_table
 from pdd_lightning.metrics.images import colourfulness, spectral_bands, total_variation
 from pdd_lightning.metrics.separability import centroid_silhouette, label_confidence, nearest_distance
 from pdd_lightning.networks.features import Outputs, features_and_logits
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import generator_for, seeded
+from pdd_lightning.results.images import ranks
+from pdd_lightning.results.tables import NUMBERS
 from pdd_lightning.training import TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
 
-NUMBERS = {
-    "colourfulness": "colourfulness",
-    "low": "low",
-    "middle": "middle",
-    "high": "high",
-    "variation": "variation",
-    "accuracy": "accuracy",
-    "confidence": "confidence",
-    "silhouette": "silhouette",
-    "nearest_real": "nearest real",
-}
-"""The numbers of a row, and what tables call them."""
 REAL = "real, held out"
 """The row of real images."""
+EXAMPLES = 10
+"""Images of a row that stand for all of them."""
 _BATCH = 512
 
 
@@ -72,6 +63,16 @@ def groups_of(distilled: DistilledDataset, real: RealDataModule) -> list[Group]:
         groups.append(Group(f"stage {stage}", stage, distilled.images[member], pixels[member], labels[member]))
     held_out = to_unit(real.val.images)
     return [*groups, Group(REAL, None, distilled.pixels.encode(held_out), held_out, real.val.labels)]
+
+
+def example_images(distilled: DistilledDataset, real: RealDataModule) -> dict[str, Tensor]:
+    """Pixels of a few images of each row, one of each class in turn, by the row's name; arguments as `groups_of`."""
+    examples = {}
+    for group in groups_of(distilled, real):
+        labels = group.labels.tolist()
+        turns = sorted(zip(ranks(labels), labels, range(len(labels)), strict=True))
+        examples[group.row] = group.pixels[[place for _, _, place in turns[:EXAMPLES]]]
+    return examples
 
 
 @torch.inference_mode(False)
@@ -120,17 +121,6 @@ def describe_stages(
         _row(group, _pixel_numbers(group) | _mean(numbers) | {"nearest_real": _nearest_real(group, train)})
         for group, *numbers in zip(groups, *judged, strict=True)
     ]
-
-
-def description_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of `describe_stages` as a text table of means over images."""
-    header = ["images of", "images", *NUMBERS.values()]
-    formats = {"colourfulness": ".1f"}
-    cells = [
-        [row["row"], str(row["images"]), *(format(row[name], formats.get(name, ".3f")) for name in NUMBERS)]
-        for row in rows
-    ]
-    return format_table(header, cells)
 
 
 Train = tuple[EncodedImages, Tensor]

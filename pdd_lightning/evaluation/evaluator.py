@@ -25,13 +25,13 @@ from pdd_lightning.evaluation.baselines import (
 )
 from pdd_lightning.evaluation.plan import NetworkPlan, Subject
 from pdd_lightning.evaluation.protocols import Phase
-from pdd_lightning.evaluation.results import TaskResult
 from pdd_lightning.evaluation.settings import EvaluationSettings
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
+from pdd_lightning.results.store import TaskResult
 from pdd_lightning.training import Images, Score, score_network, train_network
 
 
@@ -64,7 +64,8 @@ class Evaluator:
 
     def kept(self, plan: NetworkPlan) -> TaskResult | None:
         """The result of a network that was evaluated before."""
-        return self.subject.store.result(self._depends_on(plan), self._about(plan), plan.number)
+        value = self.subject.store.get(self._depends_on(plan))
+        return None if value is None else TaskResult.of_value(value)
 
     def evaluate(self, plan: NetworkPlan, on_steps: Callable[[int], None]) -> TaskResult:
         """Trains a network and scores it after each phase.
@@ -85,7 +86,7 @@ class Evaluator:
             scores.append(score_network(network, *self._part(subject.part), subject.real.num_classes))
             seconds.append(time.perf_counter() - begin)
         result = TaskResult(self._about(plan), plan.number, scores, seconds)
-        subject.store.put_result(self._depends_on(plan), result)
+        subject.store.put(self._depends_on(plan), result.value())
         return result
 
     def _about(self, plan: NetworkPlan) -> dict[str, Any]:

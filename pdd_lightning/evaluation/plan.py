@@ -15,8 +15,8 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.evaluation.baselines import Baseline
 from pdd_lightning.evaluation.protocols import Phase, protocol_phases, stage_steps
-from pdd_lightning.evaluation.results import ResultStore
 from pdd_lightning.evaluation.settings import EvaluationSettings
+from pdd_lightning.results.store import ResultStore
 from pdd_lightning.typing import NetworkFactory
 
 Part = Literal["val", "test"]

@@ -15,11 +15,10 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.plan import Part, Subject
 from pdd_lightning.evaluation.ranking import ranking_tasks
-from pdd_lightning.evaluation.report import rows_from_results
-from pdd_lightning.evaluation.results import ResultStore
 from pdd_lightning.evaluation.settings import EvaluationSettings
 from pdd_lightning.evaluation.tasks import evaluation_tasks, run_tasks, say_kept
 from pdd_lightning.networks.spec import factory_from_spec
+from pdd_lightning.results.store import ResultStore, rows_from_results
 from pdd_lightning.typing import NetworkFactory
 
 

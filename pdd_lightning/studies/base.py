@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pdd_lightning import __version__
 from pdd_lightning.errors import DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
-from pdd_lightning.studies.plots import figure_png
+from pdd_lightning.results.plots import figure_png
+from pdd_lightning.results.tables import csv_table, markdown_table
 from pdd_lightning.studies.runner import StepRunner
 from pdd_lightning.studies.step import Step, distinct
-from pdd_lightning.studies.tables import csv_table, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pdd_lightning.results.plots import draw_rows
+from pdd_lightning.results.schema import DISTILLED
 from pdd_lightning.studies.arms import Arm, Budget, Method, check_methods, stage_arms
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import DISTILLED, draw_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +42,10 @@ class BaseMethods(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per method and arm."""
-        draw_groups(figure, rows, "method", _series)
+        draw_rows(figure, rows, "method", _series)
 
 
-def _series(row: dict[str, Any]) -> str:
+def _series(row: Mapping[str, Any]) -> str:
     """What the legend calls a row."""
     if row["row"] != DISTILLED:
         return f"{row['row']}, {row['protocol']}"

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pdd_lightning.results.plots import draw_rows
+from pdd_lightning.results.schema import DISTILLED
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, fit_step, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import DISTILLED, draw_groups
 from pdd_lightning.studies.recipe import readable
 from pdd_lightning.studies.step import Step
 
@@ -60,7 +61,7 @@ class Conditioning(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per protocol and arm."""
-        draw_groups(
+        draw_rows(
             figure,
             rows,
             "protocol",

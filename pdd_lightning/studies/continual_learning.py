@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.results.plots import draw_continual
+from pdd_lightning.results.tables import AFTER, over_seeds
 from pdd_lightning.studies.arms import Arm, Method, check_methods, check_seeds, filled, fit_step, own_arm
 from pdd_lightning.studies.base import Study, read_json
-from pdd_lightning.studies.continual_plot import draw_continual
 from pdd_lightning.studies.recipe import Recipe, dotted, readable
 from pdd_lightning.studies.step import Step, option_words
-from pdd_lightning.studies.tables import AFTER, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import Path_fr
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.results.plots import draw_rows
 from pdd_lightning.studies.arms import Arm, Method, Scoring, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import draw_groups
 from pdd_lightning.studies.recipe import readable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CrossArchitecture(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per kind of network, training set and protocol."""
-        draw_groups(figure, rows, "network", lambda row: f"{row['row']}, {row['protocol']}")
+        draw_rows(figure, rows, "network")
 
 
 def _word(network: Path_fr | str) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pdd_lightning.results.plots import draw_rows
+from pdd_lightning.results.schema import DISTILLED
 from pdd_lightning.studies.arms import NO_BASELINES, Arm, Method, own_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import COLOURS, DISTILLED, MARKERS, accuracy_axes, add_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,18 +75,6 @@ class Discarding(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A mark per schedule and protocol, over the seconds of distillation."""
-        axes = accuracy_axes(figure, rows)
-        for number, row in enumerate(row for row in rows if row["row"] == DISTILLED):
-            axes.errorbar(
-                [row["distil_seconds"]],
-                [100 * row["mean"]],
-                [100 * (row["std"] or 0)],
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-                linestyle="none",
-                capsize=3,
-                label=f"{row['schedule']}, {row['protocol']}",
-            )
-        axes.set_xlim(0, 1.08 * max(row["distil_seconds"] for row in rows if row["row"] == DISTILLED))
-        axes.set_xlabel("seconds of distillation (experts, iterations, transitions)")
-        add_legend(axes)
+        distilled = [row for row in rows if row["row"] == DISTILLED]
+        axes = draw_rows(figure, distilled, "distil_seconds", ["schedule", "protocol"])
+        axes.set_xlim(0, 1.08 * max(row["distil_seconds"] for row in distilled))

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
+from pdd_lightning.results.schema import DISTILLED, FULL
+from pdd_lightning.results.tables import mean_and_spread, over_seeds
 from pdd_lightning.studies.arms import Arm, Scoring, check_seeds, filled, fit_step
 from pdd_lightning.studies.base import Study, read_json
-from pdd_lightning.studies.plots import DISTILLED, FULL
 from pdd_lightning.studies.recipe import dotted, overridden, readable
 from pdd_lightning.studies.step import Step, option_words
-from pdd_lightning.studies.tables import mean_and_spread, over_seeds
 
 
 @dataclass(frozen=True)

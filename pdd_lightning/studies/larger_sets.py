@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
+from pdd_lightning.results.plots import add_legend, draw_rows
+from pdd_lightning.results.schema import FULL
 from pdd_lightning.studies.arms import Arm, Method, staged_arm
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import FULL, accuracy_axes, add_legend, draw_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,22 +81,13 @@ class LargerSets(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A line per training set and protocol, and the full set's accuracy and the goal."""
-        axes = accuracy_axes(figure, rows)
-        full = next(row for row in rows if row["row"] == FULL)
-        goal = GOAL * full["mean"]
-        for number, ((name, protocol), line) in enumerate(_lines(rows).items()):
-            sizes = [row["per_class"] for row in line]
-            draw_line(axes, sizes, line, f"{name}, {protocol}", number)
+        axes = draw_rows(figure, rows, "per_class", references=[FULL], log=True)
+        goal = GOAL * next(row["mean"] for row in rows if row["row"] == FULL)
+        for line in _lines(rows).values():
             if size := crossing([(row["per_class"], row["mean"]) for row in line], goal):
                 axes.annotate(f"{size:.0f}", (size, 100 * goal), (0, -14), textcoords="offset points", ha="center")
                 axes.plot([size], [100 * goal], marker="|", markersize=14, color="black")
-        axes.axhline(100 * full["mean"], color="0.4", label=f"all {full['images']} real images")
-        axes.axhline(100 * goal, color="0.4", linestyle=":", label=f"{GOAL:.0%} of it")
-        axes.set_xscale("log")
-        ticks = sorted({row["per_class"] for row in rows if row["row"] != FULL})
-        axes.set_xticks(ticks, [str(size) for size in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("images per class")
+        axes.axhline(100 * goal, color="0.4", linestyle=":", label=f"{GOAL:.0%} of {FULL}")
         add_legend(axes)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pdd_lightning.results.plots import draw_rows
+from pdd_lightning.results.schema import DISTILLED, RANDOM
 from pdd_lightning.studies.arms import AS_RECIPE, Arm, Budget, Method, stage_arms
 from pdd_lightning.studies.grid import GridSettings, GridStudy
-from pdd_lightning.studies.plots import DISTILLED, accuracy_axes, add_legend, draw_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,23 +36,14 @@ class StageCount(GridStudy):
 
     def plot(self, figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         """A line over the numbers of stages for each budget and protocol; the recipe's own run is part of each."""
-        axes = accuracy_axes(figure, rows)
-        distilled = [row for row in rows if row["row"] == DISTILLED]
-        kinds = dict.fromkeys((budget, row["protocol"]) for budget in self._names for row in distilled)
-        for number, (budget, protocol) in enumerate(kinds):
-            same = [row for row in distilled if row["protocol"] == protocol]
-            line = [row for row in same if row["budget"] in (budget, AS_RECIPE)]
-            line.sort(key=lambda row: row["stages"])
-            places = [row["stages"] * 1.03**number for row in line]  # beside each other where lines meet
-            draw_line(axes, places, line, f"iterations: {budget}, {protocol}", number)
-        for row in rows:
-            if row["row"] == "random real":
-                axes.axhline(100 * row["mean"], color="0.5", linestyle="--", label=f"random real, {row['protocol']}")
-        axes.set_xscale("log")
-        axes.set_xticks(self.stages, [str(count) for count in self.stages], minor=False)
-        axes.minorticks_off()
-        axes.set_xlabel("stages")
-        add_legend(axes)
+        lines = [
+            {**row, "line": f"iterations: {budget}, {row['protocol']}"}
+            for budget in self._names
+            for row in rows
+            if row["row"] == DISTILLED and row["budget"] in (budget, AS_RECIPE)
+        ]
+        random = [{**row, "line": f"{RANDOM}, {row['protocol']}"} for row in rows if row["row"] == RANDOM]
+        draw_rows(figure, [*lines, *random], "stages", ["line"], references=[RANDOM], log=True)
 
     @property
     def _names(self) -> list[str]:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdd_lightning.evaluation.describe import NUMBERS
+from pdd_lightning.results.plots import draw_methods
+from pdd_lightning.results.tables import NUMBERS, mean_and_spread
 from pdd_lightning.studies.arms import Arm, Method, check_methods, check_seeds, filled, fit_step, own_arm
 from pdd_lightning.studies.base import Study, read_json
 from pdd_lightning.studies.recipe import dotted, readable
-from pdd_lightning.studies.stage_plot import draw_methods
 from pdd_lightning.studies.step import Step, option_words
-from pdd_lightning.studies.tables import mean_and_spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,10 @@ from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.evaluation import continual
-from pdd_lightning.evaluation.continual import ContinualSettings, continual_table, learn_tasks, summary
+from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, summary
 from pdd_lightning.evaluation.memory import joined, tasks_of
-from pdd_lightning.studies.continual_plot import draw_continual
+from pdd_lightning.results.plots import draw_continual
+from pdd_lightning.results.tables import continual_table
 from pdd_lightning.training import TrainingSettings
 
 NAMES = ["north", "south", "west", "east"]

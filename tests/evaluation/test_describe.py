@@ -11,8 +11,9 @@ from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.describe import NUMBERS, REAL, describe_stages, description_table, groups_of
-from pdd_lightning.studies.stage_plot import PANELS, TITLES, draw_methods, draw_stages
+from pdd_lightning.evaluation.describe import REAL, describe_stages, example_images, groups_of
+from pdd_lightning.results.plots import draw_methods, draw_stages
+from pdd_lightning.results.tables import NUMBERS, description_table
 from pdd_lightning.training import TrainingSettings
 from tests.tiny import NAMES
 
@@ -95,22 +96,28 @@ def test_no_network_is_refused(distilled, blobs, factory):
         describe(distilled, blobs, factory, num_networks=0)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_figure_shows_each_row_and_each_number_but_colour_where_there_is_none(rows, distilled, blobs, channels):
-    groups = [group._replace(pixels=group.pixels[:, :channels]) for group in groups_of(distilled, blobs)]
+@pytest.mark.parametrize("colourful", [False, True])
+def test_the_figure_shows_each_row_and_each_number_but_colour_where_there_is_none(rows, distilled, blobs, colourful):
+    examples = example_images(distilled, blobs)
+    assert [len(images) for images in examples.values()] == [6, 3, 3, 10]
     figure = Figure()
-    draw_stages(figure, rows, groups, "blobs")
+    draw_stages(figure, rows if colourful else [{**row, "colourfulness": 0.0} for row in rows], examples, "blobs")
     labels = [axes.get_ylabel().replace("\n", " ") for axes in figure.subfigs[0].axes]
-    titles = [axes.get_title() for axes in figure.subfigs[1].axes if axes.get_title()]
     assert labels == ["stage 1", "stage 2", "stage 3", REAL]
-    assert len(titles) == {1: 5, 3: 6}[channels] and ("Colourfulness" in titles) == (channels == 3)
-    assert {name for panel in PANELS.values() for name in panel} == set(NUMBERS) == set(TITLES)
+    titles = [axes.get_title() for axes in figure.subfigs[1].axes]
+    assert titles == list(NUMBERS.values())[not colourful :]
+
+
+def test_examples_take_the_classes_in_turn(distilled, blobs):
+    """The set holds both images of a class one after the other."""
+    images = example_images(distilled, blobs)["stage 1"]
+    assert torch.equal(images, groups_of(distilled, blobs)[0].pixels[[0, 2, 4, 1, 3, 5]])
 
 
 def test_methods_are_compared_number_by_number(rows):
     figure = Figure()
     draw_methods(figure, [{**row, "method": method, "seeds": 2} for method in ("A", "B") for row in rows])
-    assert [axes.get_title() for axes in figure.axes] == list(TITLES.values())
+    assert [axes.get_title() for axes in figure.axes] == list(NUMBERS.values())
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["A", "B"]
     drawn = figure.axes[4].containers[1].lines[0].get_ydata()
     assert list(drawn) == [row["variation"] for row in rows if row["stage"]]

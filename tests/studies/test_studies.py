@@ -12,7 +12,7 @@ from jsonargparse.typing import Path_fr
 from pdd_lightning.cli import PDDCLI, main
 from pdd_lightning.commands import COMMANDS
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.describe import NUMBERS
+from pdd_lightning.results.tables import NUMBERS
 from pdd_lightning.studies import (
     BaseMethods,
     Conditioning,
@@ -25,7 +25,6 @@ from pdd_lightning.studies import (
     Study,
 )
 from pdd_lightning.studies.larger_sets import crossing
-from pdd_lightning.studies.tables import markdown_table, over_seeds
 from tests.cli.conftest import PROJECT
 
 CONFIGS = sorted((PROJECT / "configs" / "study").glob("*.yaml"))
@@ -199,17 +198,13 @@ def test_rows_summarise_networks_and_seeds(method: Method, tmp_path: Path) -> No
     assert row["distil_seconds"] == 12.0
 
 
-def test_a_single_number_has_no_spread() -> None:
-    assert over_seeds([[0.5]])["std"] is None
-
-
 def test_results_are_written_only_when_everything_is_done(method: Method, tmp_path: Path) -> None:
     study = BaseMethods([method], GridSettings(3, [0, 1]), [2, 1], ["total"])
     finish(study, tmp_path, lambda step: [0.5, 0.7])
 
     study.run(tmp_path, Nothing(tmp_path))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert "60.0 ±11.5" in (tmp_path / "table.md").read_text()
+    assert "60.0 ± 11.5" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "table.csv").read_text().count("\n") == 3
     stored = json.loads((tmp_path / "study.json").read_text())
     assert stored["rows"][0]["mean"] == pytest.approx(0.6)
@@ -230,13 +225,6 @@ def test_results_are_written_only_when_everything_is_done(method: Method, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         study.run(tmp_path, Interrupted(tmp_path))
     assert not {"study.json", "table.md", "table.csv", "plot.png"} & {path.name for path in tmp_path.iterdir()}
-
-
-def test_common_columns_are_said_once() -> None:
-    rows = [{"method": name, "mean": 0.5, "std": 0.01, "part": "val"} for name in "AB"]
-    table = markdown_table(rows)
-    assert table.splitlines()[:3] == ["| method | accuracy % |", "| --- | ---: |", "| A | 50.0 ±1.0 |"]
-    assert table.endswith("In all rows: scored on: validation part.")
 
 
 def test_crossing_is_found_between_sizes() -> None:

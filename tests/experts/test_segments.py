@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pdd_lightning.data.segments import StartWindow, draw_segment
 from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.experts.segments import StartWindow, draw_segment
 
 
 class Counted:

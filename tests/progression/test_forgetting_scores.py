@@ -1,7 +1,8 @@
 import torch
 
-from pdd_lightning.experts import TrajectoryStore, forgetting_scores
+from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.metrics import Forgetting
+from pdd_lightning.progression.examples import forgetting_scores
 
 RECORD = {"accuracies": [], "start_accuracy": 0.3, "end_accuracy": 0.6, "start_seconds": 0.0, "record_seconds": 2.5}
 

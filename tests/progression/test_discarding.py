@@ -1,13 +1,11 @@
 """Easy examples that a stage leaves out are used for nothing, whatever the method."""
 
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from pdd_lightning.callbacks import StageAdvance, StageObserver, TransitionSettings
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data import DiscardSettings, ForgettingScores
 from pdd_lightning.data.progressive import ProgressiveDataModule
@@ -15,7 +13,8 @@ from pdd_lightning.data.splits import ImageSplit
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.networks import ConvNet
-from pdd_lightning.stages import IDC, DistributionMatching, GradientMatching, TrajectoryMatching
+from pdd_lightning.progression import StageAdvance, StageObserver, TransitionSettings
+from pdd_lightning.stages import DATM, IDC, DistributionMatching, GradientMatching, TrajectoryMatching
 from tests.tiny import Blobs
 
 TRAJECTORIES = {"syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 10.0}
@@ -24,7 +23,7 @@ METHODS = {
     "DC": (GradientMatching, {"outer": 2, "inner": 1, "lr_net": 0.1}),
     "IDC": (IDC, {"inner": 2, "net_images": 20, "batch_real": 8, "lr_img": 0.05, "init": "real"}),
     "MTT": (TrajectoryMatching, TRAJECTORIES),
-    "MTT, soft labels": (TrajectoryMatching, {**TRAJECTORIES, "lr_label": 5.0}),
+    "MTT, soft labels": (DATM, {**TRAJECTORIES, "lr_label": 5.0}),
 }
 EXAMPLES = 54  # of Blobs, without the validation part
 # Quick: IDC has ways of its own to the real images, and soft labels need all that trajectory matching does.
@@ -71,12 +70,12 @@ class Watch(StageObserver):
         self.scores = scores
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        data = pl_module.data
+        data, state = pl_module.data, pl_module.state
         self.iterations += 1
-        self.kept[data.stage] = data.kept.indices
-        if self.spoil is not None and (data.stage, data.iteration) == (1, ITERATIONS):
+        self.kept[state.stage] = data.kept.indices
+        if self.spoil is not None and (state.stage, state.iteration) == (1, ITERATIONS):
             data.real.train.images[torch.isin(data.real.train.indices, self.spoil)] = 0
-        if self.stop == (data.stage, data.iteration):
+        if self.stop == (state.stage, state.iteration):
             raise InterruptedError
 
     def on_stage_end(self, trainer, stage_module, history):
@@ -239,17 +238,6 @@ def test_what_cannot_work_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(DataError, match="there are no forgetting scores"):
         fit("DM", tmp_path, DiscardSettings(keep=(1.0, 0.5), scores="nowhere.npz"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_testing_a_run_needs_no_file_of_scores(blobs):
-    data = ProgressiveDataModule(blobs)
-    trainer = SimpleNamespace(fast_dev_run=True, precision="32-true", datamodule=data)
-    module = DistributionMatching(functools.partial(ConvNet, depth=2, width=4))
-    module.trainer = trainer
-    advance = StageAdvance(2, discard=DiscardSettings(keep=(1.0, 0.5), scores="nowhere.npz"))
-    advance.setup(trainer, module, "test")
-    with pytest.raises(DataError, match="there are no forgetting scores"):
-        advance.setup(trainer, module, "fit")
 
 
 def test_initial_images_find_enough_of_each_class(given, tmp_path):

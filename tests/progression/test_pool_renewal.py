@@ -8,15 +8,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from pdd_lightning.callbacks import StageAdvance, TransitionSettings
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
-from pdd_lightning.callbacks.stage_networks import StageNetworks
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, PoolSettings
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import flatten
+from pdd_lightning.progression import PoolSettings, StageAdvance, TransitionSettings
+from pdd_lightning.progression.transition import StageNetworks
 from pdd_lightning.stages import GradientMatching, TrajectoryMatching
-from tests.tiny import Blobs
+from tests.tiny import Blobs, started
 
 ITERATIONS, EVERY, STAGES = 10, 4, 3
 
@@ -29,15 +29,15 @@ class Watch(Callback):
         self.networks, self.pools = {}, {}
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        data = pl_module.data
-        position = data.stage, data.iteration
+        state = pl_module.state
+        position = state.stage, state.iteration
         self.networks[position] = tuple(flatten(dict(pl_module._network[0].named_parameters())).tolist())
-        if data.trajectories is not None:
-            pool = [data.trajectories.segment(number, 0, 0)[0] for number in range(data.trajectories.number)]
+        if state.trajectories is not None:
+            pool = [state.trajectories.segment(number, 0, 0)[0] for number in range(state.trajectories.number)]
             self.pools[position] = {tuple(network.tolist()) for network in pool}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if self.stop == (pl_module.data.stage, pl_module.data.iteration):
+        if self.stop == (pl_module.state.stage, pl_module.state.iteration):
             raise InterruptedError
 
 
@@ -86,9 +86,8 @@ def test_renewed_networks_go_through_all_unions(straight, factory):
     assert manifest["settings"]["start"]["union"] == union.union(2).sha256()
     experts = ExpertSettings(number=6)
     stage = GradientMatching(factory, outer=1, real_batch=8, augment="color_crop")
-    data = ProgressiveDataModule(Blobs(), seed=4)
-    data.setup()
-    data.union = union
+    data = started(Blobs(), union=union)
+    data.seed = 4
     stage.__class__ = type("Held", (GradientMatching,), {"data": data})
     transition = TransitionSettings(epochs=2, batch_size=8)
     trainer = Trainer(default_root_dir=folder, accelerator="cpu", logger=False)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from pdd_lightning.data.expert_labels import ExpertPanel
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.experts.panel import ExpertPanel
 from pdd_lightning.networks import flatten, unflatten
 
 CPU = torch.device("cpu")

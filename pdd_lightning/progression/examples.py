@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pdd_lightning.data import DiscardSettings, ForgettingScores
-from pdd_lightning.experts import TrajectoryStore, forgetting_scores
+from pdd_lightning.experts import TrajectoryStore
+from pdd_lightning.metrics import Forgetting
 from pdd_lightning.stages import DistillationStage
 
 
@@ -36,32 +38,34 @@ class ExampleChoice:
         if self.settings.scores is not None:
             self.scores = ForgettingScores.load(self.settings.scores).of(real.train.indices)
 
-    def apply(
+    def make_scores(
         self,
         module: DistillationStage,
-        num_stages: int,
         first_experts: Callable[[], TrajectoryStore | None],
         scoring_networks: Callable[[], TrajectoryStore],
-    ) -> ForgettingScores | None:
-        """Tells the data module which examples each stage uses.
+    ) -> None:
+        """Makes the scores that the run lacks: by the experts of the first stage, or by networks of their own.
 
         Args:
             module: The method.
-            num_stages: Number of stages.
             first_experts: Opens the experts of the first stage, or None where the method has none.
             scoring_networks: Records networks for the scores alone.
-
-        Returns:
-            The scores; None where the run has none and needs none.
         """
-        data = module.data
-        if self.scores is None and (self.settings.schedule or data.stage == 1):
-            self.scores = self._make(data.real.train.indices, first_experts, scoring_networks)
-        if self.scores is not None:
-            labels, least = data.real.train.labels, self.settings.least(module.init_images)
-            dropping = [stage for stage in range(1, num_stages + 1) if self.settings.drops(stage)]
-            data.keep_only({stage: self.settings.kept(stage, self.scores, labels, least) for stage in dropping})
-        return self.scores
+        needed = bool(self.settings.schedule)
+        if self.scores is not None or not (needed or module.state.stage == 1):
+            return
+        indices = module.data.real.train.indices
+        if not self.settings.drops(1) and (store := first_experts()) is not None:
+            self.scores = forgetting_scores(store, indices)
+        if self.scores is None and needed:
+            self.scores = forgetting_scores(scoring_networks(), indices)
+
+    def kept(self, module: DistillationStage, num_stages: int) -> dict[int, Tensor]:
+        """By stage, indices `[n]` into the training part of the examples that are kept, where some are left out."""
+        assert self.scores is not None
+        labels, least = module.data.real.train.labels, self.settings.least(module.init_images)
+        dropping = [stage for stage in range(1, num_stages + 1) if self.settings.drops(stage)]
+        return {stage: self.settings.kept(stage, self.scores, labels, least) for stage in dropping}
 
     def description(self) -> dict[str, Any]:
         """What a continued run must not change, as plain data; empty where nothing is left out."""
@@ -80,29 +84,24 @@ class ExampleChoice:
         if state and not self.settings.scores:
             self.scores = ForgettingScores(**state)
 
-    def _make(
-        self,
-        indices: Tensor,
-        first_experts: Callable[[], TrajectoryStore | None],
-        scoring_networks: Callable[[], TrajectoryStore],
-    ) -> ForgettingScores | None:
-        """Scores by the first stage's experts; by other networks where these have none, but they are needed."""
-        if not self.settings.drops(1):
-            store = first_experts()
-            scores = None if store is None else forgetting_scores(store, indices)
-            if scores is not None or not self.settings.schedule:
-                return scores
-        return forgetting_scores(scoring_networks(), indices)
 
+def forgetting_scores(store: TrajectoryStore, indices: Tensor) -> ForgettingScores | None:
+    """Scores of the examples that experts were trained on, averaged over the experts.
 
-def begun(settings: dict[str, Any], stage: int) -> dict[str, Any]:
-    """Described settings of a run without what stages after `stage` leave out, which may still change."""
-    stages = settings.get("stages", {})
-    if "discard" not in stages:
-        return settings
-    # The schedule is the dictionary with an entry per stage.
-    discard = {
-        name: dict(list(value.items())[:stage]) if isinstance(value, dict) else value
-        for name, value in stages["discard"].items()
-    }
-    return {**settings, "stages": {**stages, "discard": discard}}
+    Args:
+        store: Experts that were all trained on these examples.
+        indices: Where the examples stand in the source's train order `[N]`.
+
+    Returns:
+        The scores, or None where the experts' files hold no forgetting.
+    """
+    found = [store.forgetting(expert) for expert in range(store.number)]
+    known = [forgetting for forgetting in found if forgetting is not None]
+    if len(known) < len(found):
+        return None
+    each = Forgetting(*map(torch.stack, zip(*known, strict=True)))
+    counts, learned = each.counts.double(), each.learned
+    epochs = len(store.records[0].losses)
+    scores = torch.where(learned, counts, epochs // 2).mean(0)  # to be forgotten takes two epochs
+    scores[~learned.any(0)] = torch.inf
+    return ForgettingScores(indices, scores, counts.mean(0), each.errors.double().mean(0), learned.double().mean(0))

@@ -1,0 +1,243 @@
+"""Plots of rows, all of one look."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pdd_lightning.results.images import tiled
+from pdd_lightning.results.schema import FULL
+from pdd_lightning.results.tables import NUMBERS, PARTS, Row, cell_of, heading_of, spread_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+MOST_TICKS = 12
+"""More values than these are not all named on an axis."""
+CONTINUAL_PROTOCOLS = {
+    "gdumb": "Fresh network on the memory alone (GDumb)",
+    "replay": "One network, replay of the memory",
+}
+
+
+def figure_png(draw: Callable[[Figure], None]) -> bytes:
+    """A figure as PNG, drawn without a display."""
+    # Imported here: importing it takes long, and few commands draw.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def draw_rows(
+    figure: Figure,
+    rows: Sequence[Row],
+    x: str,
+    series: Sequence[str] | Callable[[Row], str] = ("row", "protocol"),
+    references: Sequence[str] = (),
+    log: bool = False,
+) -> Axes:
+    """Accuracies with their standard deviations over networks, against a column.
+
+    A line per series over a column of numbers, marks side by side over any other one. Rows without a value in the
+    column, and those that are named as references, are dashed horizontal lines.
+
+    Args:
+        figure: An empty figure.
+        rows: Rows with `row`, `part`, `images`, `mean` and `std`.
+        x: The column.
+        series: Columns in which rows of a line are equal, or what the legend calls a row.
+        references: Names of rows (what networks were trained on) to draw as horizontal lines.
+        log: Whether numbers stand on a logarithmic axis.
+
+    Returns:
+        The axes, with a legend beside them.
+    """
+    axes = accuracy_axes(figure, rows)
+    name = series if callable(series) else lambda row: ", ".join(filter(None, (cell_of(row, each) for each in series)))
+    rows = [{**row, x: None} if row["row"] in references else row for row in rows]
+    values = list(dict.fromkeys(row[x] for row in rows if row.get(x) is not None))
+    numeric = all(isinstance(value, (int, float)) for value in values)
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(name(row), []).append(row)
+    count = sum(any(row.get(x) is not None for row in line) for line in lines.values())
+    for number, (label, line) in enumerate(lines.items()):
+        shift = number - (count - 1) / 2
+        if not numeric:
+            places = {value: position + shift * 0.8 / count for position, value in enumerate(values)}
+            line = [{**row, x: places.get(row.get(x))} for row in line]
+        draw_line(axes, line, x, "mean", label, number, 100, 2 * shift * numeric, "-" if numeric else "none")
+    if log:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if not numeric:
+        axes.set_xticks(range(len(values)), list(map(str, values)))
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    elif len(values) <= MOST_TICKS and all(isinstance(value, int) for value in values):
+        axes.set_xticks(sorted(values), list(map(str, sorted(values))))
+    if numeric:
+        axes.set_xlabel(heading_of(x))
+    add_legend(axes)
+    return axes
+
+
+def accuracy_axes(figure: Figure, rows: Sequence[Row]) -> Axes:
+    """Axes for accuracies in %, whose label says what the numbers are."""
+    axes = figure.subplots()
+    axes.set_ylabel(f"accuracy on the {PARTS.get(rows[0]['part'], rows[0]['part'])}, %")
+    sizes = {row["images"] for row in rows if row["row"] != FULL}
+    if len(sizes) == 1:
+        axes.set_title(f"{sizes.pop()} images; bars: standard deviation over networks", loc="left", fontsize="medium")
+    _lighten(axes)
+    return axes
+
+
+def draw_line(
+    axes: Axes,
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    label: str,
+    number: int,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    linestyle: str = "-",
+) -> None:
+    """A column against another one, with its standard deviation; rows without a place are dashed horizontal lines.
+
+    Args:
+        axes: Where to draw.
+        rows: Rows in any order.
+        x: The column that says where.
+        y: The column that says how high; error bars are its spread, see `pdd_lightning.results.tables.spread_of`.
+        label: What the legend says.
+        number: Number of the line, for its colour and mark.
+        scale: Factor of the values.
+        shift: Points to the right, so that bars of several lines do not hide one another.
+        linestyle: How marks are joined.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    colour = COLOURS[number % len(COLOURS)]
+    placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: row[x])
+    for row in rows:
+        if row.get(x) is None:
+            axes.axhline(scale * row[y], linestyle="--", linewidth=1, color=colour, label=None if placed else label)
+    if not placed:
+        return
+    axes.errorbar(
+        [row[x] for row in placed],
+        [scale * row[y] for row in placed],
+        [scale * (row.get(spread_of(y)) or 0) for row in placed],
+        label=label,
+        color=colour,
+        marker=MARKERS[number % len(MARKERS)],
+        linestyle=linestyle,
+        capsize=3,
+        transform=axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans),
+    )
+
+
+def add_legend(axes: Axes) -> None:
+    """A legend beside the axes, where it hides nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
+
+
+def draw_stages(figure: Figure, rows: Sequence[Row], examples: Mapping[str, Tensor], title: str) -> None:
+    """Example images of each row on the left; on the right each number against the stage.
+
+    Bars are standard deviations over images; a dashed line is the mean of held-out real images.
+
+    Args:
+        figure: An empty figure.
+        rows: What `pdd_lightning.evaluation.describe.describe_stages` gave.
+        examples: Images of each row `[N, C, H, W]` in [0, 1], by its name.
+        title: Above everything.
+    """
+    figure.set_size_inches(14, max(7.0, 0.8 * len(rows) + 0.6))
+    figure.suptitle(title)
+    figure.supxlabel("bars: standard deviation over images; dashed: mean of held-out real images", fontsize=9)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.6)).flat
+    for axes, (name, images) in zip(left.subplots(len(examples), 1, squeeze=False).flat, examples.items(), strict=True):
+        axes.imshow(tiled(images, len(images), 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center")
+    # Right or wrong: of single images the spread would say nothing more.
+    _draw_numbers(right, [{**row, "accuracy_std": None} for row in rows])
+
+
+def draw_methods(figure: Figure, rows: Sequence[Row]) -> None:
+    """Each number against the stage: a panel per number, a line per method.
+
+    Bars are standard deviations over distillation seeds.
+
+    Args:
+        figure: An empty figure.
+        rows: Rows of `pdd_lightning.evaluation.describe.describe_stages` with a column `method`.
+    """
+    figure.set_size_inches(12, 8)
+    figure.supxlabel("bars: standard deviation over distillation seeds; dashed: held-out real images", fontsize=9)
+    _draw_numbers(figure, rows)
+
+
+def draw_continual(figure: Figure, rows: Sequence[Row], title: str) -> None:
+    """Average accuracy on the classes seen so far after each task: a panel per protocol, a line per memory.
+
+    Args:
+        figure: An empty figure.
+        rows: Rows with `protocol`, `average_accuracy`, `std` and `row`, the name of the memory.
+        title: Above everything.
+    """
+    protocols, memories = (list(dict.fromkeys(row[name] for row in rows)) for name in ("protocol", "row"))
+    figure.set_size_inches(5.2 * len(protocols), 4.2)
+    figure.suptitle(title)
+    for axes, protocol in zip(figure.subplots(1, len(protocols), squeeze=False).flat, protocols, strict=True):
+        for row in (row for row in rows if row["protocol"] == protocol):
+            line = [{"tasks": task, "mean": value} for task, value in enumerate(row["average_accuracy"], 1)]
+            line[-1]["std"] = row["std"]
+            draw_line(axes, line, "tasks", "mean", row["row"], memories.index(row["row"]), 100)
+            axes.set_xticks(range(1, len(line) + 1))
+        axes.set_title(CONTINUAL_PROTOCOLS[protocol], fontsize=10)
+        axes.set(xlabel="tasks learned", ylabel="accuracy on the classes so far, %")
+        _lighten(axes)
+        axes.legend(title="memory", fontsize="small")
+
+
+def _draw_numbers(figure: Figure, rows: Sequence[Row]) -> None:
+    """A panel for each number, but for colour where there is none."""
+    names = [name for name in NUMBERS if name != "colourfulness" or any(row[name] > 0.01 for row in rows)]
+    methods = list(dict.fromkeys(row.get("method") for row in rows))
+    panels = figure.subplots(3, 3).flat
+    for axes, name in zip(panels, names, strict=False):
+        for number, method in enumerate(methods):
+            line = [row for row in rows if row.get("method") == method]
+            draw_line(axes, line, "stage", name, str(method), number, shift=2 * (number - (len(methods) - 1) / 2))
+        axes.set_title(NUMBERS[name], fontsize=10)
+        axes.set_xticks(sorted({row["stage"] for row in rows if row["stage"] is not None}))
+        axes.set_xlabel("stage")
+        _lighten(axes)
+    if len(methods) > 1:
+        figure.axes[0].legend(fontsize=7, framealpha=0.6)
+    for axes in figure.axes[len(names) :]:
+        axes.remove()
+
+
+def _lighten(axes: Axes) -> None:
+    """A light grid behind what is drawn, and no frame."""
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,138 @@
+"""Results of single networks, kept while work goes on, so that it can be stopped and continued; and rows of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pdd_lightning.results.schema import EvaluatedRow
+from pdd_lightning.training import Score
+
+
+class ResultStore:
+    """JSON values, each by a hash of all that it depends on; with a file, a line of JSON each.
+
+    Lines are appended as soon as something is computed, by any number of processes. A line that was cut off, when a
+    process was killed, counts for nothing.
+
+    Args:
+        path: The file, which need not exist; None keeps nothing beyond the process.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._values: dict[str, Any] = {}
+        text = path.read_text() if path is not None and path.exists() else ""
+        for line in text.splitlines():
+            self._read_line(line)
+        self._lead = "\n" if text and not text.endswith("\n") else ""  # ends a line that was cut off
+
+    def get(self, depends_on: Mapping[str, Any]) -> Any:
+        """What was put for the same `depends_on`, or None."""
+        return self._values.get(_key(depends_on))
+
+    def put(self, depends_on: Mapping[str, Any], value: Any) -> None:
+        """Keeps a JSON value."""
+        key = _key(depends_on)
+        self._values[key] = value
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(f"{self._lead}{json.dumps({'key': key, 'value': value})}\n")
+        self._lead = ""
+
+    def _read_line(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            self._values[entry["key"]] = entry["value"]
+        except (ValueError, KeyError, TypeError):
+            return
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One trained and scored network.
+
+    Attributes:
+        about: What was trained on what and how, as `EvaluatedRow` says it; the same for all networks of a row.
+            `images` has the number of images until the end of each phase, and `phases` its `stages` (first and last),
+            `steps`, `epochs` and `lr`.
+        number: Number of the network, from 0.
+        scores: Score after each phase of the training.
+        seconds: Time from the start until each of them.
+    """
+
+    about: dict[str, Any]
+    number: int
+    scores: list[Score]
+    seconds: list[float]
+
+    @classmethod
+    def of_value(cls, value: Mapping[str, Any]) -> TaskResult:
+        """The result that `value` gave."""
+        return cls(**{**value, "scores": [Score(**score) for score in value["scores"]]})
+
+    def value(self) -> dict[str, Any]:
+        """The result as a JSON value."""
+        return asdict(self) | {"scores": [score._asdict() for score in self.scores]}
+
+
+def rows_from_results(
+    results: Sequence[TaskResult], class_names: Sequence[str], every_stage: bool = False
+) -> list[dict[str, Any]]:
+    """Mean and spread of each row, as `EvaluatedRow` describes it, ready for JSON.
+
+    Args:
+        results: Results of networks, in any order.
+        class_names: Name of each class, by label.
+        every_stage: Add a row for each earlier stage of progressive training.
+    """
+    groups: dict[tuple[str, str], list[TaskResult]] = {}
+    for result in results:
+        groups.setdefault((result.about["row"], result.about["protocol"]), []).append(result)
+    rows = []
+    for (_, protocol), members in groups.items():
+        last = len(members[0].scores) - 1
+        first = 0 if every_stage and protocol == "progressive" else last
+        members = sorted(members, key=lambda member: member.number)
+        rows += [_row(members, phase, class_names) for phase in range(first, last + 1)]
+    return [row.model_dump(exclude_none=True) for row in rows]
+
+
+def row_title(row: Mapping[str, Any]) -> str:
+    """A row's name that no other row of the evaluation has."""
+    protocol = "" if row["protocol"] in ("progressive", "all images") else f", {row['protocol']}"
+    stage = "" if row["stage"] == row["num_stages"] else f", stage {row['stage']}"
+    return f"{row['row']}{protocol}{stage}"
+
+
+def _row(members: Sequence[TaskResult], phase: int, class_names: Sequence[str]) -> EvaluatedRow:
+    """The row of networks after a phase, counted from 0."""
+    about, phases = members[0].about, members[0].about["phases"]
+    accuracies = [member.scores[phase].accuracy for member in members]
+    per_class = [statistics.fmean(column) for column in zip(*(m.scores[phase].per_class for m in members), strict=True)]
+    figures = {
+        "stage": phases[phase]["stages"][1],
+        "num_stages": phases[-1]["stages"][1],
+        "images": about["images"][phase],
+        "steps": sum(each["steps"] for each in phases[: phase + 1]),
+        "epochs": [each["epochs"] for each in phases[: phase + 1]],
+        "learning_rates": [each["lr"] for each in phases[: phase + 1]],
+        "mean": statistics.fmean(accuracies),
+        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        "n": len(accuracies),
+        "accuracies": accuracies,
+        "per_class": dict(zip(class_names, per_class, strict=True)),
+        "seconds": sum(member.seconds[phase] for member in members),
+    }
+    return EvaluatedRow(**{**about, **figures})
+
+
+def _key(depends_on: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,283 @@
+"""Tables of rows: as text, Markdown and CSV, and cell by cell for the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tabulate import tabulate
+
+from pdd_lightning.results.schema import StageReport
+
+Row = Mapping[str, Any]
+
+AFTER = "after_"
+"""How columns begin that hold the accuracy after so many tasks."""
+ACCURACIES = ("mean", "std", "seed_std", "forgetting", "val_accuracy")
+"""Columns that hold accuracies in [0, 1], or their spread."""
+SPREADS = {"mean": "std", "val_accuracy": "val_std"}
+"""Columns with the standard deviation of another one; by default it is `<name>_std`."""
+PARTS = {"val": "validation part", "test": "test part"}
+NUMBERS = {
+    "colourfulness": "Colourfulness",
+    "low": "Power at low frequencies",
+    "middle": "Power at middle frequencies",
+    "high": "Power at high frequencies",
+    "variation": "Total variation",
+    "accuracy": "Accuracy of real-data networks",
+    "confidence": "Confidence of real-data networks",
+    "silhouette": "Silhouette of features",
+    "nearest_real": "Distance to nearest real image",
+}
+"""The numbers that describe the images of a stage, and what plots call them."""
+
+HEADINGS = {
+    "row": "training images",
+    "budget": "iterations",
+    "mean": "accuracy %",
+    "seed_std": "std of seeds' means",
+    "n": "networks",
+    "networks": "networks per seed",
+    "seeds": "distillation seeds",
+    "ipc": "images per class and stage",
+    "iterations": "iterations in total",
+    "per_class": "images per class",
+    "distil_seconds": "distillation s",
+    "seconds_saved": "distillation s saved",
+    "seconds": "evaluation s",
+    "steps": "steps of each network",
+    "part": "scored on",
+    "scored": "scored images",
+    "augment": "augmentation",
+    "init": "initialization",
+    "forgetting": "forgetting %",
+    "val_accuracy": "start-point accuracy %",
+    "val_networks": "networks",
+    "first_loss": "first matching loss",
+    "last_loss": "last matching loss",
+    "transition_seconds": "transition s",
+    "experts_seconds": "experts s",
+    "peak_memory_mb": "memory MB",
+}
+
+EVALUATION = ("row", "protocol", "stage", "images", "steps", "mean", "seconds")
+"""Columns of every table of evaluated rows."""
+STAGE = (
+    "stage",
+    "images",
+    "real_images",
+    "learned_lr",
+    "first_loss",
+    "last_loss",
+    "val_accuracy",
+    "val_networks",
+    "experts_seconds",
+    "distil_seconds",
+    "transition_seconds",
+    "peak_memory_mb",
+)
+"""Columns of a table of stages."""
+CONDITIONS = (
+    "part",
+    "scored",
+    "n",
+    "network",
+    "init",
+    "augment",
+    "training",
+    "labels",
+    "epochs",
+    "learning_rates",
+    "seed",
+)
+"""Columns that say how networks were trained and scored; in a table only where rows differ in them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        headings: Names of the columns.
+        lines: Cells, line by line; empty where a row does not say.
+        common: What all rows have in common, by heading.
+    """
+
+    headings: list[str]
+    lines: list[list[str]]
+    common: dict[str, str]
+
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        number = re.compile(r"(-?\d\S*( ± \S+)?( %)?)?")
+        return [all(map(number.fullmatch, column)) for column in zip(*self.lines, strict=True)]
+
+    def facts(self) -> str:
+        """What all rows have in common, as a sentence; empty where that is nothing."""
+        said = ", ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
+        return f"In all rows: {said}." if said else ""
+
+
+def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> Table:
+    """A table of the columns in which rows differ, and of what they have in common.
+
+    Args:
+        rows: Rows by name of the column; not all need have all columns.
+        columns: Names of the columns, in order; by default all but those that are the spread of another one.
+        always: Columns that are shown even if rows do not differ in them; by default what was trained on and the
+            accuracy, or all of a single row. Columns without any value are never shown.
+    """
+    every = dict.fromkeys(name for row in rows for name in row)
+    names = columns or [name for name in every if name not in {spread_of(each) for each in every}]
+    kept: Sequence[str] = always or (("row", "mean") if len(rows) > 1 else names)
+    cells = {name: [cell_of(row, name) for row in rows] for name in names}
+    same = {name: column[0] for name, column in cells.items() if len(set(column)) == 1}
+    shown = [name for name in names if name not in same or (name in kept and same[name])]
+    lines = [list(line) for line in zip(*(cells[name] for name in shown), strict=True)]
+    common = {heading_of(name): cell for name, cell in same.items() if cell and name not in kept}
+    return Table([heading_of(name) for name in shown], lines, common)
+
+
+def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> str:
+    """A table for the terminal, under a sentence with what rows have in common, see `table_of`."""
+    table = table_of(rows, columns, always)
+    return f"{table.facts()}\n\n{_laid_out(table, 'simple')}".lstrip()
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A table in Markdown, above a sentence with what rows have in common, see `table_of`."""
+    table = table_of(rows)
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in table.lines]
+    return f"{_laid_out(replace(table, lines=escaped), 'pipe')}\n\n{table.facts()}".rstrip()
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """All columns as comma-separated values, accuracies in [0, 1]."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def evaluation_table(rows: Sequence[Row]) -> str:
+    """Evaluated rows as a text table."""
+    one_stage = all(row["stage"] == row["num_stages"] for row in rows)
+    shown = [name for name in EVALUATION if name != "stage" or not one_stage]
+    return text_table(rows, [*shown, *CONDITIONS], shown) if rows else "nothing evaluated"
+
+
+def stages_table(reports: Sequence[StageReport]) -> str:
+    """Reports of stages as a text table."""
+    rows = [report.row() for report in reports]
+    return text_table(rows, STAGE, STAGE)
+
+
+def stage_line(report: StageReport, num_stages: int) -> str:
+    """A finished stage in one line."""
+    row = report.row()
+    names = ("learned_lr", "first_loss", "last_loss", "val_accuracy", "val_networks")
+    facts = [f"{heading_of(name)} {cell_of(row, name)}" for name in names if row[name] is not None]
+    return f"Stage {report.stage}/{num_stages} done: {report.images} images, {', '.join(facts)}"
+
+
+def description_table(rows: Sequence[Row]) -> str:
+    """Rows of `pdd_lightning.evaluation.describe.describe_stages` as a text table of means over images."""
+    names = ("row", "images", *NUMBERS)
+    return text_table([{name: row[name] for name in names} for row in rows], names, names)
+
+
+def continual_table(rows: Sequence[Row]) -> str:
+    """Rows of `pdd_lightning.evaluation.continual.learn_tasks` as a text table."""
+    names = ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds")
+    return text_table(rows, names, names)
+
+
+def percent(mean: float, std: float | None = None) -> str:
+    """Mean and spread in per cent, such as `97.3 ± 0.4`; both are given in [0, 1]."""
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean and spread of accuracies, one list of networks' accuracies per distillation seed.
+
+    `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means: sample standard deviations,
+    None where there is a single value.
+    """
+    mean, std = mean_and_spread([value for one in accuracies for value in one])
+    _, seed_std = mean_and_spread([statistics.fmean(one) for one in accuracies])
+    return {
+        "mean": mean,
+        "std": std,
+        "seed_std": seed_std,
+        "seeds": len(accuracies),
+        "networks": len(accuracies[0]),
+    }
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation, which is None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as text by dotted name; a class stands under the name of what it is for.
+
+    Example:
+        >>> flatten({"model": {"class_path": "package.DM", "init_args": {"ipc": 1}}})
+        {'model': 'DM', 'model.ipc': '1'}
+    """
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if name == "class_path":
+            flat[prefix.rstrip(".")] = str(value).rpartition(".")[2]
+        elif isinstance(value, Mapping):
+            flat |= flatten(value, prefix if name == "init_args" else f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _laid_out(table: Table, form: str) -> str:
+    align = ["right" if numeric else "left" for numeric in table.numeric()]
+    return str(tabulate(table.lines, table.headings, form, disable_numparse=True, colalign=align))
+
+
+def heading_of(name: str) -> str:
+    """What a column is called."""
+    return HEADINGS.get(name, name.replace("_", " "))
+
+
+def spread_of(name: str) -> str:
+    """The column with the standard deviation of another one."""
+    return SPREADS.get(name, f"{name}_std")
+
+
+def cell_of(row: Row, name: str) -> str:
+    """What a table shows of a row in a column; nothing where the row does not say."""
+    value, spread = row.get(name), row.get(spread_of(name))
+    if value is None or value != value:
+        return ""
+    if 1 in (row.get("n"), row.get("val_networks")):
+        spread = None  # of a single network there is none
+    if name in ACCURACIES or name.startswith(AFTER):
+        return percent(value, spread)
+    if isinstance(value, float):
+        return _short(value) + ("" if spread is None else f" ± {_short(spread)}")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text}".strip() for key, text in flatten(value).items())
+    if isinstance(value, list):
+        texts = [cell_of({"": one}, "") for one in value]
+        return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else ", ".join(texts)
+    return PARTS.get(str(value), str(value))
+
+
+def _short(value: float) -> str:
+    """Three digits, or whole numbers."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

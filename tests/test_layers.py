@@ -14,7 +14,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 GROUPS = [
     {"cli", "__main__"},
     {"commands"},
-    {"studies", "report"},
+    {"studies"},
     {"callbacks"},
     {"progression"},
     {"stages", "evaluation"},
@@ -39,7 +39,6 @@ TOUCH_FILES = (
     "files.py",
     "kernels/compiled.py",
     "memory.py",
-    "report/",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.
 FILE_CALLS = {

@@ -101,7 +101,7 @@ def evaluate_run(
     results = run_tasks(tasks, progress=trainer.progress_bar_callback is not None)
     rows = rows_from_results(results, data.real.class_names, settings.every_stage)
     if distributed.rank() == 0:
-        print("\n" + evaluation_table(rows) + "\n")
+        print("\n" + evaluation_table(rows).text() + "\n")
     for observer in observers(trainer):
         observer.on_run_evaluated(trainer, module, rows)
 

@@ -52,7 +52,7 @@ class Continual(Command):
         factory = options["network"] or stored_network(paths[0], distilled[0])
         augment = stored_augmentation(distilled[0])
         rows = learn_tasks(tasks, factory, settings, augment, options["part"], options["seed"], device)
-        print(continual_table(rows))
+        print(continual_table(rows).text())
         if options["output"]:
             facts = {
                 "memory": paths,

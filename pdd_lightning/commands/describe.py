@@ -57,7 +57,7 @@ class Describe(Command):
         rows = describe_stages(
             distilled, real, factory, training, augment, options["num_networks"], options["seed"], device
         )
-        print(description_table(rows))
+        print(description_table(rows).text())
         if options["output"]:
             atomic_write_json(options["output"], {**settings, "rows": rows})
         if options["figure"]:

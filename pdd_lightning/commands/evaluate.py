@@ -64,7 +64,7 @@ class Evaluate(Command):
             ranking=options["ranking"],
             options=settings_of(ImportOptions, options),
         )
-        print(evaluation_table(rows))
+        print(evaluation_table(rows).text())
         content = {"distilled": options["path"], "seed": options["seed"], "rows": rows}
         if options["ranking"]:
             content["ranking"] = ranking_scores(rows)

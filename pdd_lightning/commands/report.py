@@ -9,7 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 from pdd_lightning.commands.base import Command
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
-from pdd_lightning.report import read_folders, render_page
+from pdd_lightning.results.folders import read_folders
+from pdd_lightning.results.page import render_page
 
 
 class Report(Command):

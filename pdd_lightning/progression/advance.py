@@ -158,7 +158,7 @@ class StageAdvance(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table of the stages."""
         if self.history:
-            print("\n" + stages_table(self.history))
+            print("\n" + stages_table(self.history).text())
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the run, reports of the finished stages, and loss and time of the current one."""

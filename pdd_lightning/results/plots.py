@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ CONTINUAL_PROTOCOLS = {
 }
 
 
-def figure_png(draw: Callable[[Figure], None]) -> bytes:
+def figure_png(draw: Callable[[Figure], object]) -> bytes:
     """A figure as PNG, drawn without a display."""
     # Imported here: importing it takes long, and few commands draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,28 +67,24 @@ def draw_rows(
     """
     axes = accuracy_axes(figure, rows)
     name = series if callable(series) else lambda row: ", ".join(filter(None, (cell_of(row, each) for each in series)))
-    rows = [{**row, x: None} if row["row"] in references else row for row in rows]
-    values = list(dict.fromkeys(row[x] for row in rows if row.get(x) is not None))
-    numeric = all(isinstance(value, (int, float)) for value in values)
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        lines.setdefault(name(row), []).append(row)
+        lines.setdefault(name(row), []).append({**row, x: None} if row["row"] in references else row)
+    values = list(dict.fromkeys(row[x] for line in lines.values() for row in line if row.get(x) is not None))
+    joined = all(isinstance(value, (int, float)) for value in values)
     count = sum(any(row.get(x) is not None for row in line) for line in lines.values())
     for number, (label, line) in enumerate(lines.items()):
-        shift = number - (count - 1) / 2
-        if not numeric:
-            places = {value: position + shift * 0.8 / count for position, value in enumerate(values)}
-            line = [{**row, x: places.get(row.get(x))} for row in line]
-        draw_line(axes, line, x, "mean", label, number, 100, 2 * shift * numeric, "-" if numeric else "none")
+        place = _placing(values, joined, log, number - (count - 1) / 2, count)
+        draw_line(axes, line, x, "mean", label, number, 100, place, joined)
     if log:
         axes.set_xscale("log")
         axes.minorticks_off()
-    if not numeric:
+    if not joined:
         axes.set_xticks(range(len(values)), list(map(str, values)))
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif len(values) <= MOST_TICKS and all(isinstance(value, int) for value in values):
         axes.set_xticks(sorted(values), list(map(str, sorted(values))))
-    if numeric:
+    if joined:
         axes.set_xlabel(heading_of(x))
     add_legend(axes)
     return axes
@@ -113,8 +109,8 @@ def draw_line(
     label: str,
     number: int,
     scale: float = 1.0,
-    shift: float = 0.0,
-    linestyle: str = "-",
+    place: Callable[[Any], float] = float,
+    joined: bool = True,
 ) -> None:
     """A column against another one, with its standard deviation; rows without a place are dashed horizontal lines.
 
@@ -125,30 +121,26 @@ def draw_line(
         y: The column that says how high; error bars are its spread, see `pdd_lightning.results.tables.spread_of`.
         label: What the legend says.
         number: Number of the line, for its colour and mark.
-        scale: Factor of the values.
-        shift: Points to the right, so that bars of several lines do not hide one another.
-        linestyle: How marks are joined.
+        scale: Factor of the heights.
+        place: Where a value of the column stands on the axis.
+        joined: Whether a line joins the marks.
     """
-    from matplotlib.transforms import ScaledTranslation
-
     colour = COLOURS[number % len(COLOURS)]
-    placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: row[x])
+    placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: place(row[x]))
     for row in rows:
         if row.get(x) is None:
             axes.axhline(scale * row[y], linestyle="--", linewidth=1, color=colour, label=None if placed else label)
-    if not placed:
-        return
-    axes.errorbar(
-        [row[x] for row in placed],
-        [scale * row[y] for row in placed],
-        [scale * (row.get(spread_of(y)) or 0) for row in placed],
-        label=label,
-        color=colour,
-        marker=MARKERS[number % len(MARKERS)],
-        linestyle=linestyle,
-        capsize=3,
-        transform=axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans),
-    )
+    if placed:
+        axes.errorbar(
+            [place(row[x]) for row in placed],
+            [scale * row[y] for row in placed],
+            [scale * (row.get(spread_of(y)) or 0) for row in placed],
+            label=label,
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="-" if joined else "none",
+            capsize=3,
+        )
 
 
 def add_legend(axes: Axes) -> None:
@@ -225,7 +217,9 @@ def _draw_numbers(figure: Figure, rows: Sequence[Row]) -> None:
     for axes, name in zip(panels, names, strict=False):
         for number, method in enumerate(methods):
             line = [row for row in rows if row.get("method") == method]
-            draw_line(axes, line, "stage", name, str(method), number, shift=2 * (number - (len(methods) - 1) / 2))
+            aside = 0.06 * (number - (len(methods) - 1) / 2)
+            moved = [row if row["stage"] is None else {**row, "stage": row["stage"] + aside} for row in line]
+            draw_line(axes, moved, "stage", name, str(method), number)
         axes.set_title(NUMBERS[name], fontsize=10)
         axes.set_xticks(sorted({row["stage"] for row in rows if row["stage"] is not None}))
         axes.set_xlabel("stage")
@@ -234,6 +228,15 @@ def _draw_numbers(figure: Figure, rows: Sequence[Row]) -> None:
         figure.axes[0].legend(fontsize=7, framealpha=0.6)
     for axes in figure.axes[len(names) :]:
         axes.remove()
+
+
+def _placing(values: list[Any], numeric: bool, log: bool, aside: float, count: int) -> Callable[[Any], float]:
+    """Where values stand, a little aside, so that the bars of one line do not hide those of another."""
+    if not numeric:
+        return lambda value: values.index(value) + 0.8 * aside / count
+    if log:
+        return lambda value: value * 1.02**aside
+    return lambda value: value + 0.008 * aside * (max(values) - min(values))
 
 
 def _lighten(axes: Axes) -> None:

@@ -7,8 +7,9 @@ import io
 import json
 import re
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -59,43 +60,23 @@ HEADINGS = {
     "forgetting": "forgetting %",
     "val_accuracy": "start-point accuracy %",
     "val_networks": "networks",
-    "first_loss": "first matching loss",
-    "last_loss": "last matching loss",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
     "transition_seconds": "transition s",
     "experts_seconds": "experts s",
     "peak_memory_mb": "memory MB",
 }
 
-EVALUATION = ("row", "protocol", "stage", "images", "steps", "mean", "seconds")
-"""Columns of every table of evaluated rows."""
-STAGE = (
-    "stage",
-    "images",
-    "real_images",
-    "learned_lr",
-    "first_loss",
-    "last_loss",
-    "val_accuracy",
-    "val_networks",
-    "experts_seconds",
-    "distil_seconds",
-    "transition_seconds",
-    "peak_memory_mb",
-)
+STAGE = [
+    "stage", "images", "real_images", "learned_lr", "first_loss", "last_loss", "val_accuracy", "val_networks",
+    "experts_seconds", "distil_seconds", "transition_seconds", "peak_memory_mb",
+]  # fmt: skip
 """Columns of a table of stages."""
-CONDITIONS = (
-    "part",
-    "scored",
-    "n",
-    "network",
-    "init",
-    "augment",
-    "training",
-    "labels",
-    "epochs",
-    "learning_rates",
-    "seed",
-)
+EVALUATION = ["row", "protocol", "images", "steps", "mean", "n", "seconds"]
+"""Columns of a table of evaluated rows."""
+CONDITIONS = [
+    "part", "scored", "network", "init", "augment", "training", "labels", "epochs", "learning_rates", "seed",
+]  # fmt: skip
 """Columns that say how networks were trained and scored; in a table only where rows differ in them."""
 
 
@@ -113,15 +94,30 @@ class Table:
     lines: list[list[str]]
     common: dict[str, str]
 
+    def text(self) -> str:
+        """For the terminal: the table under a sentence with what all rows have in common."""
+        if not self.lines:
+            return "nothing to show"
+        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 12)}".lstrip()
+
+    def markdown(self) -> str:
+        """In Markdown: the table above a sentence with what all rows have in common."""
+        escaped = [[cell.replace("|", "\\|") for cell in line] for line in self.lines]
+        return f"{self._laid_out(escaped, 'pipe')}\n\n{self.facts()}".rstrip()
+
+    def facts(self) -> str:
+        """What all rows have in common, as a sentence; empty where that is nothing."""
+        said = "; ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
+        return f"In all rows: {said}." if said else ""
+
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
         number = re.compile(r"(-?\d\S*( ± \S+)?( %)?)?")
         return [all(map(number.fullmatch, column)) for column in zip(*self.lines, strict=True)]
 
-    def facts(self) -> str:
-        """What all rows have in common, as a sentence; empty where that is nothing."""
-        said = ", ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
-        return f"In all rows: {said}." if said else ""
+    def _laid_out(self, lines: list[list[str]], form: str, width: int | None = None) -> str:
+        align = ["right" if numeric else "left" for numeric in self.numeric()]
+        return tabulate(lines, self.headings, form, disable_numparse=True, colalign=align, maxheadercolwidths=width)
 
 
 def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> Table:
@@ -144,17 +140,9 @@ def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: 
     return Table([heading_of(name) for name in shown], lines, common)
 
 
-def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> str:
-    """A table for the terminal, under a sentence with what rows have in common, see `table_of`."""
-    table = table_of(rows, columns, always)
-    return f"{table.facts()}\n\n{_laid_out(table, 'simple')}".lstrip()
-
-
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A table in Markdown, above a sentence with what rows have in common, see `table_of`."""
-    table = table_of(rows)
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in table.lines]
-    return f"{_laid_out(replace(table, lines=escaped), 'pipe')}\n\n{table.facts()}".rstrip()
+    """Rows as a table in Markdown, see `table_of`."""
+    return table_of(rows).markdown()
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -166,37 +154,39 @@ def csv_table(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def evaluation_table(rows: Sequence[Row]) -> str:
-    """Evaluated rows as a text table."""
-    one_stage = all(row["stage"] == row["num_stages"] for row in rows)
-    shown = [name for name in EVALUATION if name != "stage" or not one_stage]
-    return text_table(rows, [*shown, *CONDITIONS], shown) if rows else "nothing evaluated"
+def evaluation_table(rows: Sequence[Row]) -> Table:
+    """Evaluated rows; the stage is a column where some were scored before the last one."""
+    stage = ["stage"] if any(row.get("stage") != row.get("num_stages") for row in rows) else []
+    rows = [{**row, "stage": None} if row["protocol"] == "all images" else row for row in rows]
+    return table_of(rows, [*EVALUATION, *stage, *CONDITIONS], EVALUATION)
 
 
-def stages_table(reports: Sequence[StageReport]) -> str:
-    """Reports of stages as a text table."""
-    rows = [report.row() for report in reports]
-    return text_table(rows, STAGE, STAGE)
+def stages_table(reports: Sequence[StageReport]) -> Table:
+    """Reports of stages."""
+    always = [name for name in STAGE if name not in ("real_images", "val_networks")]
+    return table_of([report.row() for report in reports], STAGE, always)
 
 
 def stage_line(report: StageReport, num_stages: int) -> str:
     """A finished stage in one line."""
-    row = report.row()
-    names = ("learned_lr", "first_loss", "last_loss", "val_accuracy", "val_networks")
-    facts = [f"{heading_of(name)} {cell_of(row, name)}" for name in names if row[name] is not None]
-    return f"Stage {report.stage}/{num_stages} done: {report.images} images, {', '.join(facts)}"
+    rate = "" if report.learned_lr is None else f", learned lr {report.learned_lr:.4g}"
+    return (
+        f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
+        f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, start-point accuracy"
+        f" {cell_of(report.row(), 'val_accuracy')} % ({report.val_networks} networks)"
+    )
 
 
-def description_table(rows: Sequence[Row]) -> str:
-    """Rows of `pdd_lightning.evaluation.describe.describe_stages` as a text table of means over images."""
+def description_table(rows: Sequence[Row]) -> Table:
+    """Means over images, of rows of `pdd_lightning.evaluation.describe.describe_stages`."""
     names = ("row", "images", *NUMBERS)
-    return text_table([{name: row[name] for name in names} for row in rows], names, names)
+    return table_of([{name: row[name] for name in names} for row in rows], names, names)
 
 
-def continual_table(rows: Sequence[Row]) -> str:
-    """Rows of `pdd_lightning.evaluation.continual.learn_tasks` as a text table."""
+def continual_table(rows: Sequence[Row]) -> Table:
+    """Rows of `pdd_lightning.evaluation.continual.learn_tasks`."""
     names = ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds")
-    return text_table(rows, names, names)
+    return table_of(rows, names, names)
 
 
 def percent(mean: float, std: float | None = None) -> str:
@@ -244,11 +234,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _laid_out(table: Table, form: str) -> str:
-    align = ["right" if numeric else "left" for numeric in table.numeric()]
-    return str(tabulate(table.lines, table.headings, form, disable_numparse=True, colalign=align))
-
-
 def heading_of(name: str) -> str:
     """What a column is called."""
     return HEADINGS.get(name, name.replace("_", " "))
@@ -275,7 +260,7 @@ def cell_of(row: Row, name: str) -> str:
     if isinstance(value, list):
         texts = [cell_of({"": one}, "") for one in value]
         return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else ", ".join(texts)
-    return PARTS.get(str(value), str(value))
+    return PARTS.get(str(value), str(value)) if name == "part" else str(value)
 
 
 def _short(value: float) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.report import read_folders
-from tests.report.conftest import row, stage, write_summary
+from pdd_lightning.results.folders import read_folders
+from tests.results.conftest import row, stage, write_summary
 
 MakeRun = Callable[..., Path]
 
@@ -20,20 +20,16 @@ def notes(folder: Path) -> str:
 def test_a_whole_run_has_no_notes(make_run: MakeRun) -> None:
     (run,) = read_folders([make_run("a")]).runs
     assert run.notes == []
-    assert (run.name, run.dataset, run.settings["model"]) == ("a", "Blobs", "DistributionMatching")
-    assert [picture.caption for picture in run.pictures] == ["easiest"]
+    assert (run.name, run.summary.dataset.name, run.settings["model"]) == ("a", "Blobs", "DistributionMatching")
+    assert [picture.caption for picture in run.pictures] == ["distilled images", "easiest"]
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ('{"stages": [', "summary.json is damaged"),
-        ("[]", "it holds no mapping"),
-        ('{"stages": 3}', "'stages' is no list"),
-        ('{"stages": [{"stage": 1}]}', "no usable 'images'"),
-        ('{"stages": [{"stage": true, "images": 3}]}', "no usable 'stage'"),
-        ('{"evaluation": ["distilled"]}', "an evaluation row is str"),
-        ('{"evaluation": [{"row": "distilled", "part": "test", "mean": null}]}', "no usable 'mean'"),
+        ("[]", "summary.json is damaged: the whole file: Input should be a valid dictionary"),
+        ('{"stages": [{"stage": 1}]}', "summary.json is damaged: stages.0.images: Field required"),
         (None, "it holds a distilled set, but no run"),
     ],
 )
@@ -65,7 +61,6 @@ def test_a_damaged_set_is_noted_and_its_pictures_are_shown_instead(make_run: Mak
     path = folder / "distilled.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     (run,) = read_folders([folder]).runs
-    assert run.sheets is None
     assert "is damaged" in run.notes[0]
     assert [picture.caption for picture in run.pictures] == ["easiest", "stage 1", "stage 2", "union"]
 
@@ -101,8 +96,9 @@ def test_rows_may_say_more_or_less_than_is_known(make_run: MakeRun) -> None:
     bare = {"row": "distilled", "part": "test", "mean": 0.5}
     write_summary(folder, evaluation=[bare, row("herding", float("nan"), novelty=[1, {"x": 2}])])
     (run,) = read_folders([folder]).runs
-    assert (run.rows[0].protocol, run.rows[0].std, run.rows[0].per_class) == ("not stated", None, {})
-    assert run.rows[1].mean is None
+    (first, second), notes = run.summary.evaluation, run.notes
+    assert (first.protocol, first.std, first.per_class) == ("not stated", None, {})
+    assert (second.row, notes) == ("herding", [])
 
 
 def test_a_folder_of_runs_stands_for_them_and_files_are_passed_over(make_run: MakeRun) -> None:
@@ -121,20 +117,14 @@ def test_a_folder_given_twice_is_shown_once_and_equal_names_are_told_apart(make_
     assert [run.name for run in read_folders([first, second, first]).runs] == [str(first), str(second)]
 
 
-def test_study(make_study: Callable[[str], Path]) -> None:
+def test_a_study_is_read_from_its_json(make_study: Callable[[str], Path]) -> None:
     folder = make_study("stages")
     (study,) = read_folders([folder]).studies
-    assert (study.title, study.header, study.table) == (
-        "Stages at equal IPC",
-        ["stages", "accuracy %"],
-        [["5", "81.25"]],
-    )
-    assert study.remarks == ["Three seeds <each>."]
-    assert study.plot is not None and study.notes == []
+    assert (study.result.title, [row["stages"] for row in study.result.rows]) == ("Stages at equal IPC", [1, 5])
+    assert len(study.plot) == 1 and study.notes == []
     (folder / "plot.png").unlink()
-    (folder / "table.md").unlink()
     (study,) = read_folders([folder]).studies
-    assert len(study.notes) == 2
+    assert study.notes == ["the picture plot.png cannot be read"]
 
 
 def test_nothing_to_show_is_refused(tmp_path: Path) -> None:

@@ -102,10 +102,10 @@ def make_study(tmp_path: Path) -> Callable[[str], Path]:
     def write(name: str) -> Path:
         folder = tmp_path / "studies" / name
         folder.mkdir(parents=True)
+        about = {"title": "Stages at equal IPC", "notes": ["Three seeds <each>."], "package_version": "0.1.0"}
+        rows = [{"row": "distilled", "stages": stages, "mean": 0.8125, "std": 0.01, "part": "val"} for stages in (1, 5)]
         steps = [{"name": "a", "command": "pdd fit --config a.yaml", "seconds": 3.0}]
-        (folder / "study.json").write_text(json.dumps({"title": "Stages at equal IPC", "rows": [], "steps": steps}))
-        table = "# Stages\n\n| stages | accuracy % |\n| --- | ---: |\n| 5 | 81.25 |\n\n- Three seeds <each>.\n"
-        (folder / "table.md").write_text(table)
+        (folder / "study.json").write_text(json.dumps({**about, "rows": rows, "steps": steps}))
         Image.new("RGB", (40, 30), (255, 255, 255)).save(folder / "plot.png")
         return folder
 

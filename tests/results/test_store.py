@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from pdd_lightning.evaluation import TaskResult, format_table, row_title, rows_from_results, rows_table, stages_table
+from pdd_lightning.results.store import ResultStore, TaskResult, row_title, rows_from_results
+from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.training import Score
 
 
@@ -57,16 +58,6 @@ def test_rows_are_json(rows):
     assert json.loads(json.dumps(rows)) == rows
 
 
-def test_the_table_of_rows_gives_percent(rows):
-    lines = rows_table(rows).splitlines()
-    assert lines[0] == "Accuracy on 100 test images, networks (ConvNet), 10 epochs a stage, augmentation crop, seed 4."
-    assert lines[2].split("  ")[0].strip() == "training images" and set(lines[3]) == {"-"}
-    assert lines[4].split() == ["distilled", "progressive", "12", "30", "3", "60.0", "+-20.0", "9"]
-    assert lines[5].split()[-4:] == ["30", "1", "25.0", "1"]
-    few = rows_from_results([result("distilled", 0, 0.5, part="val")], ["cat", "dog"])
-    assert "validation images, 1 network (" in rows_table(few)
-
-
 def test_earlier_stages_come_before_the_last_where_asked_for():
     results = [result("distilled", 0, 0.8, protocol=protocol, early=0.3) for protocol in ("progressive", "union")]
     rows = rows_from_results(results, ["cat", "dog"], every_stage=True)
@@ -74,35 +65,24 @@ def test_earlier_stages_come_before_the_last_where_asked_for():
     figures = [(row["images"], row["steps"], row["learning_rates"], row["mean"], row["seconds"]) for row in rows]
     assert figures[0] == (6, 10, [0.02], 0.3, 0.5)
     assert figures[1] == (12, 30, [0.02, 0.01], 0.8, 1.0)
-    lines = rows_table(rows).splitlines()
-    assert lines[2].split()[3] == "stage" and lines[4].split()[2:5] == ["1", "6", "10"]
+    assert "stage" in evaluation_table(rows).headings and "stage" not in evaluation_table(rows[1:]).headings
 
 
-def test_columns_are_aligned():
-    assert format_table(["name", "n"], [["a", "10"], ["longer", "5"]]).splitlines() == [
-        "name     n",
-        "----------",
-        "a       10",
-        "longer   5",
-    ]
+def test_a_result_comes_back_from_the_store(tmp_path):
+    store = ResultStore(tmp_path / "new" / "results.jsonl")
+    assert store.get({"a": 1, "b": [2]}) is None
+    store.put({"a": 1, "b": [2]}, RESULTS[0].value())
+    store.put({"a": 2}, [3, None])
+    with (tmp_path / "new" / "results.jsonl").open("a") as file:
+        file.write('{"key": "cut o')
+    again = ResultStore(tmp_path / "new" / "results.jsonl")
+    assert TaskResult.of_value(again.get({"b": [2], "a": 1})) == RESULTS[0]
+    again.put({"a": 3}, 4)
+    values = [ResultStore(again.path).get({"a": number}) for number in (2, 3, 4)]
+    assert values == [[3, None], 4, None]
 
 
-def test_the_table_of_stages():
-    stage = {
-        "stage": 1,
-        "images": 20,
-        "real_images": 690,
-        "learned_lr": 0.012344,
-        "first_loss": 1.25,
-        "last_loss": 0.5,
-        "val_accuracy": 0.411,
-        "val_std": 0.02,
-        "val_networks": 8,
-        "seconds": {"distil": 12.4, "transition": 3.0, "experts": 4.0},
-        "peak_memory_mb": 512.3,
-    }
-    later = {**stage, "stage": 2, "learned_lr": None, "real_images": None, "val_networks": 1}
-    first, second = stages_table([stage, later]).splitlines()[2:]
-    assert first.split() == ["1", "20", "690", "0.01234", "1.250", "->", "0.500", "41.1", "+-2.0", "12", "7", "512"]
-    assert second.split()[:4] == ["2", "20", "-", "-"]
-    assert second.split()[7:9] == ["41.1", "12"]
+def test_a_store_without_a_file_keeps_values_while_it_lives():
+    store = ResultStore()
+    store.put({"a": 1}, 2)
+    assert (store.get({"a": 1}), ResultStore().get({"a": 1})) == (2, None)

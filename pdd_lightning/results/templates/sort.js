@@ -1,7 +1,7 @@
 // Clicking a heading sorts its table: numbers by value, everything else by text, what is missing last; clicking again
 // turns the order round.
 const valueOf = (cell) => {
-  const text = (cell.dataset.value ?? cell.textContent).trim();
+  const text = cell.textContent.trim();
   const number = parseFloat(text.replace(/,(?=\d{3})/g, ""));
   return Number.isNaN(number) ? text : number;
 };
@@ -19,7 +19,7 @@ const sortBy = (heading) => {
   headings.forEach((one) => one.removeAttribute("aria-sort"));
   heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
 };
-document.querySelectorAll("table.sortable th").forEach((heading) => {
+document.querySelectorAll("th").forEach((heading) => {
   heading.tabIndex = 0;
   heading.addEventListener("click", () => sortBy(heading));
   heading.addEventListener("keydown", (event) => event.key === "Enter" && sortBy(heading));

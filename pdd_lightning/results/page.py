@@ -1,0 +1,219 @@
+"""The page that shows and compares runs and studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pdd_lightning import __version__
+from pdd_lightning.results.folders import SEED, Folders, Picture, Run
+from pdd_lightning.results.plots import draw_rows, figure_png
+from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM, EvaluatedRow
+from pdd_lightning.results.tables import (
+    Table,
+    cell_of,
+    evaluation_table,
+    mean_and_spread,
+    percent,
+    stages_table,
+    table_of,
+)
+
+FOLDER_OF_EXPERTS = "stages.experts.folder"
+PROTOCOLS = {
+    "progressive": "the unions U_1, U_2, .. U_P in turn, for the same number of epochs each",
+    "union": "the last union U_P alone, for as many optimiser steps as progressive training takes",
+    "sequential": "the stages' own sets S_1, S_2, .. S_P in turn, for as many optimiser steps as progressive training",
+    "all images": "all real training images at once",
+}
+TRAINING = {"steps", "epochs", "training", "augment", "align_corners", "init", "network", "scored"}
+"""What rows must have in common to be averaged."""
+MANY_CLASSES = 20
+
+
+class Line(NamedTuple):
+    """A run as it scored on one part by one protocol; both are empty if it was not evaluated.
+
+    Attributes:
+        run: The run.
+        part: The real images that networks were scored on.
+        protocol: How networks were trained on staged sets.
+        rows: Evaluated rows by what networks were trained on.
+    """
+
+    run: Run
+    part: str
+    protocol: str
+    rows: dict[str, EvaluatedRow]
+
+
+def render_page(folders: Folders) -> str:
+    """The whole page as HTML that needs nothing else: styles, script and pictures are inside it."""
+    environment = Environment(
+        loader=PackageLoader("pdd_lightning.results"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    runs = folders.runs
+    used = {row.protocol for run in runs for row in run.summary.evaluation}
+    settings, shared = compared_settings(runs)
+    return environment.get_template("page.html").render(
+        version=__version__,
+        folders=folders,
+        comparison=comparison(runs),
+        over_seeds=over_seeds(runs),
+        growth=growth(runs),
+        settings=settings,
+        shared=shared,
+        protocols={name: text for name, text in PROTOCOLS.items() if name in used},
+        stages_of=lambda run: stages_table(run.summary.stages),
+        evaluation_of=lambda run: evaluation_table([row.model_dump() for row in run.summary.evaluation]),
+        classes_of=accuracy_by_class,
+        table_of=table_of,
+        many_classes=MANY_CLASSES,
+    )
+
+
+def lines_of(run: Run) -> list[Line]:
+    """One line per part and protocol; where a set was scored at every stage, the largest union counts."""
+    evaluated = run.summary.evaluation
+    rows = sorted(evaluated, key=lambda row: row.images or 0)
+    staged = [row for row in evaluated if row.row != FULL] or evaluated
+    lines = []
+    for part, protocol in dict.fromkeys((row.part, row.protocol) for row in staged):
+        # Training on all real images knows no protocol: it stands beside each.
+        fitting = [row for row in rows if row.part == part and (row.protocol == protocol or row.row == FULL)]
+        lines.append(Line(run, part, protocol, {row.row: row for row in fitting}))
+    return lines or [Line(run, "", "", {})]
+
+
+def comparison(runs: Sequence[Run]) -> Table:
+    """A line per run, part and protocol."""
+    entries = []
+    for line in (line for run in runs for line in lines_of(run)):
+        run, stages = line.run, line.run.summary.stages
+        costs = {
+            "seed": run.settings.get(SEED),
+            "distil_seconds": sum(sum(stage.seconds.values()) for stage in stages) if stages else None,
+            "peak_memory_mb": max((stage.peak_memory_mb for stage in stages), default=None),
+            "notes": "; ".join(run.notes) or None,
+        }
+        head = {"run": run.name, "part": line.part or None, "protocol": line.protocol or "not evaluated"}
+        accuracies = {name: cell_of(row.model_dump(), "mean") for name, row in line.rows.items()}
+        entries.append((head, accuracies, {**_facts(line), **costs}))
+    return _compared(entries)
+
+
+def over_seeds(runs: Sequence[Run]) -> Table:
+    """A line for runs that differ only by seed, two seeds at least; of a seed the first run counts."""
+    groups: dict[Hashable, dict[str, Line]] = {}
+    for line in (line for run in runs for line in lines_of(run) if line.part):
+        distilled = line.rows.get(DISTILLED)
+        trained = json.dumps(distilled and distilled.model_dump(include=TRAINING), sort_keys=True)
+        key = (_but_for_seed(line.run), line.part, line.protocol, trained)
+        groups.setdefault(key, {}).setdefault(line.run.settings.get(SEED, ""), line)
+    entries = []
+    for seeds in (group for group in groups.values() if len(group) > 1):
+        lines = list(seeds.values())
+        # Every row shows what all runs have, so that the columns compare.
+        names = [name for name in lines[0].rows if all(name in line.rows for line in lines)]
+        spreads = {name: mean_and_spread([line.rows[name].mean for line in lines]) for name in names}
+        accuracies = {name: percent(mean, std) for name, (mean, std) in spreads.items()}
+        head = {"runs": ", ".join(line.run.name for line in lines), "seeds": ", ".join(seeds)}
+        place = {"part": lines[0].part, "protocol": lines[0].protocol}
+        entries.append(({**head, **place}, accuracies, _facts(lines[0])))
+    return _compared(entries)
+
+
+def growth(runs: Sequence[Run]) -> list[Picture]:
+    """Start-point accuracy stage by stage, over stages and over images, dataset by dataset."""
+    groups: dict[str, dict[Hashable, list[Run]]] = {}
+    for run in (run for run in runs if run.summary.stages):
+        groups.setdefault(_dataset(run), {}).setdefault(_but_for_seed(run), []).append(run)
+    pictures = []
+    for dataset, own in groups.items():
+        rows = [row for group in own.values() for row in _growth_rows(group)]
+        for x in ("stage", "images"):
+            png = figure_png(partial(draw_rows, rows=rows, x=x, series=["row"]))
+            pictures.append(Picture.of_png(f"{dataset}, start-point accuracy by {x}", png))
+    return pictures
+
+
+def compared_settings(runs: Sequence[Run]) -> tuple[Table, dict[str, str]]:
+    """A line for each setting that is not the same in all runs; and those that are the same."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    lines = [[name, *(run.settings.get(name, "") for run in runs)] for name in differing]
+    shared = {name: runs[0].settings[name] for name in names if name not in differing}
+    said = {name: text for name, text in shared.items() if text != "null"}
+    return Table(["setting", *(run.name for run in runs)], lines, {}), said
+
+
+def accuracy_by_class(run: Run) -> tuple[str, Table]:
+    """The part that networks were scored on (the test part, if it was), and a line per class in per cent."""
+    rows = list({id(row): row for line in lines_of(run) for row in line.rows.values() if row.per_class}.values())
+    rows = [row for row in rows if row.part == "test"] or rows
+    classes = dict.fromkeys(name for row in rows for name in row.per_class)
+    lines = [
+        [name, *(f"{100 * row.per_class[name]:.0f}" if name in row.per_class else "" for row in rows)]
+        for name in classes
+    ]
+    headings = ["class", *(f"{row.row}, {row.protocol}" for row in rows)]
+    return rows[0].part if rows else "", Table(headings, lines, {})
+
+
+def _compared(entries: Sequence[tuple[dict[str, Any], dict[str, str], dict[str, Any]]]) -> Table:
+    """A table of entries, each of which is a head, accuracies by what networks were trained on, and further facts."""
+    names = dict.fromkeys((DISTILLED, RANDOM, FULL, *(name for _, accuracies, _ in entries for name in accuracies)))
+    rows = [
+        {**head, **{f"{name} %": accuracies.get(name) for name in names}, **facts}
+        for head, accuracies, facts in entries
+    ]
+    columns = list(rows[0]) if rows else []
+    return table_of(rows, columns, columns)
+
+
+def _facts(line: Line) -> dict[str, Any]:
+    """What a run is and how networks were trained on its set."""
+    run, distilled = line.run, line.rows.get(DISTILLED)
+    finished, planned = len(run.summary.stages), run.settings.get("stages.num_stages", "")
+    iterations = run.settings.get("stages.iterations", "")
+    return {
+        "n": distilled and distilled.n,
+        "steps": distilled and distilled.steps,
+        "dataset": _dataset(run),
+        "method": run.settings.get("model"),
+        "network": run.settings.get("model.network"),
+        "stages": f"{finished} of {planned}" if planned.isdecimal() and int(planned) > finished else str(finished),
+        "ipc": run.settings.get("model.ipc"),
+        "iterations_per_stage": iterations or None,
+        "iterations": int(iterations) * finished if iterations.isdecimal() else None,
+    }
+
+
+def _dataset(run: Run) -> str:
+    return run.summary.dataset.name if run.summary.dataset else "not stated"
+
+
+def _but_for_seed(run: Run) -> Hashable:
+    """What runs have in common that differ only by seed."""
+    settings = {name: text for name, text in run.settings.items() if name not in (SEED, FOLDER_OF_EXPERTS)}
+    fingerprint = run.summary.dataset and run.summary.dataset.fingerprint
+    return _dataset(run), fingerprint, tuple(sorted(settings.items())), len(run.summary.stages)
+
+
+def _growth_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Stages of runs that differ only by seed: mean and spread over the runs, or of a single one over its networks."""
+    rows = []
+    for same in zip(*(run.summary.stages for run in runs), strict=True):
+        mean, std = mean_and_spread([report.val_accuracy for report in same])
+        about = {"row": ", ".join(run.name for run in runs), "part": "val"}
+        spread = same[0].val_std if std is None else std
+        rows.append({**about, "stage": same[0].stage, "images": same[0].images, "mean": mean, "std": spread})
+    return rows

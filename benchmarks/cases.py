@@ -1,6 +1,7 @@
 """One iteration of each method on random images: as the package does it, and class by class in plain autograd."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.measure import flops
 from pdd_lightning.augment import DSA, DSADraw
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.real import ImageSplit, RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.networks import ConvNet, flatten
@@ -114,15 +115,13 @@ class DoubleDSA(DSA):
         return super().__call__(images.double(), draw)
 
 
-class Frozen:
-    """Images of the finished stages in the precision of the case."""
-
-    def __init__(self, union: SyntheticSet, case: Case) -> None:
-        self.images = union.images.to(case.device, torch.float64 if case.double else torch.float32)
-        self.labels = union.labels.to(case.device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+def in_precision(union: SyntheticSet, case: Case) -> SyntheticSet:
+    """Images of the finished stages on the device and in the precision of a case."""
+    union = copy(union)  # a set of its own would be checked, and float64 refused
+    images = union.images.to(case.device, torch.float64 if case.double else torch.float32)
+    for name, value in {"images": images, "labels": union.labels.to(case.device)}.items():
+        object.__setattr__(union, name, value)
+    return union
 
 
 class OneExpert:
@@ -146,13 +145,12 @@ class Iteration:
         self.case, self.method = case, METHODS[case.method]
         self.data = data = ProgressiveDataModule(RandomImages(case))
         data.setup()
-        data.iterations, data.iteration = 100, 1  # of IDC: in the middle of a network's life
-        data.union = self._union()
-        held = {"data": data, "log": lambda *_, **__: None, "frozen": Frozen(data.union, case)}
+        held = {"data": data, "log": lambda *_, **__: None}
         kind = type(self.method.kind.__name__, (self.method.kind,), held)
         self.stage = kind(self.network, ipc=case.ipc, **self.method.arguments(case)).to(case.device)
         start = flatten(dict(self.network(3, case.classes, case.size).named_parameters())).detach()
-        data.trajectories = OneExpert(start)
+        union = in_precision(self._union(), case)
+        data.state = RunState(union, case.stage, iterations=100, iteration=1, trajectories=OneExpert(start))
         self.stage.setup("fit")
         self.stage.restart(data.generator("initial images"))
         if case.double:
@@ -169,7 +167,7 @@ class Iteration:
     def __call__(self, form: str, turn: int = 0) -> tuple[Tensor, Tensor]:
         """Return loss and image gradient of an iteration, `ours` or `plain`; a turn is a batch."""
         if turn not in self._batches:
-            batch = self.stage.draw_batch(self.data, self.data.generator("batch", turn))
+            batch = self.stage.draw_batch(1, self.data.generator("batch", turn))
             self._batches[turn] = move_data_to_device(batch, self.case.device)
         self.stage.zero_grad()
         if form == "ours":

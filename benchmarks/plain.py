@@ -29,7 +29,7 @@ def gradient(network: nn.Module, images: Tensor, label: Tensor | int, create_gra
 
 def of_class(stage: Any, label: int) -> Tensor:
     """Return a class's images of all stages, frozen and new `[n, C, H, W]`."""
-    frozen = stage.frozen
+    frozen = stage.data.union
     return torch.cat([frozen.images[frozen.labels == label], stage.images[stage.labels == label]])
 
 
@@ -83,8 +83,8 @@ def trajectory_loss(stage: Any, batch: Any) -> Tensor:
     """Return the loss of MTT: the student's distance to the expert after its steps (Cazenavette et al. 2022)."""
     student, lr, theta = stage._student[0], stage.log_lr.exp(), batch.start.clone().requires_grad_()
     like = dict(student.named_parameters())
-    images = torch.cat([stage.frozen.images, stage.images])
-    labels = torch.cat([stage.frozen.labels, stage.labels])
+    images = torch.cat([stage.data.union.images, stage.images])
+    labels = torch.cat([stage.data.union.labels, stage.labels])
     for chosen, draw in zip(batch.indices, batch.draws, strict=True):
         logits = functional_call(student, unflatten(theta, like), (stage.augment(images[chosen], draw),))
         (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels[chosen]), theta, create_graph=True)

@@ -42,10 +42,10 @@ from pdd_lightning.cli import main
 #
 # - `draw_batch` gives what one iteration works on. All that is random in it comes from the generator that it is
 #   given, which belongs to this seed, stage, iteration and process: a continued run draws what the straight one
-#   would have drawn.
+#   would have drawn. `self.data.kept` are the real examples that the stage uses.
 # - `matching_loss` is the objective. `self.images` are the new images, the only ones that get an update;
-#   `self.frozen` are those of earlier stages. Torch's own generator is seeded for it.
-# - `settings` is stored with the images.
+#   `self.data.union` has those of earlier stages. Torch's own generator is seeded for it.
+# - Every argument of the constructor is an attribute of the same name. They are stored with the images.
 #
 # `draw_start` gives a random network in stage 1, and a network trained through all earlier stages afterwards.
 

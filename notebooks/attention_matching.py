@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
@@ -73,26 +72,20 @@ class AttentionMatching(DistillationStage):
         self.feature_weight = feature_weight
         self.real_batch = real_batch
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The method's settings, which are stored with the images and must not change when a run is continued."""
-        own = {"power": self.power, "feature_weight": self.feature_weight, "real_batch": self.real_batch}
-        return {**super().settings, **own}
-
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> AttentionBatch:
-        """A network's start, and real images of each class."""
-        train, real = data.real.train, []
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> AttentionBatch:
+        """A network's start, and real images of each class among those that the stage uses."""
+        data, examples, real = self.data, self.data.kept, []
         for label in range(data.real.num_classes):
-            members = train.images_of_class(label)
+            members = examples.images_of_class(label)
             chosen = members[torch.randperm(len(members), generator=generator)[: self.real_batch]]
-            real.append(data.real.pixels.encode(to_unit(train.images[chosen])))
-        return AttentionBatch(draw_start(data, generator), real)
+            real.append(data.real.pixels.encode(to_unit(examples.images[chosen])))
+        return AttentionBatch(draw_start(self.state, generator), real)
 
     def matching_loss(self, batch: AttentionBatch) -> Tensor:
         """Distance between the attention to real images and to those of the union."""
         network = start_network(self.build_network, batch.start).requires_grad_(False)
-        union = torch.cat([self.frozen.images, self.images])
-        labels = torch.cat([self.frozen.labels, self.labels])
+        union = torch.cat([self.data.union.images, self.images])
+        labels = torch.cat([self.data.union.labels, self.labels])
         losses = [self._class_loss(network, real, union[labels == label]) for label, real in enumerate(batch.real)]
         return torch.stack(losses).sum()
 

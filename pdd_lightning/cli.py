@@ -22,20 +22,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # The parser knows the classes that are imported by their short names.
-import pdd_lightning.data.digits
 import pdd_lightning.data.folder
+import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
-import pdd_lightning.data.tiny_imagenet
-import pdd_lightning.data.torchvision_sets
 import pdd_lightning.networks  # noqa: F401
-from pdd_lightning.callbacks import Evaluation, ExportRun, StageAdvance, TensorBoardImages
+from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.evaluation import evaluate_run
 from pdd_lightning.callbacks.progress import StageProgressBar
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.memory import keep_freed_memory
+from pdd_lightning.progression import StageAdvance
+from pdd_lightning.progression.advance import checkpointed_union
 from pdd_lightning.stages import DistillationStage
 
 
@@ -147,23 +148,43 @@ class PDDCLI(LightningCLI):
             self._say_how_to_continue()
 
     def _say_how_to_continue(self) -> None:
-        data = self.datamodule
+        """Says so where a run that was begun is not finished."""
+        (advance,) = (one for one in self.trainer.callbacks if isinstance(one, StageAdvance))  # type: ignore[attr-defined]
         begun = [_last_checkpoint(self.trainer), Path(self.trainer.default_root_dir) / "experts"]
-        if getattr(data, "union", None) is None or not any(path.exists() for path in begun):
+        state = advance.state
+        if state is None or state.finished or not any(path.exists() for path in begun):
             return
-        if data.union.num_stages < data.num_stages and self.trainer.is_global_zero:
-            print(f"Stopped in stage {data.stage} of {data.num_stages}; --ckpt_path last continues the run.")
+        if self.trainer.is_global_zero:
+            print(f"Stopped in stage {state.stage} of {state.num_stages}; --ckpt_path last continues the run.")
 
     def test(self, model: DistillationStage, **kwargs: Any) -> None:
-        """Evaluates the union of a checkpoint, by default the last one of the run folder."""
-        if kwargs.get("ckpt_path") in (None, "last"):
-            kwargs["ckpt_path"] = _last_checkpoint(self.trainer)
-        _check_checkpoint(kwargs["ckpt_path"])
-        kwargs["verbose"] = False
-        self.trainer.test(model, **kwargs)
+        """Evaluates the union of a checkpoint, by default the last one of the run folder, on the test part."""
+        path = kwargs.get("ckpt_path")
+        path = _last_checkpoint(self.trainer) if path in (None, "last") else Path(str(path))
+        _check_checkpoint(path)
+        strategy = self.trainer.strategy
+
+        def evaluate() -> None:
+            strategy.setup_environment()
+            self._evaluate(model, path)
+
+        if strategy.launcher is None:
+            evaluate()
+        else:
+            strategy.launcher.launch(evaluate, trainer=self.trainer)
+
+    def _evaluate(self, model: DistillationStage, path: Path) -> None:
         data = self.datamodule
-        if data.union.num_stages < data.num_stages and self.trainer.is_global_zero:
-            print(f"Note: the checkpoint has {data.union.num_stages} of {data.num_stages} stages.")
+        data.prepare_data()
+        data.setup("test")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        data.load_state_dict(checkpoint[type(data).__name__])
+        union = checkpointed_union(checkpoint["callbacks"][StageAdvance.__name__])
+        settings = self._get(self.config_init, "evaluation")
+        evaluate_run(self.trainer, model, data, union, "test", settings)
+        planned = self._get(self.config_init, "stages").num_stages
+        if union.num_stages < planned and self.trainer.is_global_zero:
+            print(f"Note: the checkpoint has {union.num_stages} of {planned} stages.")
 
 
 class _ToStandardError(logging.Handler):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.networks import ConvNet
 
 NAMES = ["red", "green", "blue"]
@@ -76,3 +79,40 @@ class DropoutNet(ConvNet):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(nn.functional.dropout(self.features(images), 0.5, self.training))
+
+
+def started(real: RealDataModule, decode_factor: int = 1, **state: object) -> ProgressiveDataModule:
+    """A data module whose run has begun, as `StageAdvance` begins it; without a trainer."""
+    data = ProgressiveDataModule(real)
+    data.setup()
+    data.state = RunState(SyntheticSet.empty(real.image_shape, decode_factor), num_stages=5, iterations=10)
+    change(data, **state)
+    return data
+
+
+def change(data: ProgressiveDataModule, **state: object) -> None:
+    """Brings the run to another state, as `StageAdvance` does."""
+    data.state = replace(data.state, **state)
+
+
+class Watched(ConvNet):
+    """A small ConvNet that remembers the images it is trained on.
+
+    Attributes:
+        seen: Batches of all such networks, in order; tests clear it.
+    """
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        super().__init__(in_channels, num_classes, image_size, depth=2, width=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(images.detach().clone())
+        return super().forward(images)
+
+
+def image_set(images: Tensor) -> set[bytes]:
+    """Images `[N, C, H, W]` without their order."""
+    return {image.numpy().tobytes() for image in images.detach()}

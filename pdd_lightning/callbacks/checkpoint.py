@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pdd_lightning.callbacks.observer import stage_module
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import publish
+from pdd_lightning.progression.observer import stage_module
 
 
 class RollingCheckpoint(ModelCheckpoint):
@@ -66,7 +66,7 @@ class RollingCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after a transition; a stage that was left early has been saved by the batch hook."""
-        if stage_module(pl_module).data.iteration == 0:
+        if stage_module(pl_module).state.iteration == 0:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

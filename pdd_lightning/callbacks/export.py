@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pdd_lightning import __version__
-from pdd_lightning.callbacks.observer import StageObserver, stage_module
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.data.distilled import save_distilled
-from pdd_lightning.data.forgetting import ForgettingScores
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.images import example_grid, labelled_grid, png_of
 from pdd_lightning.results.schema import EvaluatedRow, RunSummary, Source, StageReport, read_stored, write_stored
 from pdd_lightning.stages import DistillationStage
@@ -78,7 +78,7 @@ class ExportRun(StageObserver):
             return
         module = stage_module(pl_module)
         path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.frozen.append(*module.last_finite, module.learned_lr), module)
+        _save_set(path, module.data.union.append(*module.last_finite, module.learned_lr), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from pdd_lightning.callbacks.observer import stage_module
+from pdd_lightning.progression.observer import stage_module
 
 
 class StageProgressBar(TQDMProgressBar):
@@ -22,10 +21,6 @@ class StageProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, pl_module)
         self._name_stage(pl_module)
 
-    def init_test_tqdm(self) -> Tqdm:
-        """No bar that counts networks: `Evaluation` has one that counts optimiser steps."""
-        return Tqdm(disable=True)
-
     def _name_stage(self, pl_module: LightningModule) -> None:
-        data = stage_module(pl_module).data
-        self.train_progress_bar.set_description(f"Stage {data.stage}/{data.num_stages}")
+        state = stage_module(pl_module).state
+        self.train_progress_bar.set_description(f"Stage {state.stage}/{state.num_stages}")

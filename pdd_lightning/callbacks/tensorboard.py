@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pdd_lightning.callbacks.observer import StageObserver, stage_module
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import TrajectoryStore
+from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.images import example_grid, labelled_grid
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.store import row_title
@@ -76,7 +76,7 @@ class TensorBoardImages(StageObserver):
         """The images of the current stage and their pixel values, at the first iteration and every few."""
         writer = _writer(trainer)
         module = stage_module(pl_module)
-        iteration, stage = batch_idx + 1, module.data.stage
+        iteration, stage = batch_idx + 1, module.state.stage
         if writer is None or (iteration > 1 and iteration % self.every_n_iterations):
             return
         stages = torch.full_like(module.labels, stage)
@@ -110,7 +110,7 @@ class TensorBoardImages(StageObserver):
         logger = trainer.logger
         if not isinstance(logger, TensorBoardLogger):
             return
-        settings = {**stage_module.settings, "seed": stage_module.data.seed}
+        settings = {**stage_module.settings, "seed": rows[0]["seed"]}
         network = settings.pop("network")
         settings |= {"network": network["class_path"], **network["init_args"]}
         accuracies = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row["mean"] for row in rows}

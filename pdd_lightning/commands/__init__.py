@@ -2,10 +2,9 @@
 
 from pdd_lightning.commands.base import Command, ShortHelp
 from pdd_lightning.commands.continual import Continual
-from pdd_lightning.commands.convert import Convert
+from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.describe import Describe
 from pdd_lightning.commands.evaluate import Evaluate
-from pdd_lightning.commands.join import Join
 from pdd_lightning.commands.report import Report
 from pdd_lightning.commands.study import RunStudy
 

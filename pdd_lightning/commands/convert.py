@@ -1,4 +1,4 @@
-"""`pdd convert`: brings distilled sets, and expert trajectories, from one form into another."""
+"""`pdd convert` and `pdd join`: distilled sets in another format, and several as the stages of one."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.base import Command, device_of, settings_of
-from pdd_lightning.data.formats import Form, ImportOptions, form_for, form_of, open_distilled, save_as
-from pdd_lightning.data.formats.trajectories import Trajectories
-from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.commands.base import Command, check_file_names, device_of, settings_of
+from pdd_lightning.data import RealDataModule, join_distilled
+from pdd_lightning.data.formats import (
+    FORMATS,
+    ImportOptions,
+    find_format,
+    open_distilled,
+    target_format,
+    writable_formats,
+)
+from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, adopt_trajectories
 from pdd_lightning.typing import NetworkFactory
 
-_SAID_BY_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
+_KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
 
 
 class Convert(Command):
-    """Reads any known form and writes any of them."""
+    """Reads any known format and writes any of them."""
 
     name = "convert"
-    help = "Bring a distilled set into another form, or expert trajectories of MTT into a folder for stages.experts."
+    help = "Bring a distilled set into another format, or expert trajectories of MTT into a folder for stages.experts."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the files, and what they do not say themselves."""
@@ -31,10 +38,11 @@ class Convert(Command):
             "paths",
             type=str,
             nargs="+",
-            help="A distilled set, or files of expert trajectories (replay_buffer_*.pt); and, last, the target.",
+            help="A distilled set, or files of expert trajectories; and, last, the target. Formats:"
+            f" {'; '.join(f'{name}: {kind.files}' for name, kind in FORMATS.items())}.",
         )
         parser.add_argument(
-            "--form", type=Form | None, default=None, help="Form of the target, if its name is not enough."
+            "--format", choices=list(writable_formats()), help="Format of the target, if its name is not enough."
         )
         parser.add_argument("--overwrite", type=bool, default=False, help="Replace what the target holds.")
         parser.add_argument(
@@ -53,7 +61,7 @@ class Convert(Command):
             sub_configs=True,
             help="Trajectories: the kind of network: a class or a file.",
         )
-        parser.add_class_arguments(ExpertSettings, "experts", skip=_SAID_BY_FILES)
+        parser.add_class_arguments(ExpertSettings, "experts", skip=_KNOWN_FROM_FILES)
         parser.add_argument(
             "--augment", type=str, default=DSA().strategy, help="Trajectories: the experts' augmentation."
         )
@@ -65,7 +73,7 @@ class Convert(Command):
         *sources, target = map(Path, options["paths"])
         if not sources:
             raise ConfigError("name a source and a target")
-        if form_of(sources[0]) == "trajectories":
+        if find_format(sources[0]).name == "trajectories":
             _convert_trajectories(sources, target, options)
         elif len(sources) > 1:
             raise ConfigError(f"one distilled set at a time: got {len(sources)} sources for {target}")
@@ -73,17 +81,34 @@ class Convert(Command):
             _convert_set(sources[0], target, options)
 
 
+class Join(Command):
+    """Makes one staged set of several."""
+
+    name = "join"
+    help = "Join distilled sets into one, whose stages are theirs, one after another."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds the sets and the target."""
+        parser.add_argument("paths", nargs="+", type=str, help="Distilled sets, .safetensors files.")
+        parser.add_argument("--output", type=str, required=True, help="The .safetensors file to write.")
+
+    def run(self, options: Namespace) -> None:
+        """Writes the set."""
+        check_file_names(options, "output")
+        print(f"Wrote {join_distilled(options['paths'], options['output'])}")
+
+
 def _convert_set(source: Path, target: Path, options: Namespace) -> None:
-    form, source_form = form_for(target, options["form"]), form_of(source)
-    told = settings_of(ImportOptions, options)
-    dataset = open_distilled(source, options.get("data"), told, stored=not options["decoded"])
-    notes = save_as(form, target, dataset, options["overwrite"])
+    kind, source_kind = target_format(target, options["format"]), find_format(source)
+    import_options = settings_of(ImportOptions, options)
+    dataset = open_distilled(source, options.get("data"), import_options, stored=not options["decoded"])
+    omissions = kind.save(target, dataset, options["overwrite"])
     stages = f"{dataset.num_stages} stage{'s' if dataset.num_stages > 1 else ''}"
-    print(f"{target}: {len(dataset)} images of {len(dataset.class_names)} classes, {stages}, {form} form")
-    if source_form in ("mtt", "dc"):
+    print(f"{target}: {len(dataset)} images of {len(dataset.class_names)} classes, {stages}, {kind.name} format")
+    if source_kind.in_model_space:
         print(f"Note: images are taken to be in the {dataset.pixels.kind} space of {options['data'].name}")
-    for note in notes:
-        print(f"Note: {note}")
+    for omission in omissions:
+        print(f"Note: {omission}")
 
 
 def _convert_trajectories(sources: list[Path], target: Path, options: Namespace) -> None:
@@ -96,7 +121,7 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     channels, size, _ = real.image_shape
     device = device_of(options["device"])
     network = factory(channels, real.num_classes, size)
-    experts = Trajectories(sources, network)
+    experts = ReplayBuffers(sources, network)
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
     recorder = ExpertRecorder(factory, real, settings, DSA(options["augment"]), options["seed"], device)
     for path in _experts_in(target):

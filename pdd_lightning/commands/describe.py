@@ -25,7 +25,7 @@ class Describe(Command):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, and the networks that judge the images."""
-        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another format.")
         add_data_and_network(parser)
         parser.add_class_arguments(ImportOptions)
         parser.add_argument("--num_networks", type=int, default=3, help="Networks that judge, to average over.")

@@ -22,7 +22,7 @@ class Evaluate(Command):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
-        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another form.")
+        parser.add_argument("path", type=str, help="The distilled set, a .safetensors file or of another format.")
         add_data_and_network(parser)
         parser.add_class_arguments(EvaluationSettings)
         parser.add_class_arguments(ImportOptions)

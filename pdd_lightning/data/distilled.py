@@ -189,6 +189,50 @@ def save_distilled(
     return atomic_write_bytes(path, safetensors.torch.save(tensors, header))
 
 
+def join_distilled(paths: Sequence[str | Path], target: str | Path) -> Path:
+    """Write a set whose stages are those of several stored sets, one after another.
+
+    What the target says of itself is what the first set says, and the checksums of all (`joined`).
+
+    Args:
+        paths: Distilled sets of the same data in the same model space.
+        target: File to write or replace.
+
+    Raises:
+        ConfigError: There is nothing to join.
+        DataError: The sets do not belong together.
+    """
+    if not paths:
+        raise ConfigError("nothing to join: name at least one distilled set")
+    sets = [DistilledDataset(path, stored=True) for path in paths]
+    first = sets[0]
+    joined = first.synthetic
+    for path, other in zip(paths[1:], sets[1:], strict=True):
+        if differences := _differences(first, other):
+            raise DataError(f"{path} cannot be joined with {paths[0]}: another {' and '.join(differences)}")
+        for stage in range(1, other.num_stages + 1):
+            images = other.synthetic.stage(stage)
+            joined = joined.append(images.images, images.labels, images.learning_rates[-1])
+    shared = {"dataset", "network", "method", "settings"} & set(first.metadata)
+    about = {name: first.metadata[name] for name in sorted(shared)}
+    about["joined"] = [other.metadata["sha256"] for other in sets]
+    return save_distilled(target, joined, first.pixels, first.class_names, about)
+
+
+def _differences(first: DistilledDataset, other: DistilledDataset) -> list[str]:
+    """Return what two sets must share to be joined, and do not."""
+    facts = [
+        {
+            "class names": dataset.class_names,
+            "model space": (dataset.pixels.kind, sha256_of_tensors(dataset.pixels.tensors())),
+            "decode factor": dataset.synthetic.decode_factor,
+            "data": dataset.metadata.get("dataset"),
+        }
+        for dataset in (first, other)
+    ]
+    return [name for name, fact in facts[0].items() if fact != facts[1][name]]
+
+
 def _encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     taken = sorted(set(metadata) & set(_RESERVED))
     if taken:

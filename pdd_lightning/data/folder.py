@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pdd_lightning.data.real import ImageSplit, RealDataModule
-from pdd_lightning.data.splits import check_fraction
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import ConfigError, DataError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
@@ -35,12 +35,7 @@ class ImageFolder(RealDataModule):
             are, all of one square size.
         test_fraction: Share of each class held out for testing when there is no `test` folder.
         grayscale: Read one grey channel; RGB otherwise.
-        val_fraction: Share of each class's remaining training images held out for validation.
-        seed: Seed of the splits.
-        normalization: "standard" or "zca".
-        mean: Channel means on the [0, 1] scale; those of the train part by default.
-        std: Channel standard deviations, given together with `mean`.
-        batch_size: Images per batch of the data loaders.
+        options: See `RealDataModule`.
     """
 
     def __init__(
@@ -49,14 +44,9 @@ class ImageFolder(RealDataModule):
         image_size: int | None = None,
         test_fraction: float = 0.1,
         grayscale: bool = False,
-        val_fraction: float = 0.1,
-        seed: int = 0,
-        normalization: Literal["standard", "zca"] = "standard",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-        batch_size: int = 256,
+        **options: Any,
     ) -> None:
-        super().__init__(val_fraction, seed, normalization, mean, std, batch_size)
+        super().__init__(**options)
         check_fraction("test_fraction", test_fraction)
         if image_size is not None and image_size < 1:
             raise ConfigError(f"image_size must be >= 1 pixel, got {image_size}")
@@ -86,16 +76,11 @@ class ImageFolder(RealDataModule):
         return self._read(train_folder, names), self._read(test_folder, names) if has_test else None, names
 
     def _read(self, folder: Path, names: Sequence[str]) -> ImageSplit:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(names):
-            files = image_files(folder / name)
-            paths += files
-            labels += [label] * len(files)
-        if not paths:
+        files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
+        if not files:
             raise DataError(f"{folder} has class folders, but none holds an image ({', '.join(_EXTENSIONS)})")
-        images = read_images(paths, self.image_size, self.grayscale)
-        return ImageSplit.in_order(images, torch.tensor(labels))
+        paths, labels = zip(*files, strict=True)
+        return ImageSplit.in_order(read_images(paths, self.image_size, self.grayscale), torch.tensor(labels))
 
 
 def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale: bool = False) -> Tensor:
@@ -112,15 +97,18 @@ def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale:
     Raises:
         DataError: A file cannot be read, or the images differ in size and `image_size` is None.
     """
-    first = _decode(paths[0], image_size, grayscale)
+    first = decode_image(paths[0], image_size, grayscale)
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def fill(start: int) -> int:
         chunk = paths[start : start + _CHUNK]
         for row, path in enumerate(chunk, start):
-            image = _decode(path, image_size, grayscale)
+            image = decode_image(path, image_size, grayscale)
             if image.shape != first.shape:
-                raise DataError(_size_message(path, image, paths[0], first))
+                raise DataError(
+                    f"images differ in size: {path} is {_size(image)}, {paths[0]} is {_size(first)}; set image_size to"
+                    " scale and crop all of them"
+                )
             images[row] = image
         return len(chunk)
 
@@ -134,40 +122,43 @@ def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _decode(path: Path, image_size: int | None, grayscale: bool) -> np.ndarray:
-    """Read one image as `[H, W, C]` uint8."""
+def decode_image(
+    file: Path | BinaryIO, image_size: int | None = None, grayscale: bool = False, name: str | None = None
+) -> np.ndarray:
+    """Read one image as `[H, W, C]` uint8; see `read_images`.
+
+    Raises:
+        DataError: The file, which messages call `name` if given, cannot be read.
+    """
     mode = "L" if grayscale else "RGB"
     try:
-        with Image.open(path) as file:
+        with Image.open(file) as opened:
             if image_size is not None:
                 # JPEG files can be decoded at a fraction of their size, which is most of the time saved.
-                file.draft(mode, (2 * image_size, 2 * image_size))
-            if file.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-                raise ValueError(f"its pixel format {file.mode} has more than 8 bits per channel, or none known here")
-            image = ImageOps.exif_transpose(file).convert(mode)
+                opened.draft(mode, (2 * image_size, 2 * image_size))
+            if opened.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+                raise ValueError(f"its pixel format {opened.mode} has more than 8 bits per channel, or none known here")
+            image = ImageOps.exif_transpose(opened).convert(mode)
     except Exception as error:  # the decoders raise many unrelated types on damaged files
-        raise DataError(f"cannot read image {path}: {error}; replace or remove it") from error
+        raise DataError(f"cannot read image {name or file}: {error}; replace or remove it") from error
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, -1)
 
 
-def _size_message(path: Path, image: np.ndarray, first_path: Path, first: np.ndarray) -> str:
-    return (
-        f"images differ in size: {path} is {image.shape[1]}x{image.shape[0]}, {first_path} is "
-        f"{first.shape[1]}x{first.shape[0]}; set image_size to scale and crop all of them"
-    )
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the visible folders in `folder`, in alphabetical order."""
+    """Return the names of the visible folders in `folder`, in alphabetical order."""
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Visible image files under `folder`, links followed, in the order of their paths."""
+    """Return the visible image files under `folder`, links followed, in the order of their paths."""
     found = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)

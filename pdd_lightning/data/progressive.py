@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections import UserList
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from pdd_lightning import distributed
-from pdd_lightning.data.class_batches import ClassSampler
 from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.data.splits import ImageSplit
+from pdd_lightning.data.splits import ClassSampler, ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.randomness import generator_for
 
-Batch_co = TypeVar("Batch_co", covariant=True)
 
-
-class BatchSource(Protocol[Batch_co]):
+class BatchSource(Protocol):
     """What draws a method's batches: its distillation stage."""
 
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> Batch_co:
-        """One batch, a function of the data and the generator alone."""
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> Any:
+        """The batch of an iteration (from 0) of the current stage, a function of the run's state and the generator."""
         ...
 
 
@@ -39,46 +36,28 @@ class Trajectories(Protocol):
         ...
 
 
-class ProgressiveDataModule(LightningDataModule):
-    """Serves a distillation run: batches of the current stage, and what earlier stages left.
+@dataclass(frozen=True)
+class RunState:
+    """Where a progressive run stands.
 
-    One epoch of the trainer is one stage. The state that is saved in checkpoints is the union and the number
-    of iterations done in the current stage; each batch is a function of seed, stage, iteration and process, so
-    a continued run sees the batches that the uninterrupted run would have seen.
-
-    Args:
-        real: The real images.
-        seed: Seed of the whole run: experts, initial images, batches and evaluation networks.
+    It belongs to the callback `StageAdvance`, which replaces it as the run goes on; everybody else reads it.
 
     Attributes:
         union: Images of the finished stages, frozen, in model space.
-        iteration: Iterations done in the current stage.
-        batch_iteration: Iteration of the stage (from 0) whose batch is being drawn; ahead of `iteration` where batches
-            are fetched early. For methods whose batches change in the course of a stage.
-        num_stages: Number of stages of the run; like the next two, set by the callback that advances stages.
+        num_stages: Number of stages of the run.
         iterations: Iterations of a stage.
-        trajectories: Expert trajectories of the current stage.
-        test_tasks: Makes what `test` works through on this process; set by the evaluation callback.
+        iteration: Iterations done in the current stage.
+        trajectories: Expert trajectories that the current stage matches or draws networks from, if any.
+        kept: By stage, indices `[n]` into the training part of the examples that it uses; a stage that is not listed
+            uses all.
     """
 
     union: SyntheticSet
-    _kept: ImageSplit
-
-    def __init__(self, real: RealDataModule, seed: int = 0) -> None:
-        super().__init__()
-        if seed < 0:
-            raise ConfigError(f"seed must be >= 0, got {seed}")
-        self.real = real
-        self.seed = seed
-        self.iteration = 0
-        self.batch_iteration = 0
-        self.num_stages = 0
-        self.iterations = 0
-        self.trajectories: Trajectories | None = None
-        self._kept_positions: dict[int, Tensor] = {}
-        self._kept_stage = 0
-        self._sampler: ClassSampler | None = None
-        self.test_tasks: Callable[[], list[Any]] = list
+    num_stages: int
+    iterations: int
+    iteration: int = 0
+    trajectories: Trajectories | None = None
+    kept: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def stage(self) -> int:
@@ -86,18 +65,65 @@ class ProgressiveDataModule(LightningDataModule):
         return self.union.num_stages + 1
 
     @property
+    def finished(self) -> bool:
+        """Whether the union has all stages."""
+        return self.union.num_stages >= self.num_stages
+
+
+class ProgressiveDataModule(LightningDataModule):
+    """Serves a distillation run: real images, the union of the finished stages, and batches of the current stage.
+
+    One epoch of the trainer is one stage. Each batch is a function of seed, stage, iteration and process, so a
+    continued run sees the batches that the uninterrupted run would have seen.
+
+    Args:
+        real: The real images.
+        seed: Seed of the whole run: experts, initial images, batches and evaluation networks.
+    """
+
+    def __init__(self, real: RealDataModule, seed: int = 0) -> None:
+        super().__init__()
+        if seed < 0:
+            raise ConfigError(f"seed must be >= 0, got {seed}")
+        self.real = real
+        self.seed = seed
+        self._state: RunState | None = None
+        self._kept: tuple[Tensor, ImageSplit] | None = None
+        self._sampler: ClassSampler | None = None
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands; `StageAdvance` alone sets it.
+
+        Raises:
+            ConfigError: There is no such callback.
+        """
+        if self._state is None:
+            raise ConfigError("a distillation runs with the callback StageAdvance: add it to the trainer's callbacks")
+        return self._state
+
+    @state.setter
+    def state(self, state: RunState) -> None:
+        self._state = state
+
+    @property
+    def union(self) -> SyntheticSet:
+        """Images of the finished stages, frozen, in model space."""
+        return self.state.union
+
+    @property
     def kept(self) -> ImageSplit:
         """The real training examples that the current stage uses; one and the same object throughout a stage."""
-        return self.kept_in(self.stage)
+        return self.kept_in(self.state.stage)
 
     def kept_in(self, stage: int) -> ImageSplit:
         """The real training examples that a stage uses: the whole training part, unless easy ones are left out."""
-        if stage not in self._kept_positions:
+        indices = self.state.kept.get(stage)
+        if indices is None:
             return self.real.train
-        if stage != self._kept_stage:
-            self._kept = self.real.train.subset(self._kept_positions[stage])
-            self._kept_stage = stage
-        return self._kept
+        if self._kept is None or self._kept[0] is not indices:
+            self._kept = indices, self.real.train.subset(indices)
+        return self._kept[1]
 
     def class_sampler(self, device: torch.device) -> ClassSampler:
         """Draws real examples of the current stage class by class; held on `device`, anew where a stage's differ."""
@@ -105,24 +131,13 @@ class ProgressiveDataModule(LightningDataModule):
             self._sampler = ClassSampler(self.kept, self.real.num_classes, self.real.pixels, device)
         return self._sampler
 
-    def keep_only(self, positions: dict[int, Tensor]) -> None:
-        """Says which examples stages use.
-
-        Args:
-            positions: By stage, positions in the training part `[n]`; a stage that is not listed uses all.
-        """
-        self._kept_positions = positions
-        self._kept_stage = 0
-
     def prepare_data(self) -> None:
         """Lets the real data module download what it needs."""
         self.real.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the real images. The union is empty at first, and kept when `test` follows `fit`."""
+        """Loads the real images."""
         self.real.setup(stage)
-        if not hasattr(self, "union"):
-            self.union = SyntheticSet.empty(self.real.image_shape)
 
     def generator(self, *key: str | int) -> torch.Generator:
         """A generator for one purpose of this run, see `pdd_lightning.randomness`."""
@@ -133,22 +148,12 @@ class ProgressiveDataModule(LightningDataModule):
         assert self.trainer is not None
         return StageBatches(self, self.trainer.lightning_module)  # type: ignore[arg-type]
 
-    def test_dataloader(self) -> UserList[Any]:
-        """The evaluation tasks of this process; each trains and scores one network."""
-        return UserList(self.test_tasks())  # Lightning would take a list for several loaders
-
     def state_dict(self) -> dict[str, Any]:
-        """The union, the position in the stage, and which data they belong to."""
-        return {
-            "union": self.union.state_dict(),
-            "iteration": self.iteration,
-            "seed": self.seed,
-            "fingerprint": self.real.fingerprint,
-            "dataset": self.real.name,
-        }
+        """Which images and which seed a checkpoint belongs to."""
+        return {"seed": self.seed, "fingerprint": self.real.fingerprint, "dataset": self.real.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave.
+        """Compares with what `state_dict` gave.
 
         Raises:
             DataError: The checkpoint was made with other real images, another split, or another seed.
@@ -163,8 +168,6 @@ class ProgressiveDataModule(LightningDataModule):
             raise DataError(
                 f"the checkpoint was made with seed_everything {state_dict['seed']}, not {self.seed}: set it back"
             )
-        self.union = SyntheticSet.from_state_dict(state_dict["union"])
-        self.iteration = state_dict["iteration"]
 
 
 class StageBatches:
@@ -175,20 +178,19 @@ class StageBatches:
         source: The distillation stage, which draws the batches.
     """
 
-    def __init__(self, data: ProgressiveDataModule, source: BatchSource[Any]) -> None:
+    def __init__(self, data: ProgressiveDataModule, source: BatchSource) -> None:
         self.data = data
         self.source = source
 
     def __len__(self) -> int:
-        return self.data.iterations
+        return self.data.state.iterations
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that the position is read at the first batch: Lightning calls `iter` before an
         # interrupted transition is made up for.
-        stage, process = self.data.stage, distributed.rank()
-        for iteration in range(self.data.iteration, self.data.iterations):
-            self.data.batch_iteration = iteration
-            yield self.source.draw_batch(self.data, self.data.generator("batch", stage, iteration, process))
+        state, process = self.data.state, distributed.rank()
+        for iteration in range(state.iteration, state.iterations):
+            yield self.source.draw_batch(iteration, self.data.generator("batch", state.stage, iteration, process))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position is the data module's. That the method exists tells Lightning so."""

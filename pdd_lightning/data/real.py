@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -26,10 +26,7 @@ from pdd_lightning.data.splits import (
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import sha256_of_tensors
 
-__all__ = ["EncodedImages", "ImageSplit", "RealDataModule"]
-
 Batch = tuple[Tensor, Tensor, Tensor]
-T = TypeVar("T")
 
 
 class RealDataModule(LightningDataModule, ABC):
@@ -51,7 +48,7 @@ class RealDataModule(LightningDataModule, ABC):
     PUBLISHED_STD: ClassVar[tuple[float, ...] | None] = None
 
     name: str
-    """What reports call the dataset; by default the name of the class."""
+    """What reports call the data set; by default the name of the class."""
 
     test_fraction: float = 0.1
     """Share of each class held out for testing when the source has no test part of its own."""
@@ -108,7 +105,7 @@ class RealDataModule(LightningDataModule, ABC):
         self._parts = (train, val, test)
 
     def split_validation(self, train: ImageSplit, class_names: Sequence[str]) -> tuple[ImageSplit, ImageSplit]:
-        """Cut the source's training images in those to train on and those to validate on."""
+        """Cut the source's training images into those to train on and those to validate on."""
         # Another stream than the test part's, which must not decide where the validation part is cut.
         return stratified_holdout(train, self.val_fraction, self.seed + 1, class_names, "validation")
 
@@ -157,11 +154,7 @@ class RealDataModule(LightningDataModule, ABC):
         The settings count rather than fitted matrices, whose last digits differ between machines.
         """
         parts = zip(("train", "val", "test"), self._loaded(), strict=True)
-        tensors = {
-            f"{part}.{field}": getattr(split, field)
-            for part, split in parts
-            for field in ("images", "labels", "indices")
-        }
+        tensors = {f"{part}.{name}": tensor for part, split in parts for name, tensor in vars(split).items()}
         settings = {
             "class_names": repr(self.class_names),
             "normalization": self.normalization,
@@ -170,22 +163,22 @@ class RealDataModule(LightningDataModule, ABC):
         return sha256_of_tensors(tensors, settings)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), shuffled."""
+        """Return batches of (image in model space, label, index in the source), shuffled."""
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), in order."""
+        """Return batches of (image in model space, label, index in the source), in order."""
         return self._loader(self.val, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), in order."""
+        """Return batches of (image in model space, label, index in the source), in order."""
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, split: ImageSplit, shuffle: bool) -> DataLoader[Batch]:
         # Lightning advises worker processes; for images that are in memory already they only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         examples = _Examples(split, self.pixels)
-        return DataLoader(examples, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_as_is)
+        return DataLoader(examples, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_unchanged)
 
     def _loaded(self) -> tuple[ImageSplit, ImageSplit, ImageSplit]:
         if self._parts is None:
@@ -193,7 +186,7 @@ class RealDataModule(LightningDataModule, ABC):
         return self._parts
 
     def _given_statistics(self) -> tuple[list[float], list[float]] | None:
-        """Mean and deviation that were set or published; None where the train part decides."""
+        """Return the mean and deviation that were set or published; None where the train part decides."""
         if self.normalization == "standard" and self.mean is not None and self.std is not None:
             return list(self.mean), list(self.std)
         if self.normalization == "standard" and self.PUBLISHED_MEAN and self.PUBLISHED_STD:
@@ -206,9 +199,8 @@ class RealDataModule(LightningDataModule, ABC):
         given = self._given_statistics()
         if given is None:
             return Standardized.fit(images)
-        channels = images.shape[1]
-        if len(given[0]) != channels:
-            raise ConfigError(f"mean and std need one value per channel ({channels}), got {len(given[0])}")
+        if len(given[0]) != images.shape[1]:
+            raise ConfigError(f"mean and std need one value per channel ({images.shape[1]}), got {len(given[0])}")
         return Standardized(*given)
 
 
@@ -227,11 +219,11 @@ class _Examples(Dataset[Batch]):
         return image[0], label[0], source_index[0]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        positions = torch.tensor(indices)
-        return self._images[positions], self._split.labels[positions], self._split.indices[positions]
+        batch = torch.tensor(indices)
+        return self._images[batch], self._split.labels[batch], self._split.indices[batch]
 
 
-def _as_is(batch: T) -> T:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

@@ -1,9 +1,10 @@
-"""Parts of a real image set: the images with their labels, and the stratified cut that makes two of one."""
+"""Parts of a real image set: images with labels, the stratified cut that makes two of one, batches of one class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class ImageSplit:
     Attributes:
         images: `[N, C, H, W]` uint8.
         labels: `[N]` int64.
-        indices: `[N]` int64, where each example stands in the source's train (or test) order.
+        indices: `[N]` int64, the index of each example in the source's train (or test) part.
     """
 
     images: Tensor
@@ -37,16 +38,16 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, positions: Tensor) -> ImageSplit:
-        """Return the examples at `positions` `[n]` of this part."""
-        return ImageSplit(self.images[positions], self.labels[positions], self.indices[positions])
+    def subset(self, chosen: Tensor) -> ImageSplit:
+        """Return some examples, given by their indices `[n]` in this part."""
+        return ImageSplit(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
     def class_counts(self, num_classes: int) -> Tensor:
         """Return the number of images per class `[num_classes]`."""
         return torch.bincount(self.labels, minlength=num_classes)
 
     def images_of_class(self, label: int) -> Tensor:
-        """Return the positions `[n]` in this part of the images of one class, ascending."""
+        """Return the indices `[n]` in this part of the images of one class, ascending."""
         return (self.labels == label).nonzero().flatten()
 
 
@@ -120,6 +121,73 @@ class EncodedImages:
 
     def _encode(self, batch: Tensor) -> Tensor:
         return self.pixels.encode(to_unit(batch))
+
+
+class ClassBatches(NamedTuple):
+    """Real images that were drawn, one row per class; short rows are filled up with their first image.
+
+    Attributes:
+        indices: Indices in the split `[classes, B]`.
+        counts: Number of images of each class that count.
+    """
+
+    indices: Tensor
+    counts: list[int]
+
+    def of_class(self, label: int) -> Tensor:
+        """Return the indices `[n]` of one class, without what fills the row up."""
+        return self.indices[label, : self.counts[label]]
+
+    def joint(self, size: int) -> Tensor:
+        """Return the indices `[n]` of up to `size` images of each class, one class after another."""
+        return torch.cat([self.of_class(label)[:size] for label in range(len(self.counts))])
+
+    def weights(self) -> Tensor:
+        """Return the weight of each image in the mean over its class `[classes, B]`: 0 where it only fills the row."""
+        counts = torch.tensor(self.counts, device=self.indices.device).unsqueeze(1)
+        columns = torch.arange(self.indices.shape[1], device=counts.device)
+        return (columns < counts) / counts
+
+
+class ClassSampler:
+    """Draws real images of every class, and hands them out in model space.
+
+    Args:
+        split: Real images.
+        num_classes: Number of classes.
+        pixels: The pixel space to encode to.
+        device: Where the images are wanted.
+
+    Attributes:
+        split: The split.
+        images: Its images, by index.
+    """
+
+    def __init__(
+        self, split: ImageSplit, num_classes: int, pixels: PixelSpace, device: torch.device | str = "cpu"
+    ) -> None:
+        self.split = split
+        self.images = EncodedImages(split.images, pixels, device)
+        self._members = [split.images_of_class(label) for label in range(num_classes)]
+
+    def draw(self, size: int, generator: torch.Generator) -> ClassBatches:
+        """Draw `size` different images of each class, or all of a class that has fewer."""
+        rows = [members[torch.randperm(len(members), generator=generator)[:size]] for members in self._members]
+        width = max(len(row) for row in rows)
+        filled = [torch.cat([row, row[:1].expand(width - len(row))]) for row in rows]
+        return ClassBatches(torch.stack(filled), [len(row) for row in rows])
+
+
+def by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Sort synthetic images by class, as `[classes, n, C, H, W]`; differentiable.
+
+    Args:
+        images: `[classes * n, C, H, W]`, as many of each class.
+        labels: Their classes `[classes * n]`.
+        num_classes: Number of classes.
+    """
+    order = labels.argsort(stable=True)
+    return images[order].reshape(num_classes, len(images) // num_classes, *images.shape[1:])
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 import torch
 
-from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import ImageSplit
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.randomness import generator_for
 
 
 class _Subset(RealDataModule):
-    """The images of some classes of a data set, which become classes 0, 1, .. in an order of their own.
+    """The images of some classes of a data set; subclasses `choose` which.
 
-    Every image stays in the part (train, validation or test) that it has in the whole set: what is learned from the
-    subset's training images may be scored on the held-out images of the whole. The pixel space is fitted to the
-    subset's own training images, unless mean and deviation are given or published.
+    Every image stays in its part: what is learned from the subset may be scored on the held-out images of the whole.
     """
 
     def __init__(self, real: RealDataModule) -> None:
@@ -26,7 +25,7 @@ class _Subset(RealDataModule):
 
     @abstractmethod
     def choose(self, class_names: Sequence[str]) -> list[int]:
-        """Labels of the classes to keep, in the order in which they become 0, 1, .."""
+        """Return the labels of the classes to keep, in the order in which they become 0, 1, .."""
 
     def prepare_data(self) -> None:
         """Let the whole data set download what it needs."""
@@ -75,7 +74,7 @@ class ClassSubset(_Subset):
         self.name = f"{real.name}, classes {', '.join(map(str, classes))}"
 
     def choose(self, class_names: Sequence[str]) -> list[int]:
-        """Labels of the classes that were named.
+        """Return the labels of the classes that were named.
 
         Raises:
             ConfigError: There is no such class, or one is named twice.
@@ -112,7 +111,7 @@ class ClassTask(_Subset):
         self.name = f"{real.name}, task {task} of {tasks}"
 
     def choose(self, class_names: Sequence[str]) -> list[int]:
-        """Labels of the task's classes.
+        """Return the labels of the task's classes.
 
         Raises:
             ConfigError: There are too few classes for so many tasks.
@@ -141,7 +140,7 @@ def split_classes(num_classes: int, tasks: int, seed: int) -> list[list[int]]:
 
 
 def _label(entry: str | int, class_names: Sequence[str]) -> int:
-    """Label of a class given by name or by label."""
+    """Return the label of a class given by name or by label."""
     if isinstance(entry, int) and 0 <= entry < len(class_names):
         return entry
     if entry not in class_names:
@@ -150,7 +149,7 @@ def _label(entry: str | int, class_names: Sequence[str]) -> int:
 
 
 def _pick(parts: Sequence[ImageSplit], labels: Sequence[int]) -> ImageSplit:
-    """The examples of some classes in the order of the source, with labels 0, 1, .. in the order of `labels`."""
+    """Return the examples of some classes in the order of the source, with labels 0, 1, .. in the order of `labels`."""
     fields = [torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels", "indices")]
     whole = ImageSplit(*fields)
     member = torch.isin(whole.labels, torch.tensor(labels)).nonzero().flatten()

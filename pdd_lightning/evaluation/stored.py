@@ -40,7 +40,7 @@ def evaluate_file(
     Real images are brought into the stored set's model space.
 
     Args:
-        path: A distilled set of any form, see `open_distilled`.
+        path: A distilled set of any format, see `open_distilled`.
         real: Real images of the same classes.
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
         settings: See `EvaluationSettings`.
@@ -50,7 +50,7 @@ def evaluate_file(
         experts: Folder of expert trajectories, where `settings` ask for networks that begin as they did.
         results: File that keeps the results of single networks, and from which they are taken.
         ranking: Evaluate what `ranking_scores` needs, too.
-        options: What files of other forms do not say.
+        options: What files of other formats do not say.
 
     Returns:
         Rows as `rows_from_results` gives them.

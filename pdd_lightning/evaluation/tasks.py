@@ -19,10 +19,8 @@ from pdd_lightning.results.store import TaskResult
 class EvaluationTask:
     """Trains one network and scores it, unless its result is kept.
 
-    Not a dataclass: Lightning would run a copy of it.
-
     Args:
-        plan: The network; None for a task that does nothing and keeps processes in step.
+        plan: The network.
         evaluator: What trains and scores it.
 
     Attributes:
@@ -30,25 +28,25 @@ class EvaluationTask:
         on_steps: Called while it runs with a label and the number of optimiser steps just done.
     """
 
-    def __init__(self, plan: NetworkPlan | None = None, evaluator: Evaluator | None = None) -> None:
+    def __init__(self, plan: NetworkPlan, evaluator: Evaluator) -> None:
         self.plan = plan
         self.evaluator = evaluator
-        self.result = evaluator.kept(plan) if plan and evaluator else None
+        self.result = evaluator.kept(plan)
         self.on_steps: Callable[[str, int], Any] = lambda *_: None
 
     @property
     def label(self) -> str:
         """What the progress bar says."""
-        return f"{self.plan.row} ({self.plan.protocol}) {self.plan.number + 1}" if self.plan else "waiting"
+        return f"{self.plan.row} ({self.plan.protocol}) {self.plan.number + 1}"
 
     @property
     def steps(self) -> int:
         """Optimiser steps still to be done."""
-        return self.plan.steps if self.plan and self.result is None else 0
+        return self.plan.steps if self.result is None else 0
 
-    def run(self) -> TaskResult | None:
+    def run(self) -> TaskResult:
         """Trains and scores the network; may be called in Lightning's inference mode."""
-        if self.result is None and self.plan and self.evaluator:
+        if self.result is None:
             with torch.inference_mode(False):
                 self.on_steps(self.label, 0)
                 self.result = self.evaluator.evaluate(self.plan, lambda steps: self.on_steps(self.label, steps))
@@ -76,10 +74,12 @@ def evaluation_tasks(subject: Subject, settings: EvaluationSettings, suffix: str
 
 
 def run_tasks(tasks: Sequence[EvaluationTask], progress: bool = True) -> list[TaskResult]:
-    """Runs tasks one after another under a progress bar."""
-    with tasks_bar(tasks, progress):
-        results = [task.run() for task in tasks]
-    return [result for result in results if result is not None]
+    """Runs tasks under a progress bar; processes share them, and each gets all results, in the order of the tasks."""
+    rank, processes = distributed.rank(), distributed.world_size()
+    mine = tasks[rank::processes]
+    with tasks_bar(mine, progress):
+        shares = distributed.gather([task.run() for task in mine])
+    return [shares[number % processes][number // processes] for number in range(len(tasks))]
 
 
 def tasks_bar(tasks: Sequence[EvaluationTask], show: bool = True) -> tqdm[Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.progressive import RunState
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.randomness import seeded
@@ -26,23 +26,23 @@ class NetworkStart(NamedTuple):
     params: Tensor
 
 
-def draw_start(data: ProgressiveDataModule, generator: torch.Generator) -> NetworkStart:
+def draw_start(state: RunState, generator: torch.Generator) -> NetworkStart:
     """Draws a fresh random network in the first stage, one of the theta_{i-1} in later ones.
 
     Args:
-        data: Says which stage it is, and holds the networks of the finished ones.
+        state: Says which stage it is, and holds the networks of the finished ones.
         generator: Source of the random numbers.
 
     Raises:
         ConfigError: There are no networks trained on the finished stages.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    if data.stage == 1:
+    if state.stage == 1:
         return NetworkStart(seed, torch.empty(0))
-    if data.trajectories is None:
-        raise ConfigError(f"stage {data.stage} starts from trained networks; run it with the StageAdvance callback")
-    expert = int(torch.randint(data.trajectories.number, (), generator=generator))
-    return NetworkStart(seed, data.trajectories.segment(expert, 0, 0)[0])
+    if state.trajectories is None:
+        raise ConfigError(f"stage {state.stage} starts from trained networks, which StageAdvance makes")
+    expert = int(torch.randint(state.trajectories.number, (), generator=generator))
+    return NetworkStart(seed, state.trajectories.segment(expert, 0, 0)[0])
 
 
 def start_network(build: Callable[[], nn.Module], start: NetworkStart) -> nn.Module:

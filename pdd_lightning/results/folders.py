@@ -186,15 +186,14 @@ def _settings(path: Path, summary: RunSummary, notes: list[str]) -> dict[str, st
 
 def _pictures(folder: Path, notes: list[str]) -> list[Picture]:
     """The distilled images, and pictures that show something else; of a set that cannot be read, all pictures."""
-    shown = []
+    paths = sorted((folder / "images").glob("*.png"))
     try:
-        shown = [_distilled_images(folder / "distilled.safetensors")]
+        distilled = [_distilled_images(folder / "distilled.safetensors")]
+        paths = [path for path in paths if not path.stem.startswith(("union", "stage_"))]
     except PDDError as error:
+        distilled = []
         notes.append(str(error))
-    for path in sorted((folder / "images").glob("*.png")):
-        if not shown or not path.stem.startswith(("union", "stage_")):
-            shown += _read_png(path, notes)
-    return shown
+    return distilled + [picture for path in paths for picture in _read_png(path, notes)]
 
 
 def _distilled_images(path: Path) -> Picture:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pdd_lightning.data.forgetting import ForgettingScores
+from pdd_lightning.data import ForgettingScores
 from pdd_lightning.data.splits import ImageSplit, to_unit
 
 SMALLEST_CELL = 56

@@ -98,7 +98,7 @@ class Table:
         """For the terminal: the table under a sentence with what all rows have in common."""
         if not self.lines:
             return "nothing to show"
-        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 12)}".lstrip()
+        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 14)}".lstrip()
 
     def markdown(self) -> str:
         """In Markdown: the table above a sentence with what all rows have in common."""
@@ -117,8 +117,7 @@ class Table:
 
     def _laid_out(self, lines: list[list[str]], form: str, width: int | None = None) -> str:
         align = ["right" if numeric else "left" for numeric in self.numeric()]
-        options = {"disable_numparse": True, "colalign": align, "maxheadercolwidths": width}
-        return str(tabulate(lines, self.headings, form, **options))
+        return tabulate(lines, self.headings, form, disable_numparse=True, colalign=align, maxheadercolwidths=width)
 
 
 def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.splits import to_unit
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError, NonFiniteLossError
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import seeded
@@ -25,7 +25,8 @@ class DistillationStage(LightningModule, ABC):
 
     A method is a subclass with `draw_batch` (what one iteration works on) and `matching_loss` (the objective).
     The only parameters are the current stage's images, and what else the method learns; images of earlier
-    stages stay frozen in the data module's union. Optimisation is Lightning's automatic one.
+    stages stay frozen in the union, `self.data.union`. Optimisation is Lightning's automatic one. Every argument of
+    the constructor is kept as an attribute of its own name, from which `settings` takes it.
 
     Args:
         network: Makes the networks that are matched; called with (in_channels, num_classes, image_size).
@@ -71,6 +72,7 @@ class DistillationStage(LightningModule, ABC):
         self.lr_img = lr_img
         self.momentum = momentum
         self.init = init
+        self.align_corners = align_corners
         self.augment = DSA(augment, align_corners)
         self._last_finite: tuple[Tensor, Tensor] | None = None
 
@@ -81,6 +83,11 @@ class DistillationStage(LightningModule, ABC):
         if not isinstance(data, ProgressiveDataModule):
             raise ConfigError(f"a distillation stage needs a ProgressiveDataModule, got {type(data).__name__}")
         return data
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands: finished stages, iterations done, trajectories."""
+        return self.data.state
 
     @property
     def trajectory_epochs(self) -> int:
@@ -98,19 +105,19 @@ class DistillationStage(LightningModule, ABC):
         return 0.01
 
     @property
+    def decode_factor(self) -> int:
+        """Each image stands for `decode_factor`^2 training images; 1: for itself."""
+        return 1
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """The method's settings as data that can be stored."""
-        return {
-            "method": type(self).__name__,
-            "network": network_spec(self.network),
-            "ipc": self.ipc,
-            "lr_img": self.lr_img,
-            "momentum": self.momentum,
-            "init": self.init,
-            "augment": self.augment.strategy,
-            "align_corners": self.augment.align_corners,
-            "augment_together": self.augment.together,
-        }
+        """The method and all arguments of its constructor, as data that can be stored.
+
+        A continued run must have the same, and a distilled set carries them along.
+        """
+        names = dict.fromkeys(name for kind in type(self).__mro__ for name in _argument_names(kind))
+        arguments = {name: _plain(getattr(self, name)) for name in names}
+        return {"method": type(self).__name__, **arguments, "augment_together": self.augment.together}
 
     @property
     def init_images(self) -> int:
@@ -121,10 +128,12 @@ class DistillationStage(LightningModule, ABC):
         """Makes the parameters, whose shapes depend on the data; keeps those that are there.
 
         Raises:
+            ConfigError: The trainer has no `StageAdvance`.
             DataError: A class has fewer real images than the initial images are made of.
         """
         if hasattr(self, "images"):
             return
+        _ = self.state  # without it, Lightning would run an epoch without any batches and say nothing
         self._check_real_images()
         real = self.data.real
         count = real.num_classes * self.ipc
@@ -136,10 +145,11 @@ class DistillationStage(LightningModule, ABC):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose images have another shape.
+        """Refuses a checkpoint of other images, or of other learned quantities.
 
         Raises:
-            ConfigError: `ipc`, the number of classes or the image size has changed.
+            ConfigError: The method, an option that adds a parameter, `ipc`, the number of classes or the image size
+                has changed.
         """
         if "images" not in checkpoint["state_dict"]:
             raise ConfigError("the checkpoint is not one of a distillation: correct --ckpt_path")
@@ -148,6 +158,12 @@ class DistillationStage(LightningModule, ABC):
             raise ConfigError(
                 f"the checkpoint holds images {list(stored)} for a stage, these settings need"
                 f" {list(self.images.shape)} (ipc {self.ipc}): set ipc and the image size back, or start afresh"
+            )
+        there, needed = (", ".join(sorted(state)) for state in (checkpoint["state_dict"], self.state_dict()))
+        if there != needed:
+            raise ConfigError(
+                f"the checkpoint is of a run with another method or other options: it holds {there}, these settings"
+                f" need {needed}: set them back, or start afresh"
             )
 
     def build_network(self) -> nn.Module:
@@ -179,19 +195,13 @@ class DistillationStage(LightningModule, ABC):
         """What `distilled` was in the last iteration whose loss was finite."""
         return self.distilled if self._last_finite is None else self._last_finite
 
-    @property
-    def frozen(self) -> SyntheticSet:
-        """Images of the finished stages on this device."""
-        if self.data.union.images.device != self.device:
-            self.data.union = self.data.union.to(self.device)
-        return self.data.union
-
     @abstractmethod
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> Any:
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> Any:
         """What one iteration works on: a NamedTuple (or other collection) of CPU tensors.
 
         Args:
-            data: Real images, union and trajectories.
+            iteration: Iteration of the current stage, from 0. It may be ahead of `self.state.iteration`, where batches
+                are fetched early.
             generator: Generator of this iteration and process; nothing else random may be used.
         """
 
@@ -205,7 +215,7 @@ class DistillationStage(LightningModule, ABC):
         Raises:
             NonFiniteLossError: The loss is infinite or not a number (on any process).
         """
-        with seeded(self.data.seed, "step", self.data.stage, self.data.iteration, distributed.rank()):
+        with seeded(self.data.seed, "step", self.state.stage, self.state.iteration, distributed.rank()):
             loss = self.matching_loss(batch)
         self._require(bool(loss.isfinite()), "the matching loss is")
         images, labels = self.distilled
@@ -239,10 +249,6 @@ class DistillationStage(LightningModule, ABC):
         """Parameter groups of the optimiser."""
         return [{"params": [self.images], "lr": self.lr_img}]
 
-    def test_step(self, task: Any, batch_idx: int) -> None:
-        """Each test batch is one network to train on the union and to score, see the evaluation callback."""
-        task.run()
-
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         if self.init == "noise":
             return torch.randn(self.images.shape, generator=generator)
@@ -268,7 +274,7 @@ class DistillationStage(LightningModule, ABC):
             return
         rate = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."
         raise NonFiniteLossError(
-            f"{what} not finite in stage {self.data.stage}, iteration {self.data.iteration + 1}.{rate} Lower lr_img"
+            f"{what} not finite in stage {self.state.stage}, iteration {self.state.iteration + 1}.{rate} Lower lr_img"
             f" (now {self.lr_img:g}){self.rates_to_lower}, and continue with --ckpt_path last; if that fails at once,"
             " begin anew in another folder, where stages.experts.folder may name this run's experts/theta_0."
         )
@@ -277,3 +283,18 @@ class DistillationStage(LightningModule, ABC):
     def rates_to_lower(self) -> str:
         """Further settings to lower when the loss explodes, as the end of a sentence."""
         return ""
+
+
+def _argument_names(kind: type) -> list[str]:
+    """Names of the arguments of a stage's constructor, without those that it passes on as `**kwargs`."""
+    if not issubclass(kind, DistillationStage) or "__init__" not in vars(kind):
+        return []
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+
+
+def _plain(value: Any) -> Any:
+    """An argument of a method as data that can be stored."""
+    if isinstance(value, DSA):
+        return value.strategy
+    return network_spec(value) if callable(value) else value

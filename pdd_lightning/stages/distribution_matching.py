@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, by_class
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
@@ -77,11 +76,6 @@ class DistributionMatching(DistillationStage):
             raise ConfigError(f"real_batch must be >= 1, got {real_batch}")
         self.real_batch = real_batch
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The method's settings as data that can be stored."""
-        return {**super().settings, "real_batch": self.real_batch}
-
     def setup(self, stage: str) -> None:
         """Makes the parameters.
 
@@ -97,11 +91,11 @@ class DistributionMatching(DistillationStage):
                 " gives them: choose another network, or give it one"
             )
 
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> DistributionBatch:
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> DistributionBatch:
         """A network's start, real images of each class, and augmentations."""
-        start = draw_start(data, generator)
-        real = data.class_sampler(self.device).draw(self.real_batch, generator)
-        size = data.real.image_shape[1:]
+        start = draw_start(self.state, generator)
+        real = self.data.class_sampler(self.device).draw(self.real_batch, generator)
+        size = self.data.real.image_shape[1:]
         draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
         return DistributionBatch(start, real, draws)
 
@@ -113,7 +107,7 @@ class DistributionMatching(DistillationStage):
         if has_batch_norm(network):
             fix_statistics(network, real[batch.real.joint(STATISTICS_PER_CLASS)])
         classes = len(batch.draws)
-        frozen = self._augmented(by_class(self.frozen.images, self.frozen.labels, classes), batch.draws)
+        frozen = self._augmented(by_class(self.data.union.images, self.data.union.labels, classes), batch.draws)
         new = self._augmented(by_class(self.images, self.labels, classes), batch.draws)
         with torch.no_grad():
             parts = [self.augment(real[batch.real.of_class(c)], draw) for c, draw in enumerate(batch.draws)]

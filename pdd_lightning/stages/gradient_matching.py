@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
-from pdd_lightning.data.class_batches import ClassBatches, by_class
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
@@ -143,12 +142,6 @@ class GradientMatching(DistillationStage):
         self._network: tuple[nn.Module, ...] = ()
         self._stored: Tensor | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The method's settings as data that can be stored."""
-        names = ("metric", "outer", "inner", "real_batch", "lr_net", "batch_net", "classes")
-        return {**super().settings, **{name: getattr(self, name) for name in names}}
-
     def loops(self, stage: int) -> tuple[int, int]:
         """Image steps in a network's life and epochs of its training after each, in a stage counted from 1."""
         outer, inner = published_loops(stage * self.ipc)
@@ -170,13 +163,13 @@ class GradientMatching(DistillationStage):
         stored = checkpoint["matching_networks"]
         self._network, self._stored = (), stored[distributed.rank() % len(stored)]
 
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> GradientBatch:
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> GradientBatch:
         """Real images of each class, augmentations, and a new network's start where one is due."""
-        due = data.iteration % self.loops(data.stage)[0] == 0
-        start = draw_start(data, generator) if due else None
+        due = iteration % self.loops(self.state.stage)[0] == 0
+        start = draw_start(self.state, generator) if due else None
         seed = int(torch.randint(2**62, (), generator=generator))
-        real = data.class_sampler(self.device).draw(self.real_batch, generator)
-        size = data.real.image_shape[1:]
+        real = self.data.class_sampler(self.device).draw(self.real_batch, generator)
+        size = self.data.real.image_shape[1:]
         draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
         return GradientBatch(start, seed, real, draws)
 
@@ -201,8 +194,8 @@ class GradientMatching(DistillationStage):
         if not self._network:
             self._network = (self._restored_network(),)
         network = self._network[0]
-        images = torch.cat([self.frozen.images, self.images.detach()])
-        labels = torch.cat([self.frozen.labels, self.labels])
+        images = torch.cat([self.data.union.images, self.images.detach()])
+        labels = torch.cat([self.data.union.labels, self.labels])
         generator = generator_for(batch.seed, "matching network")
         train_network(network, images, labels, self._training(), self.augment, generator)
         return network
@@ -218,12 +211,12 @@ class GradientMatching(DistillationStage):
 
     def _training(self) -> TrainingSettings:
         """Training of a network between two image steps."""
-        epochs = self.loops(self.data.stage)[1]
+        epochs = self.loops(self.state.stage)[1]
         return TrainingSettings(epochs, self.lr_net, 0.0, 0.0, self.batch_net, milestones=())
 
     def _sides(self, batch: GradientBatch) -> Iterator[ClassSides]:
         """What is compared for each class; of equal shapes where all classes are computed together."""
-        real, frozen = self.data.class_sampler(self.device).images, self.frozen
+        real, frozen = self.data.class_sampler(self.device).images, self.data.union
         old = by_class(frozen.images, frozen.labels, len(batch.draws))
         new = by_class(self.images, self.labels, len(batch.draws))
         weights = batch.real.weights().to(self.images)
@@ -231,7 +224,7 @@ class GradientMatching(DistillationStage):
             used = slice(None if self.classes == "together" else batch.real.counts[label])
             yield ClassSides(
                 torch.tensor(label, device=self.device),
-                self.augment(real[batch.real.positions[label, used]], draw),
+                self.augment(real[batch.real.indices[label, used]], draw),
                 weights[label, used],
                 self.augment(old[label], draw),
                 self.augment(new[label], draw),

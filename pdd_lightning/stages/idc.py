@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -11,11 +10,10 @@ from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
-from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.norm import has_batch_norm
 from pdd_lightning.networks.parameters import unflatten
-from pdd_lightning.networks.statistics import has_batch_norm
 from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
 from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.base import DistillationStage
@@ -121,22 +119,18 @@ class IDC(DistillationStage):
         self.batch_real = batch_real
         self.batch_syn = batch_syn
         self.net_images = net_images
+        self.lr_net = lr_net
+        self.batch_net = batch_net
+        self.cutmix = cutmix
         self.net_training = TrainingSettings(epochs=1, lr=lr_net, batch_size=batch_net, cutmix=cutmix)
         self._encoded: tuple[ImageSplit, EncodedImages, Tensor] | None = None
         self._training: OngoingTraining | None = None
         self._stored_training: dict[str, Any] | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The method's settings as data that can be stored."""
-        names = ("factor", "metric", "inner", "batch_real", "batch_syn", "net_images")
-        training = {
-            "lr_net": self.net_training.lr,
-            "batch_net": self.net_training.batch_size,
-            "cutmix": self.net_training.cutmix,
-        }
-        own = {name: getattr(self, name) for name in names}
-        return {**super().settings, **own, **training, "match_augment": self.match_augment.strategy}
+    def decode_factor(self) -> int:
+        """Pieces per side of a stored image."""
+        return self.factor
 
     @property
     def init_images(self) -> int:
@@ -144,7 +138,7 @@ class IDC(DistillationStage):
         return super().init_images * (self.factor**2 if self.init == "mix" else 1)
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters, and marks the union's images as standing for several.
+        """Makes the parameters.
 
         Raises:
             ConfigError: The data is whitened, the factor does not suit the image size, or the network has no
@@ -156,8 +150,6 @@ class IDC(DistillationStage):
         with seeded(data.seed, "matching network"):
             _kernels(self.build_network())
         super().setup(stage)
-        if data.union.num_stages == 0:
-            data.union = replace(data.union, decode_factor=self.factor)
 
     def restart(self, generator: torch.Generator) -> None:
         """Begins a new stage: new initial images within the bounds, and no network yet."""
@@ -192,19 +184,19 @@ class IDC(DistillationStage):
         super().optimizer_step(*args, **kwargs)
         self._clamp()
 
-    def draw_batch(self, data: ProgressiveDataModule, generator: torch.Generator) -> IDCBatch:
+    def draw_batch(self, iteration: int, generator: torch.Generator) -> IDCBatch:
         """Real images of the class whose turn it is, decoded images of its union, and an augmentation."""
-        label = data.iteration % data.real.num_classes
-        members = data.kept.images_of_class(label)
+        data, classes = self.data, self.data.real.num_classes
+        members = data.kept.images_of_class(iteration % classes)
         real = members[torch.randperm(len(members), generator=generator)[: self.batch_real]]
-        frozen = len(data.union.labels) // data.real.num_classes
+        frozen = len(data.union.labels) // classes
         count = (frozen + self.ipc) * self.factor**2
         chosen = torch.randperm(count, generator=generator)[: self.batch_syn]
         # The first piece of all images comes before the second of all, the frozen ones first each time.
         of_frozen = chosen % (frozen + self.ipc) < frozen
         height, width = data.real.image_shape[1:]
         draw = self.match_augment.draw(1, (height, width), generator, shared=True)
-        return IDCBatch(data.iteration, real, chosen[of_frozen], chosen[~of_frozen], draw)
+        return IDCBatch(iteration, real, chosen[of_frozen], chosen[~of_frozen], draw)
 
     def matching_loss(self, batch: IDCBatch) -> Tensor:
         """Distance between the gradients of one class's real and decoded union images."""
@@ -231,8 +223,9 @@ class IDC(DistillationStage):
         scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(images)
         # Adds zero to the value and makes the gradient that of pixels on the [0, 1] scale, over std.
         images = images + (scale - 1) * (images - images.detach())
-        order = self.frozen.labels.argsort(stable=True).view(self.data.real.num_classes, -1)
-        union = torch.cat([self.frozen.images[order[label]], images])
+        frozen = self.data.union
+        order = frozen.labels.argsort(stable=True).view(self.data.real.num_classes, -1)
+        union = torch.cat([frozen.images[order[label]], images])
         return decode(union, self.labels[:0], self.factor, pixels.level(GREY))[0]
 
     def _matching_network(self, iteration: int) -> nn.Module:
@@ -245,20 +238,20 @@ class IDC(DistillationStage):
                 self._training.load_state_dict(self._stored_training)
             self._stored_training = None
         if done > 0 and done % classes == 0:
-            generator = self.data.generator("matching network pass", self.data.stage, iteration)
+            generator = self.data.generator("matching network pass", self.state.stage, iteration)
             self._training.train_pass(*self._real, self.net_images, self.augment, generator)
         return self._training.network
 
     def _new_training(self, life: int) -> OngoingTraining:
         """A network at random in the first stage, at a theta of the former stage later."""
-        data = self.data
-        with seeded(data.seed, "matching network", data.stage, life):
+        data, state = self.data, self.state
+        with seeded(data.seed, "matching network", state.stage, life):
             network = self.build_network()
-        if data.stage > 1:
-            assert data.trajectories is not None
-            generator = data.generator("matching network choice", data.stage, life)
-            expert = int(torch.randint(data.trajectories.number, (), generator=generator))
-            params = unflatten(data.trajectories.segment(expert, 0, 0)[0], dict(network.named_parameters()))
+        if state.stage > 1:
+            assert state.trajectories is not None
+            generator = data.generator("matching network choice", state.stage, life)
+            expert = int(torch.randint(state.trajectories.number, (), generator=generator))
+            params = unflatten(state.trajectories.segment(expert, 0, 0)[0], dict(network.named_parameters()))
             network.load_state_dict(params, strict=False)  # buffers, if any, begin anew
         return OngoingTraining(network, self.net_training)
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from pdd_lightning.callbacks import Evaluation, StageAdvance
+from pdd_lightning.callbacks import Evaluation
 from pdd_lightning.cli import PDDCLI, main
+from pdd_lightning.progression import StageAdvance
 from tests.cli.conftest import PROJECT
 
 CONFIGS = PROJECT / "configs"

@@ -88,9 +88,9 @@ def test_convert_says_what_it_wrote_and_what_was_lost(
     """A run's own set needs no data."""
     capsys.readouterr()
     pdd("convert", run / "distilled.safetensors", tmp_path / "set.parquet")
-    pdd("convert", run / "distilled.safetensors", tmp_path / "data.pt", "--form", "idc")
+    pdd("convert", run / "distilled.safetensors", tmp_path / "data.pt", "--format", "idc")
     printed = capsys.readouterr().out
-    assert f"{tmp_path / 'set.parquet'}: 6 images of 3 classes, 2 stages, parquet form" in printed
+    assert f"{tmp_path / 'set.parquet'}: 6 images of 3 classes, 2 stages, parquet format" in printed
     assert "Note: images are rounded to 8 bits per channel" in printed
     assert "Note: learned rates are not kept: 0.0" in printed and "--num_stages 2" in printed
 
@@ -99,7 +99,7 @@ def test_there_and_back(mtt: Path, data: Path, tmp_path: Path, capsys: pytest.Ca
     ours = tmp_path / "ours.safetensors"
     pdd("convert", mtt, ours, "--data", data, "--num_stages", 2)
     assert "Note: images are taken to be in the standard space of" in capsys.readouterr().out
-    pdd("convert", ours, tmp_path / "back", "--form", "mtt")
+    pdd("convert", ours, tmp_path / "back", "--format", "mtt")
     for name in ("images_best.pt", "labels_best.pt"):
         theirs = torch.load(mtt.with_name(name), weights_only=True)
         assert torch.equal(torch.load(tmp_path / "back" / name, weights_only=True), theirs)
@@ -109,7 +109,7 @@ def test_there_and_back(mtt: Path, data: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Path) -> None:
     torch.save([torch.rand(3, 3, 8, 8), torch.arange(3)], tmp_path / "data.pt")
-    words = ["--form", "folder", "--data", data, "--decode_factor", 2]
+    words = ["--format", "folder", "--data", data, "--decode_factor", 2]
     pdd("convert", tmp_path / "data.pt", tmp_path / "stored", *words)
     pdd("convert", tmp_path / "data.pt", tmp_path / "decoded", *words, "--decoded", "true")
     assert [len(list((tmp_path / name).rglob("*.png"))) for name in ("stored", "decoded")] == [3, 12]
@@ -120,7 +120,7 @@ def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Pa
     [
         (["SOURCE"], "name a source and a target"),
         (["SOURCE", "SOURCE", "a.safetensors"], "one distilled set at a time"),
-        (["SOURCE", "a.pt"], "choose one of safetensors, mtt, idc"),
+        (["SOURCE", "a.pt"], "choose one of safetensors, folder, mtt"),
         (["SOURCE", "TAKEN"], "exists: choose another name, or replace it with --overwrite true"),
         (["missing.pt", "a.safetensors"], "cannot read distilled set missing.pt"),
         (["SOURCE", "a.safetensors", "--num_stages", "3"], "itself says num_stages 2"),
@@ -199,7 +199,7 @@ def test_experts_need_network_and_data_and_an_empty_folder(
 def test_an_image_folder_of_distilled_images_is_evaluated(
     run: Path, image_folder: Path, network: Path, tmp_path: Path
 ) -> None:
-    pdd("convert", run / "distilled.safetensors", tmp_path / "set", "--form", "folder")
+    pdd("convert", run / "distilled.safetensors", tmp_path / "set", "--format", "folder")
     words = ["--data", "ImageFolder", "--data.root", image_folder, "--network", network]
     pdd("evaluate", tmp_path / "set", *words, "--num_networks", 1, "--epochs", 1, "--output", tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["images"] == 6

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from pdd_lightning.callbacks import StageObserver
+from pdd_lightning.progression import StageObserver
 
 
 class StoreRanks(StageObserver):
@@ -35,14 +35,15 @@ class StoreRanks(StageObserver):
 '''
 
 
-SUCCESSORS = ["--model.lr_label", 5.0, "--model.image_average", 0.9, "--model.first_max_start_epoch", 1]
+DATM = ["--model", "DATM", "--model.lr_label", 5.0, "--model.first_max_start_epoch", 1]
+FTD = ["--model", "FTD", "--model.image_average", 0.9]
 
 
 DISCARD = ["--stages.discard.keep", "[0.9,0.6]", "--stages.discard.networks", 3, "--stages.discard.epochs", 4]
 
 
 @pytest.mark.parametrize(
-    "options", [[], SUCCESSORS, DISCARD], ids=["plain", "soft labels and average", "easy examples left out"]
+    "options", [[], DATM, FTD, DISCARD], ids=["plain", "soft labels", "average", "easy examples left out"]
 )
 def test_two_processes_run_all_stages_with_equal_images(
     options: list[object], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -60,7 +61,7 @@ def test_two_processes_run_all_stages_with_equal_images(
         first, second = (torch.load(tmp_path / f"stage_{stage}_{rank}.pt") for rank in (0, 1))
         assert torch.equal(first["images"], second["images"])
         assert torch.equal(first["labels"], second["labels"])
-        assert first["labels"].is_floating_point() == (options == SUCCESSORS)
+        assert first["labels"].is_floating_point() == (options == DATM)
         assert len(first["images"]) == 3 * stage
     assert len(list((run / "experts" / "theta_1").glob("*.safetensors"))) == 2
     assert DistilledDataset(run / "distilled.safetensors").num_stages == 2

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pdd_lightning.data.real import ImageSplit, RealDataModule
+from pdd_lightning.data import ImageSplit, RealDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 
 CLASS_NAMES = ["circle", "square", "star"]

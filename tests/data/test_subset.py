@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pdd_lightning.data.digits import Digits
+from pdd_lightning.data.standard_sets import Digits
 from pdd_lightning.data.subset import ClassSubset, ClassTask, split_classes
 from pdd_lightning.errors import ConfigError
 from tests.tiny import Blobs

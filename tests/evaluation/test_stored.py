@@ -8,10 +8,11 @@ from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
-from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate_file, evaluation_tasks, rows_from_results
+from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate_file, evaluation_tasks
 from pdd_lightning.evaluation import stored as stored_module
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.results.store import rows_from_results
 from tests.tiny import NAMES, Blobs
 
 SETTINGS = EvaluationSettings(num_networks=2, epochs=5, lr=0.05, batch_size=16)

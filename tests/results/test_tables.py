@@ -9,15 +9,16 @@ import pytest
 
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.tables import (
+    Table,
     continual_table,
     csv_table,
     evaluation_table,
     flatten,
     markdown_table,
     over_seeds,
+    stage_line,
     stages_table,
     table_of,
-    text_table,
 )
 
 
@@ -38,7 +39,7 @@ def test_columns_without_a_difference_are_said_once() -> None:
     head, _, first = map(cells, table.splitlines()[:3])
     assert (head, first) == (["method", "accuracy %"], ["A", "50.0 ± 1.0"])
     assert table.endswith("In all rows: scored on: validation part.")
-    assert text_table(rows).startswith("In all rows: scored on: validation part.\n\n")
+    assert table_of(rows).text().startswith("In all rows: scored on: validation part.\n\n")
 
 
 def test_numbers_keep_three_digits_and_their_spread() -> None:
@@ -68,48 +69,70 @@ def test_csv_has_all_columns_and_digits() -> None:
     assert read[1]["seeds"] == "2"
 
 
+def entry(table: Table, line: int = 0) -> dict[str, str]:
+    """A line by heading."""
+    return dict(zip(table.headings, table.lines[line], strict=True))
+
+
 def test_evaluated_rows_say_what_they_are() -> None:
-    table = evaluation_table([row(), row("full real", images=90, steps=10, mean=0.9, n=1, std=0.0, epochs=[4])])
-    facts, _, head, _, first, second = table.splitlines()
+    table = evaluation_table([row(), row("full real", protocol="all images", images=90, steps=10, mean=0.9, n=1)])
     for fact in ("scored on: test part", "scored images: 9", "network: ConvNet, depth 2", "seed: 3"):
-        assert fact in facts
-    assert dict(zip(cells(head), cells(first), strict=False))["accuracy %"] == "50.0 ± 12.5"
-    assert cells(first)[:2] == ["distilled", "progressive"]
-    assert cells(second)[2:5] == ["90", "10", "90.0"], "a single network has no spread"
-    assert evaluation_table([]) == "nothing evaluated"
+        assert fact in table.facts()
+    assert entry(table)["accuracy %"] == "50.0 ± 12.5"
+    assert entry(table, 1)["accuracy %"] == "90.0", "a single network has no spread"
+    assert (entry(table, 1)["images"], entry(table, 1)["steps of each network"]) == ("90", "10")
+    assert table.text().splitlines()[-1].split() == ["full", "real", "all", "images", "90", "10", "90.0", "1", "7.25"]
+    assert evaluation_table([]).text() == "nothing to show"
+
+
+def test_what_phases_share_is_said_once() -> None:
+    table = evaluation_table([row(epochs=[5, 5], learning_rates=[0.02, 0.01]), row(epochs=[10], learning_rates=[0.02])])
+    assert [(entry(table, n)["epochs"], entry(table, n)["learning rates"]) for n in (0, 1)] == [
+        ("2 x 5", "0.02, 0.01"),
+        ("10", "0.02"),
+    ]
 
 
 def test_the_stage_is_a_column_where_there_are_several() -> None:
-    head = evaluation_table([row(stage=1), row()]).splitlines()[2]
-    assert "stage" in cells(head)
-    assert "stage" not in cells(evaluation_table([row(), row("random real")]).splitlines()[2])
+    full = row("full real", protocol="all images", stage=1, num_stages=1)
+    table = evaluation_table([row(stage=1), row(), full])
+    assert [entry(table, line)["stage"] for line in range(3)] == ["1", "2", ""]
+    assert "stage" not in evaluation_table([row(), row("random real"), full]).headings
+
+
+def report(**more: Any) -> StageReport:
+    seconds = {"experts": 1.0, "distil": 250.0, "transition": 3.0}
+    losses = {"first_loss": 1.5, "last_loss": 0.875, "lr_img": 1.0}
+    accuracy = {"val_accuracy": 0.75, "val_std": 0.02, "val_networks": 4}
+    return StageReport(
+        **{"stage": 1, "images": 3, **losses, **accuracy, "seconds": seconds, "peak_memory_mb": 800.4, **more}
+    )
 
 
 def test_stages_are_described_by_start_points_not_by_symbols() -> None:
-    seconds = {"experts": 1.0, "distil": 250.0, "transition": 3.0}
-    report = StageReport(
-        stage=1,
-        images=3,
-        lr_img=1.0,
-        first_loss=1.5,
-        last_loss=0.875,
-        val_accuracy=0.75,
-        val_std=0.0,
-        val_networks=1,
-        seconds=seconds,
-        peak_memory_mb=800.4,
+    table = stages_table([report(), report(stage=2, val_networks=1, val_std=0.0)])
+    found = entry(table)
+    assert (found["start-point accuracy %"], found["distillation s"], found["memory MB"]) == (
+        "75.0 ± 2.0",
+        "250",
+        "800",
     )
-    head, _, line = map(cells, stages_table([report]).splitlines())
-    found = dict(zip(head, line, strict=True))
-    assert (found["start-point accuracy %"], found["distillation s"], found["memory MB"]) == ("75.0", "250", "800")
-    assert "real images" not in found and "learned lr" not in found, "nobody says"
+    assert entry(table, 1)["start-point accuracy %"] == "75.0"
+    assert "real images" not in table.headings and "learned lr" not in table.headings, "nobody says"
+    assert "learned lr" in stages_table([report(learned_lr=0.0123)]).headings
+
+
+def test_a_finished_stage_is_a_line() -> None:
+    assert stage_line(report(learned_lr=0.0123), 5) == (
+        "Stage 1/5 done: 3 images, matching loss 1.500 -> 0.875, learned lr 0.0123, start-point accuracy 75.0 ± 2.0 %"
+        " (4 networks)"
+    )
 
 
 def test_memories_are_compared_in_percent() -> None:
     facts = {"protocol": "gdumb", "images": 5, "part": "val", "n": 2, "seconds": 3.0}
     figures = {"mean": 0.5, "std": 0.1, "forgetting": 0.25, "forgetting_std": 0.0}
-    head, _, line = map(cells, continual_table([{"row": "none", **figures, **facts}]).splitlines())
-    found = dict(zip(head, line, strict=True))
+    found = entry(continual_table([{"row": "none", **figures, **facts}]))
     assert (found["accuracy %"], found["forgetting %"], found["scored on"]) == (
         "50.0 ± 10.0",
         "25.0 ± 0.0",

@@ -8,7 +8,8 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.cases import Case, Frozen, Iteration
+from benchmarks.cases import Case, Iteration, in_precision
+from tests.tiny import change
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # there is nothing to copy to
 
@@ -32,13 +33,13 @@ def on_meta(method: str) -> Iteration:
     """An iteration of stage 2 whose stage, networks and batch are on the meta device."""
     case = Case(method, stage=2, real_batch=16, syn_steps=3, batch_syn=20, size=16, width=16)
     iteration = Iteration(case)
-    batch = iteration.stage.draw_batch(iteration.data, iteration.data.generator("batch", 0))
+    batch = iteration.stage.draw_batch(1, iteration.data.generator("batch", 0))
     iteration.case = replace(case, device="meta")
     iteration.stage.to("meta")
     if method == "MTT":
-        iteration.stage._form = "stored"  # the device has no memory to choose a form by
+        iteration.stage._mode = "stored"  # the device has no memory to choose a mode by
     iteration.data._sampler = None
-    type(iteration.stage).frozen = Frozen(iteration.data.union, iteration.case)
+    change(iteration.data, union=in_precision(iteration.data.union, iteration.case))
     iteration._batches[0] = move_data_to_device(batch, "meta")
     return iteration
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import start_network
 from pdd_lightning.networks import ConvNet, flatten
 from pdd_lightning.objectives import distribution_distance
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.stages import DistributionMatching
+from tests.tiny import change, started
 
 
 class Plain(nn.Module):
@@ -25,9 +25,8 @@ class Plain(nn.Module):
 def make(blobs, monkeypatch):
     def build(network, union=None, **options):
         stage = DistributionMatching(network, **options)
-        data = ProgressiveDataModule(blobs)
-        data.setup()
-        data.union = data.union if union is None else union
+        data = started(blobs)
+        change(data, union=data.union if union is None else union)
         monkeypatch.setattr(DistributionMatching, "data", property(lambda self: data))
         stage.setup("fit")
         stage.restart(generator_for(0, "images"))
@@ -52,13 +51,13 @@ class Theta:
 def test_the_loss_is_the_distance_of_mean_features_of_real_and_union(make, factory, staged_blobs):
     stage, data = make(factory, staged_blobs, ipc=2, augment="none", real_batch=5)
     count = sum(parameter.numel() for parameter in factory(3, 3, 8).parameters())
-    data.trajectories = Theta(torch.linspace(-0.5, 0.5, count))
-    batch = stage.draw_batch(data, generator_for(0, "batch"))
+    change(data, trajectories=Theta(torch.linspace(-0.5, 0.5, count)))
+    batch = stage.draw_batch(0, generator_for(0, "batch"))
     loss = stage.matching_loss(batch)
     loss.backward()
 
     network = start_network(stage.build_network, batch.start).eval()
-    assert torch.equal(flatten(dict(network.named_parameters())), data.trajectories.params)
+    assert torch.equal(flatten(dict(network.named_parameters())), data.state.trajectories.params)
     union = torch.cat([staged_blobs.images, stage.images.detach()])
     labels = torch.cat([staged_blobs.labels, stage.labels])
     sides = [[network.features(union[labels == c]).mean(0) for c in range(3)]]
@@ -75,8 +74,8 @@ def test_the_loss_is_the_distance_of_mean_features_of_real_and_union(make, facto
 
 
 def test_each_iteration_has_a_network_of_its_own(make, factory):
-    stage, data = make(factory)
-    seeds = {stage.draw_batch(data, generator_for(0, "batch", number)).start.seed for number in range(5)}
+    stage, _ = make(factory)
+    seeds = {stage.draw_batch(0, generator_for(0, "batch", number)).start.seed for number in range(5)}
     assert len(seeds) == 5
 
 
@@ -84,10 +83,10 @@ def test_batch_norm_networks_do_not_depend_on_the_synthetic_batch(make):
     """With statistics of real images, one class's images do not change the gradient of another's."""
     gradients = []
     for shift in (0.0, 3.0):
-        stage, data = make(partial(ConvNet, depth=2, width=4, norm="batch"), augment="none")
+        stage, _ = make(partial(ConvNet, depth=2, width=4, norm="batch"), augment="none")
         with torch.no_grad():
             stage.images[2] += shift
-        stage.matching_loss(stage.draw_batch(data, generator_for(0, "batch"))).backward()
+        stage.matching_loss(stage.draw_batch(0, generator_for(0, "batch"))).backward()
         gradients.append(stage.images.grad)
     torch.testing.assert_close(gradients[0][:2], gradients[1][:2])
     assert not torch.allclose(gradients[0][2], gradients[1][2])

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from pdd_lightning import distributed
-from pdd_lightning.callbacks import StageAdvance
-from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet, flatten
+from pdd_lightning.progression import StageAdvance
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.stages import GradientMatching
 from pdd_lightning.stages.gradient_matching import published_loops
+from tests.tiny import Watched, change, image_set, started
 
 
 class Theta:
@@ -39,13 +39,11 @@ class Held:
 def make(blobs, monkeypatch):
     """Makes a stage that is set up, with initial images, after the finished stages of a union."""
 
-    def build(union=None, norm="instance", **options):
-        stage = GradientMatching(partial(ConvNet, depth=2, width=4, norm=norm), **options)
-        data = ProgressiveDataModule(blobs)
-        data.setup()
+    def build(union=None, norm="instance", network=None, **options):
+        stage = GradientMatching(network or partial(ConvNet, depth=2, width=4, norm=norm), **options)
+        data = started(blobs)
         if union is not None:
-            data.union = union
-            data.trajectories = Theta(torch.linspace(-0.3, 0.3, parameter_count(stage)))
+            change(data, union=union, trajectories=Theta(torch.linspace(-0.3, 0.3, parameter_count(stage))))
         monkeypatch.setattr(GradientMatching, "data", property(lambda self: data))
         stage.setup("fit")
         stage.restart(generator_for(0, "images"))
@@ -64,8 +62,8 @@ def params_of(stage):
 
 def step(stage, data, iteration):
     """The loss of one iteration; returns the batch and the network's parameters too."""
-    data.iteration = iteration
-    batch = stage.draw_batch(data, generator_for(0, "batch", iteration))
+    change(data, iteration=iteration)
+    batch = stage.draw_batch(iteration, generator_for(0, "batch", iteration))
     loss = stage.matching_loss(batch)
     return loss, batch, params_of(stage)
 
@@ -109,15 +107,25 @@ def test_the_network_is_trained_on_the_images_as_they_are_then(make):
     assert not torch.equal(*results)
 
 
+def test_the_network_is_trained_on_frozen_and_new_images_together(make, staged_blobs):
+    stage, data = make(staged_blobs, network=Watched, outer=2, inner=3, augment="none")
+    step(stage, data, 0)
+    Watched.seen.clear()
+    step(stage, data, 1)
+    assert [len(batch) for batch in Watched.seen] == [12] * 3
+    for batch in Watched.seen:
+        assert image_set(batch) == image_set(staged_blobs.images) | image_set(stage.images)
+
+
 def test_later_stages_start_from_trained_networks(make, staged_blobs):
     stage, data = make(staged_blobs, outer=2)
-    assert torch.equal(step(stage, data, 0)[2], data.trajectories.params)
-    assert not torch.equal(step(stage, data, 1)[2], data.trajectories.params)
+    assert torch.equal(step(stage, data, 0)[2], data.state.trajectories.params)
+    assert not torch.equal(step(stage, data, 1)[2], data.state.trajectories.params)
 
 
 def test_later_stages_need_trained_networks(make, staged_blobs):
     stage, data = make(staged_blobs)
-    data.trajectories = None
+    change(data, trajectories=None)
     with pytest.raises(ConfigError, match="stage 3 starts from trained networks"):
         step(stage, data, 0)
 
@@ -137,7 +145,7 @@ def test_both_ways_over_the_classes_agree(make, staged_blobs, norm):
     results = []
     for classes in ("in_turn", "together"):
         stage, data = make(staged_blobs, norm=norm, classes=classes, outer=2, inner=1, augment="color_crop")
-        data.trajectories.params = stage_start(norm)
+        data.state.trajectories.params = stage_start(norm)
         loss, _, _ = step(stage, data, 0)
         loss.backward()
         results.append((loss.detach(), stage.images.grad))
@@ -163,10 +171,10 @@ def test_batch_norms_take_their_statistics_from_real_images_of_all_classes(make,
 
 
 def test_both_sides_of_a_class_share_one_draw(make, monkeypatch):
-    stage, data = make(augment="crop")
+    stage, _ = make(augment="crop")
     stage.outer = 1
     seen = []
-    draw_batch = stage.draw_batch(data, generator_for(0, "batch"))
+    draw_batch = stage.draw_batch(0, generator_for(0, "batch"))
     apply = stage.augment.__class__.__call__
     monkeypatch.setattr(stage.augment.__class__, "__call__", lambda self, x, d: seen.append(d) or apply(self, x, d))
     stage.matching_loss(draw_batch)

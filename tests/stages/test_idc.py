@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from pdd_lightning.augment import decode
-from pdd_lightning.callbacks import StageAdvance, TransitionSettings
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import to_unit
@@ -19,8 +18,9 @@ from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet, flatten
 from pdd_lightning.objectives import class_distance, kernel_distance
+from pdd_lightning.progression import StageAdvance, TransitionSettings
 from pdd_lightning.stages import IDC, idc
-from tests.tiny import Blobs
+from tests.tiny import Blobs, change, started
 
 SETTINGS = {"inner": 2, "batch_real": 8, "batch_syn": 6, "net_images": 24, "batch_net": 8, "lr_img": 0.2}
 CLASSES = 3
@@ -32,13 +32,12 @@ class Steps:
     def __init__(self, stage: IDC, data: ProgressiveDataModule) -> None:
         self.stage, self.data = stage, data
         stage._trainer = SimpleNamespace(datamodule=data)
-        data.setup()
         stage.setup("fit")
-        stage.restart(data.generator("initial images", data.stage))
+        stage.restart(data.generator("initial images", data.state.stage))
 
     def loss(self, iteration: int, seed: int = 0) -> torch.Tensor:
-        self.data.iteration = iteration
-        return self.stage.matching_loss(self.stage.draw_batch(self.data, torch.Generator().manual_seed(seed)))
+        change(self.data, iteration=iteration)
+        return self.stage.matching_loss(self.stage.draw_batch(iteration, torch.Generator().manual_seed(seed)))
 
 
 class Pool:
@@ -61,7 +60,8 @@ def steps(factory):
     """Makes a stage to step by hand; settings, images per class and data are the test's choice."""
 
     def make(real: Blobs | None = None, **changes: object) -> Steps:
-        return Steps(IDC(factory, **{**SETTINGS, **changes}), ProgressiveDataModule(real or Blobs()))
+        stage = IDC(factory, **{**SETTINGS, **changes})
+        return Steps(stage, started(real or Blobs(), stage.decode_factor))
 
     return make
 
@@ -69,9 +69,9 @@ def steps(factory):
 def freeze_stage(steps: Steps) -> None:
     """Ends stage 1 by hand."""
     stage, data = steps.stage, steps.data
-    data.union = stage.frozen.append(stage.images.detach().clone(), stage.labels)
-    data.trajectories = Pool(flatten(dict(stage.build_network().named_parameters())).numel())
-    stage.restart(data.generator("initial images", data.stage))
+    union = data.union.append(stage.images.detach().clone(), stage.labels)
+    change(data, union=union, trajectories=Pool(flatten(dict(stage.build_network().named_parameters())).numel()))
+    stage.restart(data.generator("initial images", data.state.stage))
 
 
 def parameters(steps: Steps) -> torch.Tensor:
@@ -98,8 +98,7 @@ def test_the_loss_is_that_of_the_definition(steps):
     taken = steps(match_augment="none", batch_syn=100)
     freeze_stage(taken)
     stage, data = taken.stage, taken.data
-    data.iteration = 0
-    batch = stage.draw_batch(data, torch.Generator().manual_seed(1))
+    batch = stage.draw_batch(0, torch.Generator().manual_seed(1))
     loss = stage.matching_loss(batch)
     loss.backward()
     network = stage._training.network
@@ -141,8 +140,7 @@ def test_constants_of_earlier_stages_change_neither_loss_nor_gradient(steps, cho
     """Of 16 pieces, each second pair is of the new images."""
     taken = steps(ipc=2)
     freeze_stage(taken)
-    taken.data.iteration = 1
-    batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(1))
+    batch = taken.stage.draw_batch(1, torch.Generator().manual_seed(1))
     frozen, new = ([index for index in chosen if (index % 4 >= 2) == learned] for learned in (False, True))
     batch = batch._replace(frozen=torch.tensor(frozen, dtype=torch.int64), new=torch.tensor(new, dtype=torch.int64))
     (loss, gradient), (joint, expected) = (exact(taken, batch, one_by_one) for one_by_one in (True, False))
@@ -155,13 +153,13 @@ def test_batch_norms_see_images_of_all_stages_at_once(steps, monkeypatch):
     """The reason why the others are not taken for constants there: it would be something else."""
     taken = steps(ipc=2, batch_syn=100)
     freeze_stage(taken)
-    taken.data.iteration = 1
-    batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(1))
+    batch = taken.stage.draw_batch(1, torch.Generator().manual_seed(1))
     apart, joint = (exact(taken, batch, one_by_one, "batch")[0] for one_by_one in (True, False))
     assert abs(apart - joint) > 1e-3 * joint
     seen = []
     taken.stage.network = partial(ConvNet, depth=2, width=6, norm="batch")
-    taken.data.trajectories = Pool(flatten(dict(taken.stage.build_network().named_parameters())).numel())
+    size = flatten(dict(taken.stage.build_network().named_parameters())).numel()
+    change(taken.data, trajectories=Pool(size))
     monkeypatch.setattr(idc, "class_distance", lambda network, params, sides, distance: seen.append(sides))
     taken.stage.matching_loss(batch)
     assert (len(seen[0].frozen), len(seen[0].new)) == (0, 16)
@@ -172,8 +170,7 @@ def test_classes_take_turns_and_batches_are_theirs(steps):
     freeze_stage(taken)
     train = taken.data.real.train
     for iteration in range(2 * CLASSES):
-        taken.data.iteration = iteration
-        batch = taken.stage.draw_batch(taken.data, torch.Generator().manual_seed(0))
+        batch = taken.stage.draw_batch(iteration, torch.Generator().manual_seed(0))
         assert sorted(batch.real.tolist()) == train.images_of_class(iteration % CLASSES).tolist()
         chosen = torch.cat([batch.frozen, batch.new])
         assert len(chosen) == 3 and int(chosen.max()) < 8
@@ -241,7 +238,7 @@ def test_the_published_rate_is_the_default(factory):
 def test_what_cannot_work_is_refused_before_anything_is_trained(factory, changes, real, error, message):
     stage = IDC(**{"network": factory, **SETTINGS, **changes})
     with pytest.raises(error, match=message):
-        Steps(stage, ProgressiveDataModule(real))
+        Steps(stage, started(real, stage.decode_factor))
 
 
 @pytest.mark.parametrize("bad", [{"factor": 0}, {"inner": 0}, {"net_images": 0}, {"lr_net": 0.0}, {"cutmix": 2.0}])

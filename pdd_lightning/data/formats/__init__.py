@@ -1,17 +1,25 @@
-"""Distilled sets in the forms that others use: opening any of them as a `DistilledDataset`, and writing them."""
+"""Distilled sets in the formats that others use: opening any of them as a `DistilledDataset`, and writing them."""
 
-from pdd_lightning.data.formats.content import ImportOptions
-from pdd_lightning.data.formats.opening import form_of, open_distilled
-from pdd_lightning.data.formats.trajectories import read_trajectories
-from pdd_lightning.data.formats.writing import FORMS, Form, form_for, save_as
+from importlib import import_module
+from pkgutil import iter_modules
+
+from pdd_lightning.data.formats.registry import (
+    FORMATS,
+    ImportOptions,
+    find_format,
+    open_distilled,
+    target_format,
+    writable_formats,
+)
+
+for _module in iter_modules(__path__):  # each registers its formats
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "FORMS",
-    "Form",
+    "FORMATS",
     "ImportOptions",
-    "form_for",
-    "form_of",
+    "find_format",
     "open_distilled",
-    "read_trajectories",
-    "save_as",
+    "target_format",
+    "writable_formats",
 ]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.formats.content import Content
-from pdd_lightning.data.formats.image_folder import picture, to_bytes_scale
-from pdd_lightning.data.formats.order import hard_labels
+from pdd_lightning.data.folder import decode_image
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.image_folder import png_files
+from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
@@ -23,166 +23,124 @@ from pdd_lightning.files import atomic_write_bytes
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
 
-_OWN = b"pdd_lightning"
-_FEATURES = b"huggingface"
+_OWN, _FEATURES = b"pdd_lightning", b"huggingface"
 
 
-def read(path: Path, real: RealDataModule) -> Content:
-    """Read the columns `image` and `label`, and `stage` and `soft_label` where they are.
+@register
+class Parquet(ForeignFormat):
+    """Columns `image` (PNG), `label` and `stage`, `soft_label` where labels are soft, and the rest as metadata."""
 
-    Classes go by the names that the file gives them, where it does.
+    name, title, files = "parquet", "Parquet", "a Parquet file"
+    suffix = ".parquet"
+    eight_bits = True
+    keeps = ("soft labels", "stages", "rates", "decode factor")
 
-    Raises:
-        DataError: A column is missing or unusable, or a class is not one of the real data.
-        DamagedFileError: The file is truncated or altered.
-        ConfigError: pyarrow is not installed.
-    """
-    arrow = _pyarrow()
-    try:
-        table = arrow.parquet.read_table(path)
-    except (arrow.ArrowException, OSError) as error:
-        raise DamagedFileError(f"{path} is damaged, or not a Parquet file: {error}") from error
-    missing = {"image", "label"} - set(table.column_names)
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {' and '.join(sorted(missing))}; it has {', '.join(table.column_names)}"
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether the file begins as such files do."""
+        return isinstance(content, bytes) and content.startswith(b"PAR1")
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the columns, of which `image` and `label` are needed; classes go by name where the file has names."""
+        arrow = _pyarrow()
+        try:
+            table = arrow.parquet.read_table(path)
+        except (arrow.ArrowException, OSError) as error:
+            raise DamagedFileError(f"{path} is damaged, or not a Parquet file: {error}") from error
+        columns, metadata = table.column_names, table.schema.metadata or {}
+        if missing := {"image", "label"} - set(columns):
+            raise DataError(f"{path} lacks the column {' and '.join(sorted(missing))}; it has {', '.join(columns)}")
+        return Contents(
+            images=_images(path, table["image"].to_pylist(), grayscale=real.image_shape[0] == 1),
+            labels=_labels(path, table, metadata, real),
+            stages=_tensor(path, table, "stage", torch.int64) if "stage" in columns else None,
+            **_description(path, metadata),
         )
-    metadata = table.schema.metadata or {}
-    stages = _tensor(path, table, "stage", torch.int64) if "stage" in table.column_names else None
-    return Content(
-        form="Parquet",
-        images=_images(path, table["image"].to_pylist(), real.image_shape[0]),
-        labels=_labels(path, table, _names(_parsed(metadata.get(_FEATURES))), real),
-        in_pixels=True,
-        stages=stages,
-        **_said(path, _parsed(metadata.get(_OWN))),
-    )
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write the set, and all that it says about itself."""
+        arrow, soft = _pyarrow(), dataset.labels.dim() == 2
+        images = [{"bytes": png, "path": name} for name, png in png_files(dataset)]
+        columns: dict[str, Any] = {
+            "image": arrow.array(images, arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])),
+            "label": arrow.array(hard_labels(dataset.labels).tolist(), arrow.int64()),
+            "stage": arrow.array(dataset.stages.tolist(), arrow.int64()),
+        }
+        # What `datasets` makes of the columns, in the words that its files use.
+        features: dict[str, Any] = {
+            "image": {"_type": "Image"},
+            "label": {"names": dataset.class_names, "_type": "ClassLabel"},
+            "stage": {"dtype": "int64", "_type": "Value"},
+        }
+        if soft:
+            columns["soft_label"] = arrow.array(dataset.labels.tolist(), arrow.list_(arrow.float32()))
+            # Older versions know no other name for lists, and newer ones still take it.
+            features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+        own = {
+            "learning_rates": dataset.learning_rates,
+            "decode_factor": dataset.synthetic.decode_factor,
+            "about": dataset.about(),
+        }
+        metadata = {_FEATURES: json.dumps({"info": {"features": features}}), _OWN: json.dumps(own)}
+        sink = arrow.BufferOutputStream()
+        arrow.parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), sink)
+        atomic_write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def write(path: Path, dataset: DistilledDataset) -> None:
-    """Write the set with 8 bits per channel, and with all that it says about itself.
-
-    Raises:
-        ConfigError: pyarrow is not installed, or the images have neither one channel nor three.
-    """
-    arrow = _pyarrow()
-    pixels = to_bytes_scale(dataset)
-    names = [f"stage{stage:02d}_{number:05d}.png" for number, stage in enumerate(dataset.stages.tolist())]
-    rows = [{"bytes": _png(image), "path": name} for image, name in zip(pixels, names, strict=True)]
-    columns: dict[str, Any] = {
-        "image": arrow.array(rows, arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])),
-        "label": arrow.array(hard_labels(dataset.labels).tolist(), arrow.int64()),
-        "stage": arrow.array(dataset.stages.tolist(), arrow.int64()),
-    }
-    if dataset.labels.dim() == 2:
-        columns["soft_label"] = arrow.array(dataset.labels.tolist(), arrow.list_(arrow.float32()))
-    own = {
-        "learning_rates": dataset.learning_rates,
-        "decode_factor": dataset.synthetic.decode_factor,
-        "about": dataset.about(),
-    }
-    metadata = {_FEATURES: json.dumps(_features(dataset)), _OWN: json.dumps(own)}
-    sink = arrow.BufferOutputStream()
-    arrow.parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), sink)
-    atomic_write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def _features(dataset: DistilledDataset) -> dict[str, Any]:
-    """What `datasets` makes of the columns, in the words that its files use."""
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"names": dataset.class_names, "_type": "ClassLabel"},
-        "stage": {"dtype": "int64", "_type": "Value"},
-    }
-    if dataset.labels.dim() == 2:
-        # Older versions know no other name for lists, and newer ones still take it.
-        features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    return {"info": {"features": features}}
-
-
-def _labels(path: Path, table: Any, names: list[str] | None, real: RealDataModule) -> Tensor:
+def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealDataModule) -> Tensor:
     """Return labels `[N]`, or soft ones `[N, classes]`, in the numbering of the real data."""
-    if names is None:
+    try:
+        names = [str(name) for name in json.loads(metadata[_FEATURES])["info"]["features"]["label"]["names"]]
+    except (KeyError, TypeError, ValueError):
         names = real.class_names
-    elif not set(names) <= set(real.class_names):
+    if not set(names) <= set(real.class_names):
         raise DataError(
             f"{path} does not belong to {real.name}: its class names: {names}, the data's: {real.class_names}"
         )
-    position = torch.tensor([real.class_names.index(name) for name in names])
+    indices = torch.tensor([real.class_names.index(name) for name in names])
     if "soft_label" in table.column_names:
         soft = _tensor(path, table, "soft_label", torch.float32)
         if soft.dim() != 2 or soft.shape[1] != len(names):
             raise DataError(f"{path}: soft labels must have {len(names)} entries each, one per class")
-        return torch.zeros(len(soft), real.num_classes).index_copy(1, position, soft)
+        return torch.zeros(len(soft), real.num_classes).index_copy(1, indices, soft)
     labels = _tensor(path, table, "label", torch.int64)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         raise DataError(f"{path}: labels must lie between 0 and {len(names) - 1}, for it has {len(names)} classes")
-    return position[labels]
+    return indices[labels]
 
 
-def _images(path: Path, rows: list[Any], channels: int) -> Tensor:
-    """Images `[N, C, H, W]` in [0, 1].
-
-    Raises:
-        DataError: One cannot be decoded, or they differ in size.
-    """
-    mode = "L" if channels == 1 else "RGB"
-    images = []
-    for number, row in enumerate(rows):
-        try:
-            with Image.open(io.BytesIO(row["bytes"])) as file:
-                pixels = np.asarray(file.convert(mode), dtype=np.uint8)
-        except Exception as error:  # the decoders raise many unrelated types on damaged files
-            raise DataError(f"{path}: image {number} cannot be read: {error}") from error
-        images.append(torch.from_numpy(pixels.copy()).reshape(*pixels.shape[:2], -1).permute(2, 0, 1))
+def _images(path: Path, rows: list[Any], grayscale: bool) -> Tensor:
+    """Return images `[N, C, H, W]` in [0, 1]."""
+    try:
+        files = [io.BytesIO(row["bytes"]) for row in rows]
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path}: the column image cannot be used: {error}") from error
+    images = [decode_image(file, None, grayscale, f"{number} of {path}") for number, file in enumerate(files)]
     if len({image.shape for image in images}) != 1:
         raise DataError(f"{path} holds no images, or images of different sizes")
-    return to_unit(torch.stack(images))
-
-
-def _png(pixels: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    picture(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return to_unit(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
 
 
 def _tensor(path: Path, table: Any, name: str, dtype: torch.dtype) -> Tensor:
     """Return a column of numbers, or of lists of as many numbers."""
-    values = table[name].to_pylist()
     try:
-        tensor = torch.tensor(values)
+        tensor = torch.tensor(table[name].to_pylist())
         if tensor.is_floating_point() != dtype.is_floating_point:
-            raise TypeError("numbers of another kind")
+            raise TypeError(f"its numbers are {tensor.dtype}")
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: the column {name} cannot be used: {error}") from error
     return tensor.to(dtype)
 
 
-def _said(path: Path, own: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file that `write` wrote says beside its columns."""
-    if not own:
+def _description(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return what a file that was written here says beside its columns."""
+    if _OWN not in metadata:
         return {}
     try:
+        own = json.loads(metadata[_OWN])
         rates = tuple(None if rate is None else float(rate) for rate in own["learning_rates"])
-        return {"rates": rates, "decode_factor": int(own["decode_factor"]), "metadata": dict(own["about"])}
+        return {"learning_rates": rates, "decode_factor": int(own["decode_factor"]), "metadata": dict(own["about"])}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} was altered: its own description cannot be read ({error})") from error
-
-
-def _names(features: dict[str, Any]) -> list[str] | None:
-    """Names of the classes, if the file gives them."""
-    try:
-        return [str(name) for name in features["info"]["features"]["label"]["names"]]
-    except (KeyError, TypeError):
-        return None
-
-
-def _parsed(text: bytes | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _pyarrow() -> Any:

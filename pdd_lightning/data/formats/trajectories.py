@@ -1,20 +1,43 @@
-"""Expert trajectories in trajectory matching's form: `replay_buffer_*.pt`."""
+"""Expert trajectories as trajectory matching's official code keeps them: `replay_buffer_*.pt`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.formats.tensor_files import load_tensors
+from pdd_lightning.data.formats.registry import Format, ImportOptions, load_tensors, register
 from pdd_lightning.errors import DataError
 
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
 
-class Trajectories:
-    """Experts of one or more files, for networks of one kind.
+
+@register
+class TrajectoryFiles(Format):
+    """Files of expert trajectories, which hold no distilled set: `ReplayBuffers` reads them."""
+
+    name, files = "trajectories", "replay_buffer_*.pt (expert trajectories of MTT)"
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a file of a list (experts) of lists (epochs) of lists (parameters)."""
+        return _is_nested(content)
+
+    def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> NoReturn:
+        """Refuse: there are no images.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"{path} holds expert trajectories, not a distilled set: `pdd convert` makes experts of it")
+
+
+class ReplayBuffers:
+    """Experts of one or more files, for networks of one kind; they stay on the disk until they are used.
 
     Args:
         paths: Files, each a list (experts) of lists (epochs) of the parameters in `network.parameters()` order.
@@ -31,10 +54,14 @@ class Trajectories:
         self._experts: list[tuple[str, Any]] = []
         shapes = [tuple(parameter.shape) for parameter in network.parameters()]
         for path in paths:
-            for number, expert in enumerate(read_trajectories(path)):
-                where = f"{path}, expert {number}"
-                _check_expert(where, expert, shapes)
-                self._experts.append((where, expert))
+            content = load_tensors(path)
+            if not _is_nested(content):
+                raise DataError(
+                    f"{path} holds no expert trajectories: expected a list of experts, each a list of epochs"
+                )
+            for number, expert in enumerate(content):
+                self._experts.append((f"{path}, expert {number}", expert))
+                _check_expert(*self._experts[-1], shapes)
         lengths = {len(expert) - 1 for _, expert in self._experts}
         if len(lengths) > 1:
             raise DataError(f"experts differ in their number of epochs ({sorted(lengths)}): convert them apart")
@@ -44,7 +71,7 @@ class Trajectories:
         return len(self._experts)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Parameters `[epochs + 1, P]` of one expert after another.
+        """Yield the parameters `[epochs + 1, P]` of one expert after another.
 
         Raises:
             DataError: Parameters are infinite or not a number.
@@ -56,8 +83,8 @@ class Trajectories:
             yield snapshots
 
 
-def is_trajectories(content: Any) -> bool:
-    """Whether a file's content is a list of lists of lists."""
+def _is_nested(content: Any) -> bool:
+    """Whether it is a list of lists of lists of tensors."""
     for _ in range(3):
         if not isinstance(content, list | tuple) or not content:
             return False
@@ -65,36 +92,17 @@ def is_trajectories(content: Any) -> bool:
     return isinstance(content, Tensor)
 
 
-def read_trajectories(path: Path) -> list[list[list[Tensor]]]:
-    """Read a file of trajectories; its tensors stay on the disk until they are used.
-
-    Raises:
-        DataError: The file is missing, holds code, or no trajectories.
-        DamagedFileError: The file is truncated or altered.
-    """
-    content = load_tensors(path)
-    if not is_trajectories(content):
-        raise DataError(f"{path} holds no expert trajectories: expected a list of experts, each a list of epochs")
-    return list(content)
-
-
 def _check_expert(where: str, expert: Any, shapes: list[tuple[int, ...]]) -> None:
     if not isinstance(expert, list | tuple) or len(expert) < 2:
         raise DataError(f"{where} is no trajectory: expected its parameters before the first and after every epoch")
     for epoch, values in enumerate(expert):
         values = values if isinstance(values, list | tuple) else [values]
-        found = [tuple(value.shape) if isinstance(value, Tensor) else None for value in values]
-        if found != shapes:
-            raise DataError(
-                f"{where}, epoch {epoch}: {_first_difference(found, shapes)}: name the network and the data that it was"
-                " recorded with"
-            )
+        found = [tuple(value.shape) if isinstance(value, Tensor) else "no tensor" for value in values]
+        for number, (one, other) in enumerate(zip_longest(found, shapes, fillvalue="none")):
+            if one != other:
+                raise DataError(
+                    f"{where}, epoch {epoch}: parameter {number} is {one}, the network's {other}: name the network and"
+                    " the data that it was recorded with"
+                )
         if any(value.dtype != torch.float32 for value in values):
             raise DataError(f"{where}, epoch {epoch}: parameters must be float32")
-
-
-def _first_difference(found: list[Any], shapes: list[tuple[int, ...]]) -> str:
-    for number, (one, other) in enumerate(zip(found, shapes, strict=False)):
-        if one != other:
-            return f"parameter {number} is {one}, the network's {other}"
-    return f"it has {len(found)} parameters, the network {len(shapes)}"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pdd_lightning.augment.multiformation import decode
-from pdd_lightning.data.formats import ImportOptions, form_of, open_distilled
+from pdd_lightning.data.formats import ImportOptions, find_format, open_distilled
 from pdd_lightning.errors import ConfigError, DataError
 
 CLASSES = 3
@@ -25,7 +25,7 @@ def numbers(dataset) -> list[int]:
 
 @pytest.fixture
 def mtt(tmp_path):
-    """Writes a folder in MTT's form."""
+    """Writes a folder in MTT's format."""
 
     def write(images, labels, rate=None):
         torch.save(images, tmp_path / "images_best.pt")
@@ -42,7 +42,7 @@ def test_mtt(mtt, blobs, named):
     images = numbered(6) - 0.5
     path = mtt(images, torch.tensor([0, 0, 1, 1, 2, 2])) / named
     dataset = open_distilled(path, blobs)
-    assert form_of(path) == "mtt"
+    assert find_format(path).name == "mtt"
     assert torch.equal(dataset.images, images) and dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert (dataset.num_stages, dataset.learning_rates) == (1, (None,))
     assert dataset.class_names == blobs.class_names and "network" not in dataset.metadata
@@ -103,7 +103,7 @@ def test_idc(tmp_path, blobs):
     images, labels = numbered(6), torch.tensor([0, 0, 1, 1, 2, 2])
     torch.save([images, labels], tmp_path / "data.pt")
     stored = open_distilled(tmp_path / "data.pt", blobs, ImportOptions(decode_factor=2), stored=True)
-    assert form_of(tmp_path / "data.pt") == "idc"
+    assert find_format(tmp_path / "data.pt").name == "idc"
     assert stored.synthetic.decode_factor == 2 and torch.equal(stored.labels, labels)
     torch.testing.assert_close(stored.to_pixels(), images)
     dataset = open_distilled(tmp_path / "data.pt", blobs, ImportOptions(decode_factor=2))
@@ -141,7 +141,7 @@ def test_dc(tmp_path, blobs, zipped):
     path = tmp_path / "res_DSA_CIFAR10_ConvNet_1ipc.pt"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     dataset = open_distilled(path, blobs)
-    assert form_of(path) == "dc"
+    assert find_format(path).name == "dc"
     assert torch.equal(dataset.images, images) and torch.equal(dataset.labels, labels)
 
 
@@ -166,8 +166,8 @@ def test_images_of_another_size_are_refused(mtt, blobs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_stages": 2}, "3 images of a kind do not fit 2 stages"),
-        ({"ipc": 2}, "3 images of a kind do not fit 1 stages of 2 images each"),
+        ({"num_stages": 2}, "3 images of a class do not fit 2 stages"),
+        ({"ipc": 2}, "3 images of a class do not fit 1 stages of 2 images each"),
         ({"ipc": 1, "num_stages": 2}, "ipc 1 means 3 stages"),
         ({"num_stages": 0}, "num_stages must be >= 1"),
     ],

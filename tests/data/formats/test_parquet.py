@@ -1,4 +1,4 @@
-"""The Parquet form, as Hugging Face's `datasets` sees it; that library itself is not needed."""
+"""The Parquet format, as Hugging Face's `datasets` sees it; that library itself is not needed."""
 
 import io
 import json
@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.formats import ImportOptions, open_distilled, save_as
+from pdd_lightning.data.formats import FORMATS, ImportOptions, open_distilled
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 
 
 @pytest.fixture
 def path(tmp_path, even, blobs):
     dataset = DistilledDataset.of(even, blobs.pixels, blobs.class_names, {}, stored=True)
-    save_as("parquet", tmp_path / "set.parquet", dataset)
+    FORMATS["parquet"].save(tmp_path / "set.parquet", dataset)
     return tmp_path / "set.parquet"
 
 
@@ -48,7 +48,7 @@ def test_the_schema_says_what_the_columns_are(path, soft, blobs, tmp_path):
         "stage": {"_type": "Value", "dtype": "int64"},
     }
     dataset = DistilledDataset.of(soft, blobs.pixels, blobs.class_names, {}, stored=True)
-    save_as("parquet", tmp_path / "soft.parquet", dataset)
+    FORMATS["parquet"].save(tmp_path / "soft.parquet", dataset)
     schema = pyarrow.parquet.read_schema(tmp_path / "soft.parquet")
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["soft_label"]["feature"] == {"_type": "Value", "dtype": "float32"}
@@ -94,11 +94,13 @@ def test_classes_go_by_name(tmp_path, blobs):
         ({"label": [0, None, 2]}, "the column label cannot be used"),
         ({"label": [0.0, 1.0, 2.0]}, "the column label cannot be used"),
         ({"stage": [1, 1, None]}, "the column stage cannot be used"),
-        ({"stage": [0, 1, 2]}, "stages must be 3 whole numbers"),
-        ({"stage": [1, 1, 10**12]}, "stages must be 3 whole numbers"),
+        ({"stage": [0, 1, 2]}, "stages must be 3 integers"),
+        ({"stage": [1, 1, 10**12]}, "stages must be 3 integers"),
         ({"soft_label": [[0.5], [1.0], [1.0]]}, "soft labels must have 3 entries"),
-        ({"image": [{"bytes": b"no image", "path": None}] * 3}, "image 0 cannot be read"),
-        ({"image": [{"bytes": None, "path": "a.png"}] * 3}, "image 0 cannot be read"),
+        ({"image": [{"bytes": b"no image", "path": None}] * 3}, "cannot read image 0 of .*a.parquet"),
+        ({"image": [{"bytes": None, "path": "a.png"}] * 3}, "cannot read image 0 of .*a.parquet"),
+        ({"image": [png(1)] * 3}, "the column image cannot be used"),
+        ({"image": [None] * 3}, "the column image cannot be used"),
         ({"image": [{"bytes": png(1, size), "path": None} for size in (8, 8, 4)]}, "images of different sizes"),
     ],
 )

@@ -23,14 +23,14 @@ class Hostile:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("place", ["alone", "in DC's form", "in MTT's labels"])
+@pytest.mark.parametrize("place", ["alone", "in DC's format", "in MTT's labels"])
 def test_code_in_a_file_does_not_run(tmp_path, blobs, zipped, place):
     trace = tmp_path / "it_ran"
     folder = tmp_path / "set"
     folder.mkdir()
     hostile = Hostile(trace)
     images = torch.zeros(3, 3, 8, 8)
-    content = {"alone": hostile, "in DC's form": {"data": [[images, hostile]]}, "in MTT's labels": images}[place]
+    content = {"alone": hostile, "in DC's format": {"data": [[images, hostile]]}, "in MTT's labels": images}[place]
     torch.save(content, folder / "images_best.pt", _use_new_zipfile_serialization=zipped)
     torch.save(hostile, folder / "labels_best.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(DataError, match=r"_best\.pt is refused: it holds \w+\.mkdir, .* could run code") as caught:
@@ -49,20 +49,20 @@ def test_a_bare_pickle_does_not_run(tmp_path, blobs):
     assert not trace.exists()
 
 
-def write(tmp_path, form, images, labels):
-    if form == "mtt":
+def write(tmp_path, name, images, labels):
+    if name == "mtt":
         torch.save(images, tmp_path / "images_best.pt")
         torch.save(labels, tmp_path / "labels_best.pt")
         return tmp_path / "images_best.pt"
     path = tmp_path / "file.pt"
-    torch.save([images, labels] if form == "idc" else {"data": [[images, labels]]}, path)
+    torch.save([images, labels] if name == "idc" else {"data": [[images, labels]]}, path)
     return path
 
 
 GOOD, LABELS = torch.full((3, 3, 8, 8), 0.5), torch.arange(3)
 
 
-@pytest.mark.parametrize("form", ["mtt", "idc", "dc"])
+@pytest.mark.parametrize("name", ["mtt", "idc", "dc"])
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -75,7 +75,7 @@ GOOD, LABELS = torch.full((3, 3, 8, 8), 0.5), torch.arange(3)
         (GOOD, LABELS > 0, r"labels must be .* got \[3\] torch\.bool"),
         (GOOD, LABELS + 1, "labels lie between 1 and 3, but the data has 3 classes"),
         (GOOD, LABELS - 1, "labels lie between -1 and 1"),
-        (GOOD, torch.zeros(3, 4), r"soft labels must be \[3, 3\], got \[3, 4\]"),
+        (GOOD, torch.zeros(3, 4), r"labels must be \[3\] integers or \[3, 3\] float32 .* got \[3, 4\]"),
         (GOOD, torch.eye(3) * 2, "soft labels are not probabilities"),
         (GOOD, torch.tensor([[1.5, -0.5, 0]]).repeat(3, 1), "soft labels are not probabilities"),
         (GOOD, torch.eye(3) * float("nan"), "soft labels are not probabilities"),
@@ -88,21 +88,21 @@ GOOD, LABELS = torch.full((3, 3, 8, 8), 0.5), torch.arange(3)
         ),
     ],
 )
-def test_images_and_labels_that_form_no_set(tmp_path, blobs, form, images, labels, message):
+def test_images_and_labels_that_form_no_set(tmp_path, blobs, name, images, labels, message):
     with pytest.raises(DataError, match=message):
-        open_distilled(write(tmp_path, form, images, labels), blobs, ImportOptions(decode_factor=1))
+        open_distilled(write(tmp_path, name, images, labels), blobs, ImportOptions(decode_factor=1))
 
 
 def test_idc_images_outside_the_unit_range(tmp_path, blobs):
-    with pytest.raises(DataError, match=r"pixels lie between 0\.5 and 1\.5, but images of IDC form lie in \[0, 1\]"):
+    with pytest.raises(DataError, match=r"pixels lie between 0\.5 and 1\.5, but this format keeps them in \[0, 1\]"):
         open_distilled(write(tmp_path, "idc", GOOD + torch.eye(8), LABELS), blobs, ImportOptions(decode_factor=1))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}}, "no distilled set of a known form"),
-        ([1, 2, 3], "no distilled set of a known form"),
+        ({"state_dict": {}}, "no distilled set of a known format"),
+        ([1, 2, 3], "no distilled set of a known format"),
         ({"data": []}, "'data' should be a list of"),
         ([[[torch.zeros(2)], [torch.zeros(2)]]], "expert trajectories, not a distilled set"),
         (torch.zeros(3), r"not called images_"),
@@ -142,7 +142,7 @@ def test_an_archive_of_something_else(tmp_path, blobs):
 @pytest.mark.parametrize("name", ["notes.txt", "none.pt", "none.safetensors", "."])
 def test_what_is_not_there_or_no_set_at_all(tmp_path, blobs, name):
     (tmp_path / "notes.txt").write_text("some text that is no set")
-    with pytest.raises(DataError, match=r"known form|cannot read"):
+    with pytest.raises(DataError, match=r"known format|cannot read"):
         open_distilled(tmp_path / name, blobs)
 
 

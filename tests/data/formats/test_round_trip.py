@@ -1,4 +1,4 @@
-"""A set that is written in a form and opened again."""
+"""A set that is written in a format and opened again."""
 
 import shutil
 from dataclasses import replace
@@ -8,8 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.data.formats import FORMS, ImportOptions, form_for, form_of, mtt, open_distilled, save_as
+from pdd_lightning.data import Digits, DistilledDataset, save_distilled
+from pdd_lightning.data.formats import (
+    FORMATS,
+    ImportOptions,
+    find_format,
+    official,
+    open_distilled,
+    target_format,
+    writable_formats,
+)
 from pdd_lightning.errors import ConfigError, DataError
 
 METADATA = {"network": {"class_path": "pdd_lightning.networks.ConvNet", "init_args": {"width": 8}}, "method": "IDC"}
@@ -21,8 +29,8 @@ NAMES = {
     "folder": "images",
     "parquet": "set.parquet",
 }
-# What each form leaves to the options, for a set of two stages.
-UNTOLD = {"idc": {"num_stages": 2, "decode_factor": 1}, "dc": {"num_stages": 2}}
+# What each format leaves to the options, for a set of two stages.
+MISSING = {"idc": {"num_stages": 2, "decode_factor": 1}, "dc": {"num_stages": 2}}
 
 
 @pytest.fixture
@@ -30,77 +38,77 @@ def dataset(even, blobs):
     return DistilledDataset.of(even, blobs.pixels, blobs.class_names, METADATA, stored=True)
 
 
-def there_and_back(tmp_path, form, dataset, real, **options):
-    path = tmp_path / NAMES[form]
-    save_as(form, path, dataset)
-    assert form_of(path) == form
-    told = options or UNTOLD.get(form, {})
-    return open_distilled(path, real, ImportOptions(**told), stored=True)
+def there_and_back(tmp_path, name, dataset, real, **options):
+    path = tmp_path / NAMES[name]
+    FORMATS[name].save(path, dataset)
+    assert find_format(path).name == name
+    options = options or MISSING.get(name, {})
+    return open_distilled(path, real, ImportOptions(**options), stored=True)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "mtt", "dc"])
-def test_forms_of_numbers_keep_every_bit(tmp_path, dataset, blobs, form):
-    back = there_and_back(tmp_path, form, dataset, blobs)
-    order = [0, 1, 2, 3, 4, 5] if form != "dc" else torch.argsort(dataset.stages * 3 + dataset.labels).tolist()
+@pytest.mark.parametrize("name", ["safetensors", "mtt", "dc"])
+def test_formats_of_numbers_keep_every_bit(tmp_path, dataset, blobs, name):
+    back = there_and_back(tmp_path, name, dataset, blobs)
+    order = [0, 1, 2, 3, 4, 5] if name != "dc" else torch.argsort(dataset.stages * 3 + dataset.labels).tolist()
     assert torch.equal(back.images, dataset.images[order])
     assert torch.equal(back.labels, dataset.labels[order]) and torch.equal(back.stages, dataset.stages)
-    assert back.learning_rates == ((None, None) if form == "dc" else (0.02, 0.013))
+    assert back.learning_rates == ((None, None) if name == "dc" else (0.02, 0.013))
 
 
-@pytest.mark.parametrize("form", ["idc", "folder", "parquet"])
-def test_forms_of_pixels_keep_what_can_be_seen(tmp_path, dataset, blobs, form):
-    back = there_and_back(tmp_path, form, dataset, blobs)
+@pytest.mark.parametrize("name", ["idc", "folder", "parquet"])
+def test_formats_of_pixels_keep_what_can_be_seen(tmp_path, dataset, blobs, name):
+    back = there_and_back(tmp_path, name, dataset, blobs)
     order = torch.argsort(dataset.stages * 3 + dataset.labels)
-    if form == "parquet":
+    if name == "parquet":
         order = torch.arange(6)
     assert torch.equal(back.labels, dataset.labels[order]) and torch.equal(back.stages, dataset.stages)
     expected = dataset.to_pixels()[order]
-    bound = 1e-6 if form == "idc" else 0.5 / 255 + 1e-6
+    bound = 1e-6 if name == "idc" else 0.5 / 255 + 1e-6
     assert float((back.to_pixels() - expected).abs().max()) <= bound
-    assert back.learning_rates == ((0.02, 0.013) if form == "parquet" else (None, None))
+    assert back.learning_rates == ((0.02, 0.013) if name == "parquet" else (None, None))
 
 
-@pytest.mark.parametrize("form", ["mtt", "safetensors", "parquet"])
-def test_soft_labels_that_are_kept(tmp_path, soft, blobs, form):
+@pytest.mark.parametrize("name", ["mtt", "safetensors", "parquet"])
+def test_soft_labels_that_are_kept(tmp_path, soft, blobs, name):
     dataset = DistilledDataset.of(soft, blobs.pixels, blobs.class_names, {}, stored=True)
-    back = there_and_back(tmp_path, form, dataset, blobs, num_stages=None)
+    back = there_and_back(tmp_path, name, dataset, blobs, num_stages=None)
     assert torch.equal(back.labels, soft.labels)
-    assert back.num_stages == (1 if form == "mtt" else 2), "stages of unequal size cannot be told apart"
+    assert back.num_stages == (1 if name == "mtt" else 2), "stages of unequal size cannot be told apart"
 
 
-@pytest.mark.parametrize("form", ["idc", "dc", "folder"])
-def test_soft_labels_that_are_not_kept(tmp_path, soft, blobs, form):
+@pytest.mark.parametrize("name", ["idc", "dc", "folder"])
+def test_soft_labels_that_are_not_kept(tmp_path, soft, blobs, name):
     dataset = DistilledDataset.of(soft, blobs.pixels, blobs.class_names, {}, stored=True)
-    notes = save_as(form, tmp_path / NAMES[form], dataset)
+    notes = FORMATS[name].save(tmp_path / NAMES[name], dataset)
     assert "soft labels are not kept: each image has its most probable class" in notes
-    back = open_distilled(tmp_path / NAMES[form], blobs, ImportOptions(decode_factor=1))
+    back = open_distilled(tmp_path / NAMES[name], blobs, ImportOptions(decode_factor=1))
     assert back.labels.bincount(minlength=3).tolist() == soft.labels.argmax(1).bincount(minlength=3).tolist()
 
 
-@pytest.mark.parametrize("form", ["mtt", "idc", "dc", "folder"])
-def test_what_is_lost_is_said(tmp_path, even, blobs, form):
+@pytest.mark.parametrize("name", ["mtt", "idc", "dc", "folder"])
+def test_what_is_lost_is_said(tmp_path, even, blobs, name):
     tiled = replace(even, decode_factor=2)
     dataset = DistilledDataset.of(tiled, blobs.pixels, blobs.class_names, {}, stored=True)
-    notes = " / ".join(save_as(form, tmp_path / NAMES[form], dataset))
-    assert ("learned rates are not kept: 0.02, 0.013" in notes) == (form != "mtt")
-    assert ("read it with --num_stages 2" in notes) == (form in ("idc", "dc"))
+    notes = " / ".join(FORMATS[name].save(tmp_path / NAMES[name], dataset))
+    assert ("learned rates are not kept: 0.02, 0.013" in notes) == (name != "mtt")
+    assert ("read it with --num_stages 2" in notes) == (name in ("idc", "dc"))
     assert "each image stands for 4 training images: read it with --decode_factor 2" in notes
-    assert ("8 bits" in notes) == (form == "folder")
-    assert ("images are normalised, which is not said: read it with data of mean [" in notes) == (form in ("mtt", "dc"))
+    assert ("8 bits" in notes) == (name == "folder")
+    assert ("images are normalised, which is not said: read it with data of mean [" in notes) == (name in ("mtt", "dc"))
 
 
 def test_a_whitened_set_says_that_it_is(tmp_path, even, whitened):
     dataset = DistilledDataset.of(even, whitened.pixels, whitened.class_names, {}, stored=True)
-    (note, *_) = save_as("mtt", tmp_path / "mtt", dataset)
+    (note, *_) = FORMATS["mtt"].save(tmp_path / "mtt", dataset)
     assert "ZCA-whitened" in note and "normalization zca" in note
-    assert save_as("safetensors", tmp_path / "set.safetensors", dataset) == []
+    assert FORMATS["safetensors"].save(tmp_path / "set.safetensors", dataset) == []
 
 
 def test_pixels_outside_the_range_are_clipped_and_counted(tmp_path, even, blobs):
     images = blobs.pixels.encode(torch.full((6, 3, 8, 8), 0.5))
     images[:3] = blobs.pixels.encode(torch.full((3, 3, 8, 8), 1.25))
     dataset = DistilledDataset.of(replace(even, images=images), blobs.pixels, blobs.class_names, {}, stored=True)
-    notes = save_as("idc", tmp_path / "data.pt", dataset)
+    notes = FORMATS["idc"].save(tmp_path / "data.pt", dataset)
     assert "50.0% of the pixel values lay outside [0, 1] and were clipped" in notes
     pixels, _ = torch.load(tmp_path / "data.pt", weights_only=True)
     assert float(pixels.max()) == 1.0
@@ -108,20 +116,20 @@ def test_pixels_outside_the_range_are_clipped_and_counted(tmp_path, even, blobs)
 
 def test_stages_of_unequal_size_cannot_be_told_apart(tmp_path, staged_blobs, blobs):
     dataset = DistilledDataset.of(staged_blobs, blobs.pixels, blobs.class_names, {}, stored=True)
-    for form in ("mtt", "idc", "dc"):
-        notes = save_as(form, tmp_path / form, dataset)
+    for name in ("mtt", "idc", "dc"):
+        notes = FORMATS[name].save(tmp_path / name, dataset)
         assert "stages are not kept, since they differ in size" in notes
         assert "learned rates are not kept: 0.02, none" in notes
-        assert open_distilled(tmp_path / form, blobs, ImportOptions(decode_factor=1)).num_stages == 1
+        assert open_distilled(tmp_path / name, blobs, ImportOptions(decode_factor=1)).num_stages == 1
 
 
-@pytest.mark.parametrize("form", ["safetensors", "parquet"])
-def test_forms_that_say_themselves_what_they_hold(tmp_path, even, blobs, form):
+@pytest.mark.parametrize("name", ["safetensors", "parquet"])
+def test_formats_that_say_themselves_what_they_hold(tmp_path, even, blobs, name):
     tiled = replace(even, decode_factor=2)
     dataset = DistilledDataset.of(tiled, blobs.pixels, blobs.class_names, METADATA, stored=True)
-    back = there_and_back(tmp_path, form, dataset, blobs)
+    back = there_and_back(tmp_path, name, dataset, blobs)
     assert back.synthetic.decode_factor == 2 and METADATA.items() <= back.metadata.items()
-    path = tmp_path / NAMES[form]
+    path = tmp_path / NAMES[name]
     assert len(open_distilled(path, blobs)) == 24
     assert open_distilled(path, blobs, ImportOptions(num_stages=2, decode_factor=2)).num_stages == 2
     for wrong in ({"num_stages": 3}, {"decode_factor": 3}, {"ipc": 1}):
@@ -131,8 +139,8 @@ def test_forms_that_say_themselves_what_they_hold(tmp_path, even, blobs, form):
 
 def test_the_plain_files_hold_what_the_methods_code_expects(tmp_path, dataset, blobs):
     """Read by hand, as that code does."""
-    for form in ("mtt", "idc", "dc"):
-        save_as(form, tmp_path / NAMES[form], dataset)
+    for name in ("mtt", "idc", "dc"):
+        FORMATS[name].save(tmp_path / NAMES[name], dataset)
     labels = torch.load(tmp_path / "mtt" / "labels_best.pt", weights_only=True)
     assert labels.dtype == torch.int64 and labels.tolist() == dataset.labels.tolist()
     assert torch.load(tmp_path / "mtt" / "syn_lr_best.pt", weights_only=True).tolist() == [0.02, 0.013]
@@ -145,7 +153,7 @@ def test_the_plain_files_hold_what_the_methods_code_expects(tmp_path, dataset, b
 
 
 def test_image_files_lie_by_class_and_name_their_stage(tmp_path, dataset):
-    save_as("folder", tmp_path / "set", dataset)
+    FORMATS["folder"].save(tmp_path / "set", dataset)
     files = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").rglob("*.png"))
     assert len(files) == 6 and [name.split("/")[:2] for name in files[:2]] == [["train", "blue"]] * 2
     assert ["stage01_" in files[0], "stage02_" in files[1]] == [True, True]
@@ -154,19 +162,17 @@ def test_image_files_lie_by_class_and_name_their_stage(tmp_path, dataset):
 
 
 def test_grey_images(tmp_path, blobs, even):
-    from pdd_lightning.data.digits import Digits
-
     digits = Digits()
     digits.setup()
     images = digits.pixels.encode(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     dataset = DistilledDataset.of(replace(even, images=images), digits.pixels, digits.class_names, {}, stored=True)
-    for form in ("folder", "parquet"):
-        back = there_and_back(tmp_path, form, dataset, digits)
+    for name in ("folder", "parquet"):
+        back = there_and_back(tmp_path, name, dataset, digits)
         assert back.images.shape == (6, 1, 8, 8) and set(back.labels.tolist()) == {0, 1, 2}
 
 
 def test_image_files_of_any_other_name_are_one_stage(tmp_path, dataset, blobs):
-    save_as("folder", tmp_path / "set", dataset)
+    FORMATS["folder"].save(tmp_path / "set", dataset)
     for number, path in enumerate(sorted((tmp_path / "set").rglob("*.png"))):
         path.rename(path.with_name(f"{number}.png"))
     assert open_distilled(tmp_path / "set", blobs).num_stages == 1
@@ -174,7 +180,7 @@ def test_image_files_of_any_other_name_are_one_stage(tmp_path, dataset, blobs):
 
 
 def test_a_folder_of_no_class_is_refused(tmp_path, dataset, blobs):
-    save_as("folder", tmp_path / "set", dataset)
+    FORMATS["folder"].save(tmp_path / "set", dataset)
     (tmp_path / "set" / "train" / "red").rename(tmp_path / "set" / "train" / "violet")
     with pytest.raises(DataError, match="folders that are no classes of Blobs: violet"):
         open_distilled(tmp_path / "set", blobs)
@@ -189,22 +195,24 @@ def test_class_names_with_slashes(tmp_path, even, blobs):
     assert sorted(back.labels.tolist()) == [0, 0, 1, 1, 2, 2] and (tmp_path / "images/train/top_shirt").is_dir()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_is_there_is_replaced_only_when_asked_to(tmp_path, dataset, even, blobs, form):
-    path = tmp_path / NAMES[form]
-    save_as(form, path, dataset)
+@pytest.mark.parametrize("name", writable_formats())
+def test_what_is_there_is_replaced_only_when_asked_to(tmp_path, dataset, even, blobs, name):
+    path = tmp_path / NAMES[name]
+    FORMATS[name].save(path, dataset)
     first = DistilledDataset.of(even.stage(1).union(1), blobs.pixels, blobs.class_names, {}, stored=True)
     with pytest.raises(ConfigError, match="exists: choose another name, or replace it with --overwrite true"):
-        save_as(form, path, first)
+        FORMATS[name].save(path, first)
     assert len(open_distilled(path, blobs, ImportOptions(decode_factor=1))) == 6
-    save_as(form, path, first, overwrite=True)
+    FORMATS[name].save(path, first, overwrite=True)
     assert len(open_distilled(path, blobs, ImportOptions(decode_factor=1))) == 3
 
 
 def test_rates_of_a_former_set_do_not_stay(tmp_path, dataset, even, blobs):
-    save_as("mtt", tmp_path, dataset)
+    FORMATS["mtt"].save(tmp_path, dataset)
     without = replace(even, learning_rates=(None, None))
-    save_as("mtt", tmp_path, DistilledDataset.of(without, blobs.pixels, blobs.class_names, {}, True), overwrite=True)
+    FORMATS["mtt"].save(
+        tmp_path, DistilledDataset.of(without, blobs.pixels, blobs.class_names, {}, True), overwrite=True
+    )
     assert open_distilled(tmp_path, blobs, ImportOptions(num_stages=2)).learning_rates == (None, None)
     assert open_distilled(tmp_path, blobs).num_stages == 1
 
@@ -212,30 +220,30 @@ def test_rates_of_a_former_set_do_not_stay(tmp_path, dataset, even, blobs):
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_set_that_was_replaced_in_part_is_refused(tmp_path, dataset, blobs, monkeypatch, written):
     """Rather than taken for images of the one set with labels of the other."""
-    save_as("mtt", tmp_path, dataset)
-    whole, left = mtt.atomic_write_bytes, iter(range(written))
+    FORMATS["mtt"].save(tmp_path, dataset)
+    whole, left = official.atomic_write_bytes, iter(range(written))
 
     def write(path, data):
         if next(left, None) is None:
             raise KeyboardInterrupt
         whole(path, data)
 
-    monkeypatch.setattr(mtt, "atomic_write_bytes", write)
+    monkeypatch.setattr(official, "atomic_write_bytes", write)
     with pytest.raises(KeyboardInterrupt):
-        save_as("mtt", tmp_path, dataset, overwrite=True)
+        FORMATS["mtt"].save(tmp_path, dataset, overwrite=True)
     with pytest.raises(DataError, match="lacks its labels"):
         open_distilled(tmp_path, blobs)
 
 
 def test_the_former_image_folder_is_not_deleted_in_its_place(tmp_path, dataset, blobs, monkeypatch):
-    save_as("folder", tmp_path, dataset)
+    FORMATS["folder"].save(tmp_path, dataset)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before
-    save_as("folder", tmp_path, dataset.union(1), overwrite=True)
+    FORMATS["folder"].save(tmp_path, dataset.union(1), overwrite=True)
     assert len(open_distilled(tmp_path, blobs)) == 3
 
 
 def test_an_image_folder_that_cannot_be_replaced_stays(tmp_path, dataset, blobs, monkeypatch):
-    save_as("folder", tmp_path, dataset)
+    FORMATS["folder"].save(tmp_path, dataset)
     rename, fails = Path.rename, iter([False, True, False])
 
     def sometimes(path, target):
@@ -245,7 +253,7 @@ def test_an_image_folder_that_cannot_be_replaced_stays(tmp_path, dataset, blobs,
 
     monkeypatch.setattr(Path, "rename", sometimes)
     with pytest.raises(OSError, match="disk"):
-        save_as("folder", tmp_path, dataset.union(1), overwrite=True)
+        FORMATS["folder"].save(tmp_path, dataset.union(1), overwrite=True)
     assert len(open_distilled(tmp_path, blobs)) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
 
@@ -255,23 +263,24 @@ def test_other_peoples_images_are_not_replaced(tmp_path, dataset):
     photo.parent.mkdir(parents=True)
     photo.touch()
     with pytest.raises(ConfigError, match=r"holds files that no distilled set left, such as .*holiday\.png"):
-        save_as("folder", tmp_path, dataset, overwrite=True)
+        FORMATS["folder"].save(tmp_path, dataset, overwrite=True)
     assert photo.exists()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_file_is_no_folder_and_the_other_way_round(tmp_path, dataset, form):
+@pytest.mark.parametrize("name", writable_formats())
+def test_a_file_is_no_folder_and_the_other_way_round(tmp_path, dataset, name):
     path = tmp_path / "target"
-    path.touch() if form in ("mtt", "folder") else path.mkdir()
+    path.touch() if name in ("mtt", "folder") else path.mkdir()
     with pytest.raises(ConfigError, match=r"target (is a|exists)"):
-        save_as(form, path, dataset, overwrite=True)
+        FORMATS[name].save(path, dataset, overwrite=True)
 
 
-def test_the_name_says_the_form_or_it_is_given():
-    assert form_for("a.safetensors") == "safetensors" and form_for("a.parquet") == "parquet"
-    assert form_for("a.parquet", "idc") == "idc"
-    with pytest.raises(ConfigError, match=r"the name a\.pt does not say .* with --form"):
-        form_for("a.pt")
+def test_the_name_says_the_format_or_it_is_given():
+    assert target_format("a.safetensors").name == "safetensors" and target_format("a.parquet").name == "parquet"
+    assert target_format("a.parquet", "idc").name == "idc"
+    for name in (None, "trajectories"):  # which can only be read
+        with pytest.raises(ConfigError, match=r"the name a\.pt does not say .* with --format"):
+            target_format("a.pt", name)
 
 
 def test_sets_of_this_package_need_no_data(tmp_path, even, blobs):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pdd_lightning.data.formats.trajectories import Trajectories
+from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import DataError
 from pdd_lightning.networks import ConvNet
 
@@ -29,7 +29,7 @@ def write(tmp_path):
 
 def test_experts_of_several_files_come_one_after_another(write):
     first, second = buffer(2), buffer(1)
-    trajectories = Trajectories([write(first), write(second, 1)], network())
+    trajectories = ReplayBuffers([write(first), write(second, 1)], network())
     assert (len(trajectories), trajectories.epochs) == (3, EPOCHS)
     for expert, snapshots in zip([*first, *second], trajectories, strict=True):
         expected = torch.stack([torch.cat([value.flatten() for value in epoch]) for epoch in expert])
@@ -40,9 +40,9 @@ def test_parameters_of_another_network_are_refused(write):
     with pytest.raises(
         DataError, match=r"expert 0, epoch 0: parameter 0 is \(4, 3, 3, 3\), the network's \(5, 3, 3, 3\)"
     ):
-        Trajectories([write(buffer())], ConvNet(3, 3, 8, depth=1, width=5))
+        ReplayBuffers([write(buffer())], ConvNet(3, 3, 8, depth=1, width=5))
     with pytest.raises(DataError, match=r"parameter 4 is \(3, 64\), the network's \(4, 4, 3, 3\)"):
-        Trajectories([write(buffer())], ConvNet(3, 3, 8, depth=2, width=4))
+        ReplayBuffers([write(buffer())], ConvNet(3, 3, 8, depth=2, width=4))
 
 
 def spoil(content, change):
@@ -54,28 +54,29 @@ def spoil(content, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda epoch: epoch[:-1], "expert 1, epoch 2: it has 5 parameters, the network 6"),
+        (lambda epoch: epoch[:-1], r"expert 1, epoch 2: parameter 5 is none, the network's \(3,\)"),
         (lambda epoch: [value.half() for value in epoch], "expert 1, epoch 2: parameters must be float32"),
-        (lambda epoch: ["text", *epoch[1:]], "expert 1, epoch 2: parameter 0 is None"),
+        (lambda epoch: [*epoch, "text"], "expert 1, epoch 2: parameter 6 is no tensor, the network's none"),
+        (lambda epoch: ["text", *epoch[1:]], "expert 1, epoch 2: parameter 0 is no tensor"),
         (lambda epoch: [value * float("inf") for value in epoch], "expert 1: parameters are infinite"),
     ],
 )
 def test_experts_that_cannot_be_used(write, change, message):
     with pytest.raises(DataError, match=message):
-        list(Trajectories([write(spoil(buffer(), change))], network()))
+        list(ReplayBuffers([write(spoil(buffer(), change))], network()))
 
 
 def test_experts_of_different_length_are_refused(write):
     with pytest.raises(DataError, match=r"differ in their number of epochs \(\[2, 3\]\)"):
-        Trajectories([write(buffer()), write(buffer(epochs=3), 1)], network())
+        ReplayBuffers([write(buffer()), write(buffer(epochs=3), 1)], network())
 
 
 @pytest.mark.parametrize("content", [torch.zeros(2), [], [[]], [torch.zeros(2), torch.zeros(2)], {"data": []}])
 def test_files_without_trajectories_are_refused(write, content):
     with pytest.raises(DataError, match="holds no expert trajectories"):
-        Trajectories([write(content)], network())
+        ReplayBuffers([write(content)], network())
 
 
 def test_a_start_without_an_epoch_is_no_trajectory(write):
     with pytest.raises(DataError, match="expert 0 is no trajectory"):
-        Trajectories([write(buffer(epochs=0))], network())
+        ReplayBuffers([write(buffer(epochs=0))], network())

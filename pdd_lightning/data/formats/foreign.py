@@ -1,0 +1,255 @@
+"""What formats of other code have in common: they do not say everything about a set, and do not keep everything."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats.registry import Format, ImportOptions
+from pdd_lightning.data.pixels import PixelSpace, Standardized
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
+
+_ROUNDING = 1e-3
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, not checked yet.
+
+    Attributes:
+        images: `[N, C, H, W]`, float32.
+        labels: `[N]` integers, or `[N, classes]` float32 probabilities.
+        stages: Stage of each image `[N]` int64, where the file says it.
+        learning_rates: Learned learning rates: one per stage, or that of the last stage alone.
+        decode_factor: See `SyntheticSet`, where the file says it.
+        metadata: What else the file says.
+    """
+
+    images: Any
+    labels: Any
+    stages: Tensor | None = None
+    learning_rates: tuple[float | None, ...] = ()
+    decode_factor: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ForeignFormat(Format):
+    """A format of other code. A subclass gives the `contents` of a file, unchecked, and says what the format keeps.
+
+    Attributes:
+        title: What metadata call it.
+        eight_bits: Whether images are rounded to 8 bits per channel.
+        needs_factor: Whether images usually stand for several, so that reading asks for the decode factor.
+        keeps: What is kept beside images and classes; learned rates only if their stages are known.
+    """
+
+    title: ClassVar[str]
+    eight_bits: ClassVar[bool] = False
+    needs_factor: ClassVar[bool] = False
+    keeps: ClassVar[tuple[Literal["soft labels", "stages", "rates", "decode factor"], ...]] = ()
+
+    @abstractmethod
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return what a file holds.
+
+        Raises:
+            DataError: Something is missing, or does not belong to the real data.
+            DamagedFileError: The file is truncated or altered.
+        """
+
+    def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> DistilledDataset:
+        """Return the set that the checked contents make, in the order of its stages."""
+        if real is None:
+            raise ConfigError(f"{path} says neither its pixel space nor its classes: name its data with --data")
+        real.prepare_data()
+        real.setup()
+        contents = self.contents(path, real)
+        images = _checked_images(path, contents.images, real, self.in_model_space)
+        labels = _checked_labels(path, contents.labels, len(images), real.num_classes)
+        stages = _checked_stages(path, contents, labels, real.num_classes, options)
+        rates = _checked_rates(path, contents.learning_rates, int(stages.max()))
+        options.check(path, decode_factor=contents.decode_factor)
+        factor = contents.decode_factor or options.decode_factor
+        if factor is None and self.needs_factor:
+            raise ConfigError(
+                f"{path} does not say how many images each of its images stands for: give decode_factor (IDC takes 2"
+                " for images of 32 pixels and 3 for larger ones; 1: each for itself)"
+            )
+        order = torch.argsort(stages, stable=True)
+        synthetic = SyntheticSet(images[order], labels[order], stages[order], rates, factor or 1)
+        metadata = {"dataset": {"name": real.name}, "imported_from": self.title, **contents.metadata}
+        return DistilledDataset.of(synthetic, real.pixels, real.class_names, metadata, stored=True)
+
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
+        """Return what of a set the format does not keep, or how it has to be read, a sentence each."""
+        omissions = []
+        if self.in_model_space:
+            omissions.append(_describe_space(dataset.pixels))
+        else:
+            pixels = dataset.pixels.decode(dataset.images)
+            if share := float(((pixels < 0) | (pixels > 1)).float().mean()):
+                omissions.append(f"{share:.1%} of the pixel values lay outside [0, 1] and were clipped")
+        if self.eight_bits:
+            omissions.append("images are rounded to 8 bits per channel")
+        if dataset.labels.dim() == 2 and "soft labels" not in self.keeps:
+            omissions.append("soft labels are not kept: each image has its most probable class")
+        if set(dataset.learning_rates) != {None} and not self.keeps_rates(dataset):
+            rates = ", ".join("none" if rate is None else f"{rate:.4g}" for rate in dataset.learning_rates)
+            omissions.append(f"learned rates are not kept: {rates}")
+        if dataset.num_stages > 1 and "stages" not in self.keeps and not self.keeps_rates(dataset):
+            how = f"named: read it with --num_stages {dataset.num_stages}"
+            omissions.append(
+                f"stages are not {how if self.tells_stages(dataset) else 'kept, since they differ in size'}"
+            )
+        factor = dataset.synthetic.decode_factor
+        if factor > 1 and "decode factor" not in self.keeps:
+            omissions.append(
+                f"each image stands for {factor**2} training images: read it with --decode_factor {factor}"
+            )
+        return omissions
+
+    def keeps_rates(self, dataset: DistilledDataset) -> bool:
+        """Whether a set has learned rates, and they are kept."""
+        return "rates" in self.keeps and self.tells_stages(dataset) and set(dataset.learning_rates) != {None}
+
+    def tells_stages(self, dataset: DistilledDataset) -> bool:
+        """Whether a set's stages are kept, or can be inferred from the order of its images."""
+        if "stages" in self.keeps:
+            return True
+        labels = dataset.labels if "soft labels" in self.keeps else hard_labels(dataset.labels)
+        order = torch.argsort(dataset.stages, stable=True)
+        try:
+            inferred = _infer_stages("", labels[order], len(dataset.class_names), dataset.num_stages, None)
+        except DataError:
+            return False
+        return torch.equal(inferred, dataset.stages[order])
+
+
+def hard_labels(labels: Tensor) -> Tensor:
+    """Return classes `[N]` as they are, and of soft labels `[N, classes]` the most probable class."""
+    return labels if labels.dim() == 1 else labels.argmax(1)
+
+
+def _checked_images(path: Path, images: Any, real: RealDataModule, in_model_space: bool) -> Tensor:
+    """Return the images in model space, as a copy: the file may be replaced."""
+    if not _is_dense(images) or images.dim() != 4 or images.dtype != torch.float32 or len(images) == 0:
+        raise DataError(f"{path}: images must be [N, C, H, W] float32, got {_describe(images)}")
+    shape = tuple(images.shape[1:])
+    if shape != real.image_shape:
+        raise DataError(
+            f"{path} does not belong to {real.name}: its image shape: {shape}, the data's: {real.image_shape}"
+        )
+    copy: Tensor = images.detach().clone(memory_format=torch.contiguous_format)
+    if not bool(copy.isfinite().all()):
+        raise DataError(f"{path}: pixels are infinite or not a number; its distillation went wrong")
+    if in_model_space:
+        return copy
+    low, high = float(copy.min()), float(copy.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise DataError(f"{path}: pixels lie between {low:.3g} and {high:.3g}, but this format keeps them in [0, 1]")
+    return real.pixels.encode(copy)
+
+
+def _checked_labels(path: Path, labels: Any, count: int, num_classes: int) -> Tensor:
+    hard = _is_dense(labels) and labels.shape == (count,) and labels.dtype in _INTEGERS
+    soft = _is_dense(labels) and labels.shape == (count, num_classes) and labels.dtype == torch.float32
+    if not (hard or soft):
+        raise DataError(
+            f"{path}: labels must be [{count}] integers or [{count}, {num_classes}] float32 like the {count} images,"
+            f" got {_describe(labels)}"
+        )
+    copy: Tensor = labels.detach().clone(memory_format=torch.contiguous_format)
+    low, high = float(copy.min()), float(copy.max())
+    # Written so that values that are not numbers fail, too.
+    if soft and not (low >= 0 and float((copy.sum(1) - 1).abs().max()) <= _ROUNDING):
+        raise DataError(f"{path}: soft labels are not probabilities; if they are logits, store their softmax")
+    if hard and not 0 <= low <= high < num_classes:
+        raise DataError(
+            f"{path}: labels lie between {low:.0f} and {high:.0f}, but the data has {num_classes} classes, 0 to"
+            f" {num_classes - 1}: name the data that it was distilled from"
+        )
+    return copy.long() if hard else copy
+
+
+def _checked_stages(path: Path, contents: Contents, labels: Tensor, num_classes: int, options: ImportOptions) -> Tensor:
+    """Return the stage of each image: the file's, or else inferred."""
+    stages, rates = contents.stages, contents.learning_rates
+    if stages is None:
+        # One rate per stage says how many stages there are.
+        number = len(rates) if len(rates) > 1 and options.ipc is None else None
+        return _infer_stages(path, labels, num_classes, options.num_stages or number, options.ipc)
+    found = stages.unique().tolist()
+    if stages.shape != (len(labels),) or found != list(range(1, len(found) + 1)):
+        raise DataError(f"{path}: stages must be {len(labels)} integers 1, 2, .. without a gap, got {found[:5]}")
+    options.check(path, num_stages=len(found))
+    return stages
+
+
+def _infer_stages(
+    path: Path | str, labels: Tensor, num_classes: int, num_stages: int | None, ipc: int | None
+) -> Tensor:
+    """Return the stage of each image `[N]`, counted from 1, as the order of the images says.
+
+    Within each class, images come in the order of their stages, as many in every stage. That holds for sets that are
+    kept stage by stage (MTT) as well as for those that are kept class by class (IDC). Soft labels name no class; such
+    sets are kept stage by stage. Without `num_stages`, `ipc` says how many stages there are; without either, one.
+    """
+    soft = labels.dim() == 2
+    groups = torch.zeros(len(labels), dtype=torch.int64) if soft else labels
+    counts = groups.bincount()
+    in_stage = ipc and (ipc * num_classes if soft else ipc)
+    stages = max(1, int(counts.max()) // in_stage) if in_stage else num_stages or 1
+    if num_stages not in (None, stages):
+        raise ConfigError(f"ipc {ipc} means {stages} stages of {path}: leave out num_stages {num_stages}")
+    for count in counts[counts > 0].tolist():
+        if count % stages or (in_stage and count != stages * in_stage):
+            number = f"{count} images" if soft else f"{count} images of a class"
+            each = f" of {in_stage} images each" if in_stage else ""
+            raise DataError(f"{path}: {number} do not fit {stages} stages{each}: correct num_stages or ipc")
+    order = torch.argsort(groups, stable=True)
+    rank = torch.empty_like(groups)
+    rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
+    return rank // (counts // stages)[groups] + 1
+
+
+def _checked_rates(path: Path, rates: tuple[float | None, ...], num_stages: int) -> tuple[float | None, ...]:
+    """Return one rate per stage; a single one belongs to the last stage, which it was learned in."""
+    if len(rates) <= 1:
+        rates = (*[None] * (num_stages - 1), *(rates or [None]))
+    if len(rates) != num_stages:
+        raise DataError(f"{path}: {len(rates)} learned rates do not fit {num_stages} stages: correct num_stages")
+    rates = tuple(None if rate is None or math.isnan(rate) else rate for rate in rates)
+    if not all(rate is None or 0 < rate < math.inf for rate in rates):
+        raise DataError(f"{path}: learned rates must be positive, got {list(rates)}")
+    return rates
+
+
+def _is_dense(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that holds all its values."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{list(value.shape)} {value.dtype} {value.layout} on {value.device}"
+
+
+def _describe_space(pixels: PixelSpace) -> str:
+    if not isinstance(pixels, Standardized):
+        return "images are ZCA-whitened, which is not said: read it with the same data and normalization zca"
+    mean, std = ([round(value, 4) for value in values.tolist()] for values in (pixels.mean, pixels.std))
+    return f"images are normalised, which is not said: read it with data of mean {mean} and std {std}"

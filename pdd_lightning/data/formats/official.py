@@ -1,0 +1,146 @@
+"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.registry import load_tensors, register
+from pdd_lightning.errors import DataError
+from pdd_lightning.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
+
+_IMAGES, _LABELS, _RATES = "images_", "labels_", "syn_lr_"
+
+
+@register
+class MTT(ForeignFormat):
+    """Trajectory matching's `images_*.pt` in model space beside `labels_*.pt`, and `syn_lr_*.pt`.
+
+    Learned rates are kept as float64 `[stages]`, or as one number for one stage.
+    """
+
+    name, title, files = "mtt", "MTT", "images_*.pt beside labels_*.pt (MTT)"
+    is_folder = in_model_space = True
+    keeps = ("soft labels", "rates")
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a folder of such files, or a file of one tensor."""
+        return self.targets(path)[0].is_file() or isinstance(content, Tensor)
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the images, and what lies beside them."""
+        path = self.targets(path)[0] if path.is_dir() else path
+        if not path.name.startswith(_IMAGES):
+            raise DataError(
+                f"{path} holds one tensor and is not called {_IMAGES}*.pt: give the file of images that has its labels"
+                f" beside it as {_LABELS}*.pt"
+            )
+        labels, rates = (path.with_name(path.name.replace(_IMAGES, part, 1)) for part in (_LABELS, _RATES))
+        if not labels.is_file():
+            raise DataError(f"{path} lacks its labels: expected them in {labels}")
+        return Contents(load_tensors(path), load_tensors(labels), learning_rates=_rates(rates))
+
+    def targets(self, path: Path) -> list[Path]:
+        """Return the files of a set in a folder: images, labels, learned rates."""
+        return [path / f"{part}best.pt" for part in (_IMAGES, _LABELS, _RATES)]
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a set stage by stage."""
+        images, labels, rates = self.targets(path)
+        order = torch.argsort(dataset.stages, stable=True)
+        # What an earlier set left would be taken for this one's. Labels come last: without them the set is refused.
+        for former in (labels, rates):
+            former.unlink(missing_ok=True)
+        _write(images, dataset.images[order])
+        if self.keeps_rates(dataset):
+            values = dataset.synthetic.rates_tensor()
+            _write(rates, values if len(values) > 1 else values[0])
+        _write(labels, dataset.labels[order])
+
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
+        """Return what is not kept, and what other code may not expect."""
+        note = ["soft labels are kept; code that expects class numbers cannot read them"]
+        return super().omissions(dataset) + (note if dataset.labels.dim() == 2 else [])
+
+
+@register
+class IDC(ForeignFormat):
+    """IDC's `[images, labels]` in one file, class by class, images in [0, 1]."""
+
+    name, title, files = "idc", "IDC", "data.pt (IDC)"
+    needs_factor = True
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a file of a pair whose first part is a tensor."""
+        return _is_pair(content) and isinstance(content[0], Tensor)
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the pair."""
+        return Contents(*load_tensors(path))
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write the pair, images clipped to [0, 1]."""
+        images, labels = _class_by_class(dataset)
+        _write(path, [dataset.pixels.decode(images).clamp(0, 1), labels])
+
+
+@register
+class DC(ForeignFormat):
+    """The file of DC, DSA and DM: `data` is a list of `[images, labels]`, one per experiment, in model space."""
+
+    name, title, files = "dc", "DC", "res_*.pt (DC, DSA, DM)"
+    in_model_space = True
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a file with an entry `data`."""
+        return isinstance(content, dict) and "data" in content
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the last pair; earlier ones are of earlier experiments."""
+        pairs = load_tensors(path)["data"]
+        if not isinstance(pairs, list) or not pairs or not _is_pair(pairs[-1]):
+            raise DataError(f"{path}: its entry 'data' should be a list of [images, labels]")
+        return Contents(*pairs[-1])
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a file of one experiment without accuracies, class by class."""
+        _write(path, {"data": [list(_class_by_class(dataset))], "accs_all_exps": {}})
+
+
+def _is_pair(content: Any) -> bool:
+    return isinstance(content, list | tuple) and len(content) == 2
+
+
+def _class_by_class(dataset: DistilledDataset) -> tuple[Tensor, Tensor]:
+    """Return images in model space and classes, sorted by class, within a class by stage."""
+    labels = hard_labels(dataset.labels)
+    order = torch.argsort(labels * (dataset.num_stages + 1) + dataset.stages, stable=True)
+    return dataset.images[order], labels[order]
+
+
+def _rates(path: Path) -> tuple[float, ...]:
+    """Return the learning rates of a file, if there is one: a tensor, a number, or a list of these."""
+    if not path.is_file():
+        return ()
+    content = load_tensors(path)
+    values = content if isinstance(content, list | tuple) else [content]
+    try:
+        return tuple(torch.cat([torch.as_tensor(value).double().flatten() for value in values]).tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} should hold learning rates, but holds a {type(content).__name__}") from error
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write what `torch.save` would, as a file that appears whole."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    atomic_write_bytes(path, buffer.getvalue())

@@ -1,0 +1,272 @@
+"""The formats that distilled sets are kept in, and opening a set of any of them.
+
+A new format is one subclass of `Format`, with the decorator `register`, in one file of this folder: `open_distilled`,
+`pdd convert` and the help texts then know it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+
+from pdd_lightning.data.distilled import DistilledDataset, save_distilled
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
+
+if TYPE_CHECKING:
+    from pdd_lightning.data.real import RealDataModule
+
+
+# Accuracies beside the images are often numpy's scalars. Files name the constructor by the module it lay in when they
+# were written, which numpy 2 renamed.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What files of other formats do not say about a distilled set.
+
+    Attributes:
+        num_stages: Stages of a set that was distilled progressively; null takes what the file says, or one.
+        ipc: Images per class and stage, from which the number of stages follows, too.
+        decode_factor: Each stored image stands for `decode_factor`^2 training images (IDC); null takes what the file
+            says, or 1 for the formats whose images always stand for themselves.
+
+    Raises:
+        ConfigError: A number is below 1.
+    """
+
+    num_stages: int | None = None
+    ipc: int | None = None
+    decode_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be >= 1, got {value}")
+
+    def check(self, path: Path, num_stages: int | None = None, decode_factor: int | None = None) -> None:
+        """Refuse options that contradict what a file says itself; None: it does not say."""
+        for name, stored in {"num_stages": num_stages, "decode_factor": decode_factor}.items():
+            given = getattr(self, name)
+            if None not in (stored, given) and given != stored:
+                raise ConfigError(f"{path} itself says {name} {stored}: leave out {name} {given}")
+        if num_stages is not None and self.ipc is not None:
+            raise ConfigError(f"{path} itself says the stage of each image: leave out ipc")
+
+
+class Format(ABC):
+    """A way to keep a distilled set in files; one that is only read leaves out `write`.
+
+    Attributes:
+        name: What the command line calls it.
+        files: What its files are called, or look like.
+        suffix: Suffix of a file's name by which this format is chosen for writing, if any.
+        is_folder: Whether a set is a folder, not a file.
+        in_model_space: Whether images are kept in a model space that the files do not say, which is taken to be that of
+            the real data.
+    """
+
+    name: ClassVar[str]
+    files: ClassVar[str]
+    suffix: ClassVar[str | None] = None
+    is_folder: ClassVar[bool] = False
+    in_model_space: ClassVar[bool] = False
+
+    @abstractmethod
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether a file or folder is of this format.
+
+        Args:
+            path: The file or folder.
+            content: What a file of `torch.save` holds, the first 9 bytes of any other file, None for a folder.
+        """
+
+    @abstractmethod
+    def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> DistilledDataset:
+        """Return the set as it is stored; arguments and errors are those of `open_distilled`."""
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a set in place of what is there; `save` checks that it may be replaced.
+
+        Raises:
+            ConfigError: This format cannot hold such a set.
+        """
+        raise ConfigError(f"distilled sets cannot be written as {self.files}")
+
+    def targets(self, path: Path) -> list[Path]:
+        """Return the files or folders that `write` replaces."""
+        return [path]
+
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
+        """Return what of a set the format does not keep, or how it has to be read, a sentence each."""
+        return []
+
+    def save(self, path: str | Path, dataset: DistilledDataset, overwrite: bool = False) -> list[str]:
+        """Write a set, its images as they are, stored or decoded, and return the `omissions`.
+
+        Args:
+            path: The file, or the folder if the format is one.
+            dataset: The set.
+            overwrite: Replace what is there.
+
+        Raises:
+            ConfigError: The target exists, or the set cannot be written in this format.
+        """
+        path = Path(path)
+        for target in self.targets(path):
+            if target.exists() and not overwrite:
+                raise ConfigError(f"{target} exists: choose another name, or replace it with --overwrite true")
+        if path.exists() and path.is_dir() != self.is_folder:
+            raise ConfigError(f"{path} is a {'folder' if path.is_dir() else 'file'}: choose another name")
+        self.write(path, dataset)
+        return self.omissions(dataset)
+
+
+FORMATS: dict[str, Format] = {}
+"""All formats by name, in the order in which they are tried."""
+
+Kind = TypeVar("Kind", bound=type[Format])
+
+
+def register(kind: Kind) -> Kind:
+    """Add a format to `FORMATS`."""
+    FORMATS[kind.name] = kind()
+    return kind
+
+
+@register
+class Safetensors(Format):
+    """This package's own format, which keeps everything."""
+
+    name, files, suffix = "safetensors", "a distilled .safetensors file", ".safetensors"
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether the file's header is JSON, after its length of 8 bytes."""
+        return isinstance(content, bytes) and (content[8:] == b"{" or path.suffix == self.suffix)
+
+    def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> DistilledDataset:
+        """Return the set; neither real data nor options are needed."""
+        dataset = DistilledDataset(path, stored=True)
+        options.check(path, dataset.num_stages, dataset.synthetic.decode_factor)
+        return dataset
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write everything."""
+        save_distilled(path, dataset.synthetic, dataset.pixels, dataset.class_names, dataset.about())
+
+
+def writable_formats() -> dict[str, Format]:
+    """Return the formats that sets can be written in, by name."""
+    return {name: kind for name, kind in FORMATS.items() if type(kind).write is not Format.write}
+
+
+def target_format(path: str | Path, name: str | None = None) -> Format:
+    """Return the format to write: the one that is named, or else that of the suffix.
+
+    Raises:
+        ConfigError: There is no such format.
+    """
+    known = writable_formats()
+    for kind in known.values():
+        if kind.name == name or (name is None and Path(path).suffix == kind.suffix):
+            return kind
+    raise ConfigError(f"the name {path} does not say what to write: choose one of {', '.join(known)} with --format")
+
+
+def find_format(path: str | Path) -> Format:
+    """Return the format of a file or folder, by looking into it.
+
+    Raises:
+        DataError: It is missing, of no known format, or holds code.
+        DamagedFileError: It is truncated or altered.
+    """
+    content = _peek(Path(path))
+    for kind in FORMATS.values():
+        if kind.sniff(Path(path), content):
+            return kind
+    known = ", ".join(kind.files for kind in FORMATS.values())
+    raise DataError(f"{path} is no distilled set of a known format: expected one of {known}")
+
+
+def open_distilled(
+    path: str | Path,
+    real: RealDataModule | None = None,
+    options: ImportOptions = ImportOptions(),
+    stored: bool = False,
+) -> DistilledDataset:
+    """Open a distilled set that this package, or the code of another method, wrote.
+
+    Which format it is shows in the file itself; labels are always the file's. Formats other than this package's do not
+    say their pixel space: images are taken to be in that of `real`, whose normalisation must be the one that they were
+    distilled with (or, where they are stored as pixels in [0, 1], are brought there).
+
+    Args:
+        path: The file, or the folder if the format is one.
+        real: Real images of the same classes; not needed for `.safetensors` files.
+        options: What the file does not say.
+        stored: Give the images as they are stored, not decoded.
+
+    Returns:
+        The set, in the order of its stages.
+
+    Raises:
+        DataError: The file is missing, of no known format, holds code, or does not belong to the real data.
+        DamagedFileError: The file is truncated or altered.
+        ConfigError: An option is missing or contradicts the file.
+    """
+    read = find_format(path).read(Path(path), real, options)
+    return read if stored else DistilledDataset.of(read.synthetic, read.pixels, read.class_names, read.metadata)
+
+
+def _peek(path: Path) -> Any:
+    """Return what a file of `torch.save` holds, the first bytes of any other file, and None for a folder."""
+    if path.is_dir():
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
+    # The length that safetensors files begin with, before their header in JSON, can look like anything.
+    is_json = head[8:] == b"{"
+    is_saved = head.startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")
+    return load_tensors(path) if is_saved and not is_json else head
+
+
+def load_tensors(path: Path) -> Any:
+    """Read a file of `torch.save` that holds tensors, numbers, text, and lists and dictionaries of these.
+
+    Raises:
+        DataError: The file is missing, or holds anything else, which could run code when it is loaded.
+        DamagedFileError: The file is truncated, or not one of `torch.save`.
+    """
+    try:
+        # Mapped, where the file allows it: expert trajectories are large, and some are only looked at.
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):  # type: ignore[arg-type]
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # many unrelated types on damaged files
+        # The unpickler's own messages advise to switch its protection off.
+        refused = isinstance(error, pickle.UnpicklingError)
+        if refused and (foreign := re.search(r"GLOBAL (\S+)", str(error))):
+            raise DataError(
+                f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
+                " else could run code. Save its images and labels as plain tensors."
+            ) from error
+        reason = "" if refused else f" ({str(error).partition(chr(10))[0]})"
+        raise DamagedFileError(f"{path} is damaged, or not a file of tensors{reason}: copy it again") from error

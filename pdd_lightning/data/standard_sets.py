@@ -1,0 +1,227 @@
+"""Image sets that are widely used, each in its official files: scikit-learn's digits, torchvision's, Tiny ImageNet."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from pdd_lightning.data.folder import read_images
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import ImageSplit, check_fraction
+from pdd_lightning.errors import DataError
+
+_TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+class Digits(RealDataModule):
+    """Scikit-learn's handwritten digits: 1,797 images, 1x8x8, 10 classes; they need no download.
+
+    The 17 grey levels 0..16 are spread over 0..255. A test part is held out at random.
+
+    Args:
+        test_fraction: Share of each class held out for testing.
+        options: See `RealDataModule`.
+    """
+
+    def __init__(self, test_fraction: float = 0.2, **options: Any) -> None:
+        super().__init__(**options)
+        check_fraction("test_fraction", test_fraction)
+        self.test_fraction = test_fraction
+
+    def load(self) -> tuple[ImageSplit, None, list[str]]:
+        """Read the digits from the installed scikit-learn."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        levels = torch.from_numpy(digits.images).unsqueeze(1)
+        images = (levels * (255 / 16)).round().to(torch.uint8)
+        labels = torch.from_numpy(digits.target).long()
+        return ImageSplit.in_order(images, labels), None, [str(name) for name in digits.target_names]
+
+
+class TorchvisionData(RealDataModule):
+    """A set read by a dataset of torchvision.
+
+    Args:
+        root: Folder of the downloaded files.
+        download: Whether `prepare_data` downloads the set when it is missing.
+        options: See `RealDataModule`.
+    """
+
+    READER: ClassVar[str]
+    """Name of the class in `torchvision.datasets`."""
+
+    CHANNELS_LAST: ClassVar[bool] = True
+    """Whether colour images are stored as `[N, H, W, C]`."""
+
+    LABELS: ClassVar[str] = "targets"
+    """Where the class in torchvision keeps the labels."""
+
+    def __init__(self, root: str = "data", download: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.root = root
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download what is missing, if `download` allows it.
+
+        Raises:
+            DataError: The download failed.
+        """
+        if not self.download:
+            return
+        for train in (True, False):
+            try:
+                self._open(train, download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"could not download {self.name} to {self.root}: {error}; check the connection and free "
+                    "disk space, or put the official files there yourself"
+                ) from error
+
+    def load(self) -> tuple[ImageSplit, ImageSplit, list[str]]:
+        """Read the official training and test images.
+
+        Raises:
+            DataError: The files are missing or damaged.
+        """
+        try:
+            train, names = self._open(train=True)
+            test, _ = self._open(train=False)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            remedy = "call prepare_data() first" if self.download else "set download to true"
+            raise DataError(
+                f"{self.name} was not found under {self.root!r}, or its files are damaged ({error}): {remedy}"
+            ) from error
+        return train, test, names
+
+    def _open(self, train: bool, download: bool = False) -> tuple[ImageSplit, list[str]]:
+        """Let torchvision read one part; return it with the class names."""
+        from torchvision import datasets
+
+        with warnings.catch_warnings():
+            # NumPy 2.4.0 to 2.4.4 warns of the age of CIFAR's official files.
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+            part = getattr(datasets, self.READER)(self.root, download=download, **self._part_option(train))
+        data = torch.as_tensor(part.data)
+        if data.dim() == 3:
+            data = data.unsqueeze(1)
+        elif self.CHANNELS_LAST:
+            data = data.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(getattr(part, self.LABELS), dtype=torch.int64)
+        # SVHN is the one that comes without names: its classes are the digits.
+        names = [str(name) for name in getattr(part, "classes", range(10))]
+        return ImageSplit.in_order(data, labels), names
+
+    def _part_option(self, train: bool) -> dict[str, object]:
+        return {"train": train}
+
+
+class CIFAR10(TorchvisionData):
+    """CIFAR-10: 50,000 training and 10,000 test images, 3x32x32, 10 classes."""
+
+    READER = "CIFAR10"
+    PUBLISHED_MEAN = (0.4914, 0.4822, 0.4465)
+    PUBLISHED_STD = (0.2023, 0.1994, 0.2010)
+
+
+class CIFAR100(TorchvisionData):
+    """CIFAR-100: 50,000 training and 10,000 test images, 3x32x32, 100 classes."""
+
+    READER = "CIFAR100"
+    PUBLISHED_MEAN = (0.5071, 0.4866, 0.4409)
+    PUBLISHED_STD = (0.2673, 0.2564, 0.2762)
+
+
+class MNIST(TorchvisionData):
+    """MNIST: 60,000 training and 10,000 test images of digits, 1x28x28, 10 classes."""
+
+    READER = "MNIST"
+    PUBLISHED_MEAN = (0.1307,)
+    PUBLISHED_STD = (0.3081,)
+
+
+class FashionMNIST(TorchvisionData):
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 1x28x28, 10 classes."""
+
+    READER = "FashionMNIST"
+    PUBLISHED_MEAN = (0.2861,)
+    PUBLISHED_STD = (0.3530,)
+
+
+class SVHN(TorchvisionData):
+    """Street View House Numbers: 73,257 training and 26,032 test images of digits, 3x32x32, 10 classes."""
+
+    READER = "SVHN"
+    CHANNELS_LAST = False
+    LABELS = "labels"
+    PUBLISHED_MEAN = (0.4377, 0.4438, 0.4728)
+    PUBLISHED_STD = (0.1980, 0.2010, 0.1970)
+
+    def _part_option(self, train: bool) -> dict[str, object]:
+        return {"split": "train" if train else "test"}
+
+
+class TinyImageNet(RealDataModule):
+    """Tiny ImageNet: 100,000 training images, 3x64x64, 200 classes, read from its official folder.
+
+    Labels follow the alphabetical order of the WordNet identifiers. The labels of the official test images
+    are not public, so its validation part (10,000 images) is the test part here.
+
+    Args:
+        root: The unpacked folder `tiny-imagenet-200`, or the folder that holds it.
+        options: See `RealDataModule`.
+    """
+
+    PUBLISHED_MEAN = (0.4802, 0.4481, 0.3975)
+    PUBLISHED_STD = (0.2302, 0.2265, 0.2262)
+
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(**options)
+        self.root = root
+
+    def load(self) -> tuple[ImageSplit, ImageSplit, list[str]]:
+        """Read training and validation images and the names of the classes.
+
+        Raises:
+            DataError: The folder is missing or incomplete.
+        """
+        folder = self._folder()
+        ids = sorted((folder / "wnids.txt").read_text().split())
+        images = [sorted((folder / "train" / wnid / "images").glob("*.JPEG")) for wnid in ids]
+        train = [(file, label) for label, files in enumerate(images) for file in files]
+        annotations = folder / "val" / "val_annotations.txt"
+        test = []
+        for line in annotations.read_text().splitlines():
+            name, wnid = [*line.split("\t"), ""][:2]
+            if wnid not in ids:
+                raise DataError(f"{annotations} has a line without a known class: {line!r}")
+            test.append((folder / "val" / "images" / name, ids.index(wnid)))
+        rows = (line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
+        words = {wnid: name.strip() for wnid, name in rows}
+        names = [words.get(wnid, wnid) for wnid in ids]
+        return _read(train, folder / "train"), _read(test, annotations), names
+
+    def _folder(self) -> Path:
+        root = Path(self.root)
+        folder = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
+        needed = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
+        missing = [name for name in needed if not (folder / name).exists()]
+        if missing:
+            raise DataError(
+                f"Tiny ImageNet is not complete: {folder} lacks {', '.join(missing)}; download {_TINY_IMAGENET_URL} and"
+                f" unpack it in {root}"
+            )
+        return folder
+
+
+def _read(files: list[tuple[Path, int]], source: Path) -> ImageSplit:
+    """Read images with their labels."""
+    if not files:
+        raise DataError(f"Tiny ImageNet is not complete: no images in {source}; download {_TINY_IMAGENET_URL} again")
+    paths, labels = zip(*files, strict=True)
+    return ImageSplit.in_order(read_images(paths), torch.tensor(labels))

@@ -1,0 +1,277 @@
+"""Advancing from stage to stage inside one `Trainer.fit`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm.auto import tqdm
+
+from pdd_lightning.data import DiscardSettings
+from pdd_lightning.data.progressive import RunState
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.experts import ExpertSettings, TrajectoryStore
+from pdd_lightning.progression.checks import check_method, check_unchanged, run_settings
+from pdd_lightning.progression.examples import ExampleChoice
+from pdd_lightning.progression.meter import StageMeter
+from pdd_lightning.progression.observer import observers, stage_module
+from pdd_lightning.progression.transition import PoolSettings, StageNetworks, TransitionSettings
+from pdd_lightning.results.schema import StageReport
+from pdd_lightning.results.tables import stage_line, stages_table
+from pdd_lightning.stages import DistillationStage
+from pdd_lightning.training import check_at_once
+
+
+class StageAdvance(Callback):
+    """Runs all stages of a progressive distillation.
+
+    Before the first stage it has the experts recorded, where the method follows trajectories. When a stage's
+    iterations are done it freezes the images into the union, trains every expert's start point on the union (theta_i),
+    scores theta_i on the validation part, has the next experts recorded from there, and begins the next stage with new
+    images. Processes share the networks to train. Everything that takes long is stored as soon as it is done, so that
+    a run can be stopped at any moment and continued.
+
+    It owns the state of the run, which the data module shows to everybody else, and saves it in checkpoints.
+
+    Args:
+        num_stages: Number of stages P; 1 is the base method.
+        iterations: Iterations of a stage.
+        experts: Number and training of the experts.
+        transition: Training on the union between stages.
+        discard: Leaving easy real examples out of stages.
+        pool: Networks that methods without trajectories draw from.
+
+    Attributes:
+        state: Where the run stands; None before a fit.
+        history: Reports of the finished stages.
+
+    Raises:
+        ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
+    """
+
+    _module: DistillationStage
+    _networks: StageNetworks
+
+    def __init__(
+        self,
+        num_stages: int = 5,
+        iterations: int = 5000,
+        experts: ExpertSettings = ExpertSettings(),  # noqa: B008  (frozen)
+        transition: TransitionSettings = TransitionSettings(),  # noqa: B008  (frozen)
+        discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
+        pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
+    ) -> None:
+        for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be >= 1, got {value}")
+        self.num_stages = num_stages
+        self.iterations = iterations
+        self.experts = experts
+        self.transition = transition
+        self.discard = discard
+        self.pool = pool
+        discard.check_stages(num_stages)
+        self.state: RunState | None = None
+        self.history: list[StageReport] = []
+        self._settings: dict[str, Any] = {}
+        self._meter = StageMeter()
+        self._examples = ExampleChoice(discard)
+        self._scoring_seconds = 0.0
+        self._clock = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begins the run's state, and refuses settings that cannot work."""
+        self._module = module = stage_module(pl_module)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # The union says when the run is over. Lightning's count of epochs does not: it is one too low after a
+            # transition that was interrupted and made up for.
+            trainer.fit_loop.max_epochs = -1
+        check_method(module, trainer.precision, self.experts, self.pool)
+        if self.state is None:
+            union = SyntheticSet.empty(module.data.real.image_shape, module.decode_factor)
+            self.state = RunState(union, self.num_stages, self.iterations)
+        self._change()
+        self._examples.setup(module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
+
+        Raises:
+            ConfigError: The checkpoint was made with other settings; the message lists them. Or the networks cannot
+                be trained at once, as asked for.
+        """
+        module = self._module
+        if self.transition.at_once > 1:
+            check_at_once(module.build_network, module.data.real.image_shape, module.device)
+        settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples)
+        check_unchanged(self._settings, settings, module.state.stage)
+        self._settings = settings
+        self._stop_if_finished(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
+        module = self._module
+        for optimizer in trainer.optimizers:
+            for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
+                group["lr"] = configured["lr"]  # the checkpoint restored the former ones
+        self._change(union=module.data.union.to(module.device))
+        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, self.pool)
+        self._choose_examples(trainer)
+        self._open_experts(trainer)
+        if module.state.iteration == 0:
+            self._begin_stage()
+        self._advance_if_done(trainer)
+        self._renew_pool(trainer)
+        self._clock = time.perf_counter()  # a continued run does not start an epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the stage's iterations."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the iteration.
+
+        Raises:
+            NonFiniteLossError: The update ruined the images or the learned rate.
+        """
+        module, iteration = self._module, self._module.state.iteration
+        module.check_parameters()
+        self._meter.add(float(module.last_loss), iteration, self._length(trainer))
+        self._change(iteration=iteration + 1)
+        if self.pool.generation(iteration + 1) != self.pool.generation(iteration):
+            self._renew_pool(trainer)
+        now = time.perf_counter()
+        self._meter.seconds += now - self._clock
+        self._clock = now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Advances, unless the stage was left early (time limit)."""
+        self._advance_if_done(trainer)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table of the stages."""
+        if self.history:
+            print("\n" + stages_table(self.history).text())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the run, reports of the finished stages, and loss and time of the current one."""
+        assert self.state is not None
+        return {
+            "union": self.state.union.state_dict(),
+            "iteration": self.state.iteration,
+            "settings": self._settings,
+            "history": [report.model_dump() for report in self.history],
+            "meter": asdict(self._meter),
+            "scoring_seconds": self._scoring_seconds,
+            "scores": self._examples.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self._change(union=checkpointed_union(state_dict), iteration=state_dict["iteration"])
+        self._settings = state_dict["settings"]
+        self.history = [StageReport(**report) for report in state_dict["history"]]
+        self._meter = StageMeter(**state_dict["meter"])
+        self._scoring_seconds = state_dict["scoring_seconds"]
+        self._examples.load_state_dict(state_dict["scores"])
+
+    def _change(self, **changes: Any) -> None:
+        """Replaces the run's state by one with other values, and shows it to everybody."""
+        assert self.state is not None
+        self.state = replace(self.state, **changes)
+        self._module.data.state = self.state
+
+    def _length(self, trainer: Trainer) -> int:
+        """Iterations of a stage, which `limit_train_batches` and `fast_dev_run` make shorter."""
+        return int(min(self.iterations, trainer.num_training_batches))
+
+    def _advance_if_done(self, trainer: Trainer) -> None:
+        """Freezes the images of a stage whose iterations are done, trains on the union, and begins the next stage."""
+        module, finished = self._module, self._module.state.stage
+        if module.state.iteration < self._length(trainer):
+            return
+        matched = self._networks.opened(finished - 1)
+        self._change(union=module.data.union.append(*module.distilled, module.learned_lr))
+        recorded = self._open_experts(trainer)
+        assert recorded is not None  # a stage is finished
+        scoring_seconds = self._scoring_seconds if finished == 1 else 0.0
+        self.history.append(self._meter.report(finished, module, matched, recorded, scoring_seconds))
+        _print_above_bars(stage_line(self.history[-1], self.num_stages))
+        for observer in observers(trainer):
+            observer.on_stage_end(trainer, module, self.history)
+        self._begin_stage()
+        self._stop_if_finished(trainer)
+
+    def _begin_stage(self) -> None:
+        """New images and an empty optimiser."""
+        module = self._module
+        if not module.state.finished:
+            module.restart(module.data.generator("initial images", module.state.stage))
+        self._change(iteration=0)
+        self._meter = StageMeter()
+        optimizer = module.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.state.clear()
+
+    def _stop_if_finished(self, trainer: Trainer) -> None:
+        if self._module.state.finished:
+            trainer.should_stop = True
+
+    def _open_experts(self, trainer: Trainer) -> TrajectoryStore | None:
+        """Records or opens the trajectories that start where training on the union ended, if there are any."""
+        finished = self._module.data.union.num_stages
+        store = self._networks.after(finished)
+        self._change(trajectories=store)
+        if store is not None:
+            for observer in observers(trainer):
+                observer.on_experts_ready(trainer, self._module, store, finished)
+        return store
+
+    def _choose_examples(self, trainer: Trainer) -> None:
+        """Says which real examples each stage uses, and tells the observers by which scores."""
+        module = self._module
+        self._examples.make_scores(module, lambda: self._networks.after(0), self._scoring_networks)
+        scores = self._examples.scores
+        if scores is None:
+            return
+        self._change(kept=self._examples.kept(module, self.num_stages))
+        for observer in observers(trainer):
+            observer.on_scores_ready(trainer, module, scores)
+
+    def _scoring_networks(self) -> TrajectoryStore:
+        store = self._networks.for_scores(self.discard.networks, self.discard.epochs)
+        self._scoring_seconds = sum(record.record_seconds for record in store.records)
+        return store
+
+    def _renew_pool(self, trainer: Trainer) -> None:
+        """Draws from the pool of the current iteration, where that is not the one of the transition."""
+        state = self._module.state
+        generation, finished = self.pool.generation(state.iteration), state.union.num_stages
+        if generation and finished and state.iteration < self._length(trainer):
+            self._change(trajectories=self._networks.renewed(finished, generation))
+
+
+def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
+    """The union in what `StageAdvance.state_dict` gave.
+
+    Raises:
+        ConfigError: An earlier version of the package made it.
+    """
+    if "union" not in state_dict:
+        raise ConfigError(
+            "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: its"
+            " finished stages are in distilled.safetensors of the run folder; begin a new run in another folder"
+        )
+    return SyntheticSet.from_state_dict(state_dict["union"])
+
+
+@rank_zero_only
+def _print_above_bars(line: str) -> None:
+    tqdm.write(line)

@@ -1,0 +1,104 @@
+"""What a run is refused for before it begins: settings that cannot work, and a continued run's other settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.experts import ExpertSettings
+from pdd_lightning.progression.examples import ExampleChoice
+from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
+from pdd_lightning.settings import differences
+from pdd_lightning.stages import DistillationStage
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Precisions of the trainer that stages support."""
+
+MAY_CHANGE = ("lr_img", "lr_lr", "lr_label", "unroll_mode")
+"""Settings of a method that may be changed when a run is continued: rates that turned out too high, and how the inner
+loop is computed."""
+
+
+def check_method(module: DistillationStage, precision: str, experts: ExpertSettings, pool: PoolSettings) -> None:
+    """Refuses settings of the run that the method cannot work with.
+
+    Raises:
+        ConfigError: The precision is not supported, experts record fewer epochs than the method needs, or there are
+            settings for what the method does not use.
+    """
+    method, needed = type(module).__name__, module.trajectory_epochs
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision {precision} is not supported, since images and trajectories are float32: choose one of"
+            f" {', '.join(PRECISIONS)}"
+        )
+    if experts.epochs is not None and experts.epochs < needed:
+        raise ConfigError(
+            f"the method reads expert snapshots up to epoch {needed} (max_start_epoch + expert_epochs), but"
+            f" stages.experts.epochs records only {experts.epochs}: raise it, or lower max_start_epoch"
+        )
+    if needed == 0 and (experts.epochs or experts.folder):
+        raise ConfigError(
+            f"{method} follows no trajectories, so that no experts are recorded for it: leave out"
+            " stages.experts.epochs and stages.experts.folder"
+        )
+    if needed and pool.refresh_every:
+        raise ConfigError(
+            f"{method} follows trajectories and draws from no pool of networks: leave out stages.pool.refresh_every"
+        )
+
+
+def run_settings(
+    module: DistillationStage,
+    iterations: int,
+    transition: TransitionSettings,
+    pool: PoolSettings,
+    examples: ExampleChoice,
+) -> dict[str, Any]:
+    """All settings that the images depend on, as JSON, but those that may change when a run is continued."""
+    method = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
+    between = asdict(transition)
+    del between["at_once"]  # the same up to rounding
+    stages = {"iterations": iterations, "transition": between}
+    if pool.refresh_every:
+        stages["pool"] = asdict(pool)
+    stages |= examples.description()
+    # As it comes back from a checkpoint or a file, so that the two compare equal.
+    settings: dict[str, Any] = json.loads(json.dumps({"model": method, "stages": stages}))
+    return settings
+
+
+def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int) -> None:
+    """Refuses to continue a run with other settings.
+
+    Args:
+        stored: `run_settings` of the checkpoint; empty for a new run.
+        settings: `run_settings` now.
+        stage: The stage to be continued. What later ones leave out may change.
+
+    Raises:
+        ConfigError: The settings differ; the message lists how.
+    """
+    before, now = begun(stored, stage), begun(settings, stage)
+    if stored and before != now:
+        changes = "\n  ".join(differences(before, now))
+        raise ConfigError(
+            f"the checkpoint was made with other settings:\n  {changes}\nRestore them, or begin a new run in another"
+            f" folder. Only {', '.join(MAY_CHANGE)} and stages.num_stages may change, and what stages to come leave out"
+            " (stages.discard)."
+        )
+
+
+def begun(settings: dict[str, Any], stage: int) -> dict[str, Any]:
+    """Described settings of a run without what stages after `stage` leave out, which may still change."""
+    stages = settings.get("stages", {})
+    if "discard" not in stages:
+        return settings
+    # The schedule is the dictionary with an entry per stage.
+    discard = {
+        name: dict(list(value.items())[:stage]) if isinstance(value, dict) else value
+        for name, value in stages["discard"].items()
+    }
+    return {**settings, "stages": {**stages, "discard": discard}}

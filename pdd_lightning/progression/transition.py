@@ -1,0 +1,203 @@
+"""What happens between two stages: networks are trained on the union, and the next stage's experts from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from pdd_lightning import distributed
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
+from pdd_lightning.experts.store import delete_folders
+from pdd_lightning.stages import DistillationStage
+from pdd_lightning.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TransitionSettings:
+    """Training on the union at the end of a stage, at the stage's learned learning rate.
+
+    Attributes:
+        epochs: Passes over the union.
+        batch_size: Images per step.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty of SGD.
+        milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
+        gamma: Factor of each drop.
+        cutmix: Probability with which a batch is mixed by CutMix.
+        at_once: Networks trained at once, in operations on all of them; the result is the same up to rounding. Pays
+            where steps are small: measure it with `benchmarks/at_once.py`. Not for networks with dropout.
+    """
+
+    epochs: int = 1000
+    batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    milestones: tuple[float, ...] = (0.5,)
+    gamma: float = 0.1
+    cutmix: float = 0.0
+    at_once: int = 1
+
+    def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise ConfigError(f"transition.at_once must be >= 1, got {self.at_once}")
+        self.training(lr=1.0)  # refuses bad values now rather than at the first transition
+
+    def training(self, lr: float) -> TrainingSettings:
+        """Training on the union at rate `lr`."""
+        return TrainingSettings(
+            epochs=self.epochs,
+            lr=lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            milestones=self.milestones,
+            gamma=self.gamma,
+            cutmix=self.cutmix,
+        )
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """The networks that gradient and distribution matching draw from after the first stage.
+
+    They are trained through the unions of all finished stages. How many there are is `stages.experts.number`.
+
+    Attributes:
+        refresh_every: Iterations of a stage after which other networks take the place of the pool's, trained through
+            the same unions from initialisations of their own; null keeps the pool for the whole stage.
+    """
+
+    refresh_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.refresh_every is not None and self.refresh_every < 1:
+            raise ConfigError(f"pool.refresh_every must be >= 1 iteration, or null, got {self.refresh_every}")
+
+    def generation(self, iteration: int) -> int:
+        """Which pool an iteration (from 0) of a stage draws from; 0 is the one that the transition left."""
+        return iteration // self.refresh_every if self.refresh_every else 0
+
+
+class StageNetworks:
+    """Records networks when they are first asked for, in folders below the run's `experts/`, and opens them later.
+
+    Args:
+        trainer: The trainer of the run.
+        module: The method.
+        num_stages: Number of stages of the run.
+        experts: Number and training of the experts.
+        transition: Training on the union between stages.
+        pool: Networks that methods without trajectories draw from.
+
+    Raises:
+        SIGTERMException: The process was asked to end while networks were trained.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: DistillationStage,
+        num_stages: int,
+        experts: ExpertSettings,
+        transition: TransitionSettings,
+        pool: PoolSettings,
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.num_stages = num_stages
+        self.experts = experts
+        self.transition = transition
+        self.pool = pool
+        self.root = Path(trainer.default_root_dir) / "experts"
+        self._stores: dict[int, TrajectoryStore] = {}
+
+    def opened(self, stage: int) -> TrajectoryStore | None:
+        """What `after` gave for a stage before."""
+        return self._stores.get(stage)
+
+    def after(self, stage: int) -> TrajectoryStore | None:
+        """Trajectories from theta_`stage`.
+
+        A method that follows no trajectories gets theta alone, and nothing before the first stage, since it draws
+        random networks itself.
+        """
+        needed = self.module.trajectory_epochs
+        if stage == 0 and needed == 0:
+            return None
+        if stage not in self._stores:
+            self._stores[stage] = self._record(stage, needed)
+        return self._stores[stage]
+
+    def for_scores(self, number: int, epochs: int) -> TrajectoryStore:
+        """Networks trained on all real images for their forgetting scores alone."""
+        recorder = self._recorder(replace(self.experts, number=number, epochs=None))
+        return recorder.record(self.root / "scoring", epochs, title="Networks that score the examples")
+
+    def renewed(self, stages: int, generation: int) -> TrajectoryStore:
+        """Other networks trained through the unions of the first `stages` stages, in place of the pool's.
+
+        What is recorded already is kept, so that it can be interrupted. Renewed pools before this one are deleted once
+        it is complete; the pool that the transition left stays, since the next transition continues from it.
+
+        Args:
+            stages: Number of finished stages, at least one.
+            generation: Number of the pool in the stage, from 1.
+        """
+        recorder = self._recorder(self.experts, first=generation * self.experts.number)
+
+        def trained_through(stage: int) -> TrajectoryStore | None:
+            if stage == 0:
+                return None
+            start = self.start_point(stage, lambda: trained_through(stage - 1))
+            title = f"Networks of stage {stages + 1}, pool {generation + 1}, union {stage}"
+            return recorder.record(self.root / f"theta_{stage}_pool_{generation}", 0, start, title)
+
+        store = trained_through(stages)
+        assert store is not None
+        if distributed.rank() == 0:
+            delete_folders(self.root, "theta_*_pool_*", kept=store.folder)
+        distributed.barrier()
+        return store
+
+    def start_point(self, stage: int, previous: Callable[[], TrajectoryStore | None]) -> StartPoint:
+        """Training on the union of the first `stage` stages, from where `previous` ended."""
+        union = self.module.data.union.union(stage).decoded(self.module.data.real.pixels)
+        learned = union.learning_rates[-1]
+        training = self.transition.training(self.module.default_lr if learned is None else learned)
+        return StartPoint(previous, union, training, self.transition.at_once)
+
+    def _record(self, stage: int, needed: int) -> TrajectoryStore:
+        recorder, examples = self._recorder(self.experts), self.module.data.kept_in(stage + 1)
+        if stage == 0:
+            folder, epochs = self.experts.first_folder(self.root), self.experts.epochs or needed
+            return recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
+        start = self.start_point(stage, partial(self.after, stage - 1))
+        if stage < self.num_stages:
+            title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
+            return recorder.record(self.root / f"theta_{stage}", needed, start, title, examples)
+        return recorder.record(self.root / f"theta_{stage}_final", 0, start, f"Training on {stage} stages")
+
+    def _recorder(self, settings: ExpertSettings, first: int = 0) -> ExpertRecorder:
+        data = self.module.data
+        return ExpertRecorder(
+            self.module.network,
+            data.real,
+            settings,
+            self.module.augment,
+            data.seed,
+            self.module.device,
+            progress=self.trainer.progress_bar_callback is not None,
+            first=first,
+            on_epoch=self._end_if_asked,
+        )
+
+    def _end_if_asked(self) -> None:
+        """Lightning itself looks for a signal after iterations only."""
+        if self.trainer.received_sigterm:
+            raise SIGTERMException

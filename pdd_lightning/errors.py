@@ -26,3 +26,7 @@ class NonFiniteLossError(PDDError):
 
 class StudyError(PDDError):
     """Steps of a study failed."""
+
+
+class KernelError(PDDError):
+    """What was asked of a ConvNet's CPU kernels is beyond them."""

@@ -98,7 +98,7 @@ class Table:
         """For the terminal: the table under a sentence with what all rows have in common."""
         if not self.lines:
             return "nothing to show"
-        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 12)}".lstrip()
+        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 14)}".lstrip()
 
     def markdown(self) -> str:
         """In Markdown: the table above a sentence with what all rows have in common."""

@@ -22,7 +22,7 @@ GROUPS = [
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
     {"kernels"},
-    {"typing", "errors", "files", "randomness", "distributed", "progress", "settings", "memory"},
+    {"typing", "errors", "files", "randomness", "distributed", "progress", "memory"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (

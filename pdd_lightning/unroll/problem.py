@@ -67,4 +67,9 @@ def start_from(params: Params) -> Params:
 
 def descend(params: Params, gradient: tuple[Tensor, ...], lr: Tensor) -> Params:
     """Return the parameters after one step of gradient descent."""
-    return {name: parameter - lr * slope for (name, parameter), slope in zip(params.items(), gradient, strict=True)}
+    return {name: value - lr * part for (name, value), part in zip(params.items(), gradient, strict=True)}
+
+
+def is_tracked(inputs: tuple[Tensor, ...], lr: Tensor) -> bool:
+    """Return whether anyone will ask for gradients of the result."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (lr, *inputs))

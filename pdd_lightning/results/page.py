@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,6 @@ from pdd_lightning.results.tables import (
     cell_of,
     evaluation_table,
     mean_and_spread,
-    percent,
     stages_table,
     table_of,
 )
@@ -124,7 +124,7 @@ def over_seeds(runs: Sequence[Run]) -> Table:
         # Every row shows what all runs have, so that the columns compare.
         names = [name for name in lines[0].rows if all(name in line.rows for line in lines)]
         spreads = {name: mean_and_spread([line.rows[name].mean for line in lines]) for name in names}
-        accuracies = {name: percent(mean, std) for name, (mean, std) in spreads.items()}
+        accuracies = {name: cell_of({"mean": mean, "std": std}, "mean") for name, (mean, std) in spreads.items()}
         head = {"runs": ", ".join(line.run.name for line in lines), "seeds": ", ".join(seeds)}
         place = {"part": lines[0].part, "protocol": lines[0].protocol}
         entries.append(({**head, **place}, accuracies, _facts(lines[0])))
@@ -160,10 +160,7 @@ def accuracy_by_class(run: Run) -> tuple[str, Table]:
     rows = list({id(row): row for line in lines_of(run) for row in line.rows.values() if row.per_class}.values())
     rows = [row for row in rows if row.part == "test"] or rows
     classes = dict.fromkeys(name for row in rows for name in row.per_class)
-    lines = [
-        [name, *(f"{100 * row.per_class[name]:.0f}" if name in row.per_class else "" for row in rows)]
-        for name in classes
-    ]
+    lines = [[name, *(cell_of({"": 100 * row.per_class.get(name, math.nan)}, "") for row in rows)] for name in classes]
     headings = ["class", *(f"{row.row}, {row.protocol}" for row in rows)]
     return rows[0].part if rows else "", Table(headings, lines, {})
 

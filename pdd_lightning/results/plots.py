@@ -80,7 +80,7 @@ def draw_rows(
         axes.set_xscale("log")
         axes.minorticks_off()
     if not joined:
-        axes.set_xticks(range(len(values)), list(map(str, values)))
+        axes.set_xticks(range(len(values)), [_as_it_is(str(value)) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif len(values) <= MOST_TICKS and all(isinstance(value, int) for value in values):
         axes.set_xticks(sorted(values), list(map(str, sorted(values))))
@@ -125,7 +125,7 @@ def draw_line(
         place: Where a value of the column stands on the axis.
         joined: Whether a line joins the marks.
     """
-    colour = COLOURS[number % len(COLOURS)]
+    colour, label = COLOURS[number % len(COLOURS)], _as_it_is(label)
     placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: place(row[x]))
     for row in rows:
         if row.get(x) is None:
@@ -160,7 +160,7 @@ def draw_stages(figure: Figure, rows: Sequence[Row], examples: Mapping[str, Tens
         title: Above everything.
     """
     figure.set_size_inches(14, max(7.0, 0.8 * len(rows) + 0.6))
-    figure.suptitle(title)
+    figure.suptitle(_as_it_is(title))
     figure.supxlabel("bars: standard deviation over images; dashed: mean of held-out real images", fontsize=9)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.6)).flat
     for axes, (name, images) in zip(left.subplots(len(examples), 1, squeeze=False).flat, examples.items(), strict=True):
@@ -196,7 +196,7 @@ def draw_continual(figure: Figure, rows: Sequence[Row], title: str) -> None:
     """
     protocols, memories = (list(dict.fromkeys(row[name] for row in rows)) for name in ("protocol", "row"))
     figure.set_size_inches(5.2 * len(protocols), 4.2)
-    figure.suptitle(title)
+    figure.suptitle(_as_it_is(title))
     for axes, protocol in zip(figure.subplots(1, len(protocols), squeeze=False).flat, protocols, strict=True):
         for row in (row for row in rows if row["protocol"] == protocol):
             line = [{"tasks": task, "mean": value} for task, value in enumerate(row["average_accuracy"], 1)]
@@ -237,6 +237,12 @@ def _placing(values: list[Any], numeric: bool, log: bool, aside: float, count: i
     if log:
         return lambda value: value * 1.02**aside
     return lambda value: value + 0.008 * aside * (max(values) - min(values))
+
+
+def _as_it_is(text: str) -> str:
+    """Text that matplotlib takes for no formula, hides from no legend, and can draw."""
+    visible = f" {text}" if text.startswith("_") else text
+    return visible.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def _lighten(axes: Axes) -> None:

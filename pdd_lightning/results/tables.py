@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import statistics
 import textwrap
@@ -212,8 +213,9 @@ def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation, which is None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    """Mean and sample standard deviation, which is None for a single value and for values that are not all finite."""
+    several = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if several else None
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -204,6 +204,19 @@ def test_text_from_files_cannot_break_the_page(make_run: MakeRun, make_study: Ca
         assert part in page.text
 
 
+@pytest.mark.parametrize("name", ["a$b_{$", "_hidden", "caf\udce9", "two\nlines"])
+def test_any_name_of_a_folder_can_be_shown(name: str, make_run: MakeRun) -> None:
+    assert len(images(show(make_run(name)))) == 4
+
+
+def test_figures_that_are_no_numbers_are_left_out(make_run: MakeRun) -> None:
+    folders = [make_run(name, seed) for seed, name in enumerate("ab")]
+    for folder in folders:
+        write_summary(folder, stages=[stage(1, 0.5), stage(2, float("nan"))], evaluation=[row("x", float("nan"))])
+    page = show(*folders)
+    assert len(images(page)) == 4 and "nan" not in page.text
+
+
 def test_the_page_needs_nothing_else(make_run: MakeRun, make_study: Callable[[str], Path]) -> None:
     html = render_page(read_folders([make_run("a"), make_study("s")]))
     page = Page(html)

@@ -88,7 +88,7 @@ def test_of_a_set_scored_at_every_stage_the_whole_set_counts(make_run: MakeRun) 
 
 
 def test_what_a_run_is_and_costs(make_run: MakeRun) -> None:
-    costs = ("iterations per stage", "iterations in total", "distillation s", "memory MB", "stages", "seed", "method")
+    costs = ("iterations per stage", "iterations in total", "distil seconds", "memory MB", "stages", "seed", "method")
     expected = ("1500", "3000", "48", "802", "2", "0", "DistributionMatching")
     assert entries(comparison(read(make_run("a"))), *costs)[0] == expected
     folder = make_run("b")

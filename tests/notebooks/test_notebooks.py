@@ -39,9 +39,7 @@ def execute(name: str) -> Shown:
     notebook = jupytext.read(FOLDER / f"{name}.py")
     here = {"metadata": {"path": str(FOLDER)}}
     # Without a limit of time: the machine may be busy.
-    client = NotebookClient(
-        notebook, timeout=None, startup_timeout=86400, resources={"metadata": {"path": str(FOLDER)}}
-    )
+    client = NotebookClient(notebook, timeout=None, startup_timeout=86400, resources=here)
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []

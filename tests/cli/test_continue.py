@@ -40,6 +40,29 @@ def test_other_settings_are_refused(words: list[str], change: str, recipe: Path,
     assert (stopped / "config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["--model.lr_img", "5.0"], "model.lr_img: '10.0' on disk, '5.0' asked for"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision: 'null' on disk, 'bf16-mixed' asked for"),
+        (["--stages.experts.number", "3"], "stages.experts.number: '2' on disk, '3' asked for"),
+    ],
+)
+def test_other_settings_of_a_finished_run_are_refused(words: list[str], change: str, recipe: Path, run: Path) -> None:
+    """They would have no effect: rates, too, which an unfinished run would take over."""
+    with pytest.raises(SystemExit, match="is finished, with other settings") as stop:
+        fit(recipe, run, "--ckpt_path", "last", *words)
+    assert change in str(stop.value.code)
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Path, run: Path) -> None:
+    """Settings of no effect on the images may be other ones."""
+    before = (run / "distilled.safetensors").stat().st_mtime_ns
+    other = ["--model.unroll_mode", "constant", "--stages.experts.folder", run / "experts", "--evaluation.epochs", 1]
+    fit(recipe, run, "--ckpt_path", "last", *other)
+    assert (run / "distilled.safetensors").stat().st_mtime_ns == before
+
+
 def test_a_lower_rate_is_taken_over(recipe: Path, stopped: Path, run: Path) -> None:
     fit(recipe, stopped, "--ckpt_path", "last", "--model.lr_img", 1e-9)
     before = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)

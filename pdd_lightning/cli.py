@@ -29,7 +29,7 @@ import pdd_lightning.networks  # noqa: F401
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.callbacks.evaluation import evaluate_run
-from pdd_lightning.callbacks.progress import StageProgressBar
+from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError

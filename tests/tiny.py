@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,3 +93,26 @@ def started(real: RealDataModule, decode_factor: int = 1, **state: object) -> Pr
 def change(data: ProgressiveDataModule, **state: object) -> None:
     """Brings the run to another state, as `StageAdvance` does."""
     data.state = replace(data.state, **state)
+
+
+class Watched(ConvNet):
+    """A small ConvNet that remembers the images it is trained on.
+
+    Attributes:
+        seen: Batches of all such networks, in order; tests clear it.
+    """
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        super().__init__(in_channels, num_classes, image_size, depth=2, width=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(images.detach().clone())
+        return super().forward(images)
+
+
+def image_set(images: Tensor) -> set[bytes]:
+    """Images `[N, C, H, W]` without their order."""
+    return {image.numpy().tobytes() for image in images.detach()}

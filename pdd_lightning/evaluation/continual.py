@@ -26,7 +26,7 @@ from pdd_lightning.evaluation.baselines import (
 )
 from pdd_lightning.evaluation.memory import LearningTask, LearningTasks, joined
 from pdd_lightning.evaluation.plan import Part
-from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
+from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import derive_seed, generator_for, seeded
 from pdd_lightning.training import TrainingSettings, train_network

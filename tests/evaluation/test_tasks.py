@@ -23,6 +23,7 @@ from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten
 from pdd_lightning.results.store import ResultStore, rows_from_results
+from tests.tiny import Watched, image_set
 
 SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)
 ROWS = ["distilled"] * 3 + ["random real"] * 3 + ["full real"] * 3
@@ -130,6 +131,43 @@ def test_network_n_begins_alike_in_every_row(make_tasks, factory):
     for number in range(3):
         assert torch.equal(distilled[number], random_real[number]) and torch.equal(distilled[number], full[number])
     assert not torch.equal(distilled[0], distilled[1]) and not torch.equal(distilled[1], distilled[2])
+
+
+def batches_of_each_network(tasks):
+    """By row, the batches that each of its networks is trained on."""
+    seen = {}
+    for task in tasks:
+        Watched.seen.clear()
+        task.run()
+        seen.setdefault(task.plan.row, []).append(list(Watched.seen))
+    return seen
+
+
+WATCHED = replace(SETTINGS, protocols=("union",), epochs=2)
+
+
+def test_each_network_has_random_images_of_its_own(make_tasks, staged_blobs):
+    tasks = make_tasks(WATCHED, factory=Watched, augment=DSA("none"))
+    chosen = [image_set(torch.cat(batches)) for batches in batches_of_each_network(tasks)["random real"]]
+    assert [len(images) for images in chosen] == [len(staged_blobs)] * 3
+    assert chosen[0] != chosen[1] and chosen[1] != chosen[2] and chosen[0] != chosen[2]
+
+
+def test_each_network_of_a_row_has_an_order_of_its_own(make_tasks):
+    """All networks of a row see the same images in each epoch, in other batches."""
+    tasks = make_tasks(replace(WATCHED, batch_size=2, baselines=()), factory=Watched, augment=DSA("none"))
+    for networks in batches_of_each_network(tasks).values():
+        assert len({frozenset(image_set(torch.cat(batches))) for batches in networks}) == 1
+        assert len({tuple(batch.numpy().tobytes() for batch in batches) for batches in networks}) == 3
+
+
+def test_each_network_of_a_row_has_augmentations_of_its_own(make_tasks, staged_blobs):
+    """Equal images have no order: what differs is how they are augmented."""
+    equal = replace(staged_blobs, images=staged_blobs.images[:1].expand(9, -1, -1, -1).clone())
+    settings = replace(ALONE, protocols=("union",), batch_size=9)
+    tasks = make_tasks(settings, factory=Watched, synthetic=equal, augment=DSA("color"))
+    (networks,) = batches_of_each_network(tasks).values()
+    assert len({frozenset(image_set(torch.cat(batches))) for batches in networks}) == 3
 
 
 def test_another_seed_gives_other_networks(make_tasks, factory):

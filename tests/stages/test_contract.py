@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import io
 import json
 import pkgutil
 from pathlib import Path
@@ -14,9 +15,10 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 
 import pdd_lightning.stages
-from pdd_lightning import DistilledDataset
+from pdd_lightning import DistilledDataset, distributed
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.progression import StageAdvance, StageObserver, TransitionSettings
@@ -27,14 +29,28 @@ from tests.tiny import Blobs
 # What each method's shortest sensible run needs; a new method adds a line.
 TRAJECTORIES = {"ipc": 1, "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 10.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "DATM": {**TRAJECTORIES, "first_max_start_epoch": 1, "lr_label": 5.0},
+    "DATM": {**TRAJECTORIES, "max_start_epoch": 3, "first_max_start_epoch": 2, "lr_label": 5.0},
     "DistributionMatching": {"ipc": 1, "lr_img": 0.1},
     "FTD": {**TRAJECTORIES, "image_average": 0.9},
-    "IDC": {"ipc": 1, "inner": 2, "net_images": 20, "batch_real": 8, "lr_img": 0.05},
+    "IDC": {"ipc": 1, "metric": "l1", "inner": 2, "net_images": 20, "batch_real": 8, "lr_img": 0.05},
     "GradientMatching": {"ipc": 1, "outer": 3, "inner": 2, "lr_net": 0.1},
     "TrajectoryMatching": TRAJECTORIES,
 }
 ITERATIONS = 5
+# Another value of each argument that is no number; a new one that is none adds a line.
+OTHERS: dict[str, Any] = {
+    "network": functools.partial(ConvNet, depth=1, width=4),
+    "init": "noise",
+    "augment": "crop",
+    "match_augment": "crop",
+    "metric": "mse",
+    "classes": "together",
+    "unroll_mode": "constant",
+    "batch_syn": 2,
+    "first_max_start_epoch": 1,
+    "image_average": 0.9,
+    "lr_label": 0.5,
+}
 
 
 def found_stages() -> list[type[DistillationStage]]:
@@ -66,8 +82,14 @@ class Remember(StageObserver):
         self.gradients: list[dict[str, bool]] = []
         self.losses: list[float] = []
         self.frozen: list[Tensor] = []
+        self.batches: list[tuple[bytes, list[bytes]]] = []
+        self.before: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.batches.append((as_bytes(batch), [drawn_by(rank, pl_module.data) for rank in (0, 1, 2)]))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.before.append((pl_module.images.detach().clone(), pl_module.images.grad.clone()))
         self.gradients.append(
             {name: p.grad is not None and bool(p.grad.abs().sum() > 0) for name, p in pl_module.named_parameters()}
         )
@@ -79,6 +101,20 @@ class Remember(StageObserver):
         self.frozen.append(pl_module.data.union.images.clone())
         if self.stop == (pl_module.state.stage, pl_module.state.iteration):
             raise InterruptedError("the run is interrupted here")
+
+
+def as_bytes(batch: Any) -> bytes:
+    """All that is in a batch."""
+    buffer = io.BytesIO()
+    torch.save(batch, buffer)
+    return buffer.getvalue()
+
+
+def drawn_by(rank: int, data: ProgressiveDataModule) -> bytes:
+    """The batch that a process gets next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "rank", lambda: rank)
+        return as_bytes(next(iter(data.train_dataloader())))
 
 
 def fit(kind: type[DistillationStage], folder: Path, resume: bool = False, stop: Any = None) -> tuple[Any, Remember]:
@@ -143,6 +179,62 @@ def test_gradients_reach_the_learned_quantities_and_nothing_else(kind: type[Dist
 
 def names_of(module: torch.nn.Module, params: list[Tensor]) -> list[str]:
     return [name for name, parameter in module.named_parameters() for wanted in params if parameter is wanted]
+
+
+@every_stage
+def test_the_first_step_of_a_stage_has_no_momentum(kind: type[DistillationStage], straight: Any) -> None:
+    module, seen = straight(kind)
+    black, white = (module.data.real.pixels.level(shade) for shade in (0.0, 1.0))
+    for step in range(2 * ITERATIONS):
+        (images, gradient), after = seen.before[step], seen.images[step]
+        inside = (after > black) & (after < white)  # a method may clamp its images
+        plain = torch.allclose(after[inside], (images - module.lr_img * gradient)[inside], rtol=1e-4, atol=1e-6)
+        assert inside.any() and plain == (step in (0, ITERATIONS))
+
+
+@every_stage
+def test_each_process_draws_batches_of_its_own(kind: type[DistillationStage], straight: Any) -> None:
+    _, seen = straight(kind)
+    assert len(seen.batches) == 2 * ITERATIONS
+    for batch, by_rank in seen.batches:
+        assert batch == by_rank[0]
+        assert len(set(by_rank)) == len(by_rank)
+
+
+def build(kind: type[DistillationStage], **changes: Any) -> DistillationStage:
+    return kind(**{"network": functools.partial(ConvNet, depth=2, width=4), **arguments(kind), **changes})
+
+
+def another(name: str, value: Any) -> Any:
+    """Another value of a setting, near the one that it has."""
+    if name in OTHERS and OTHERS[name] != value:
+        return OTHERS[name]
+    return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value / 2
+
+
+def argument_names(kind: type[DistillationStage]) -> set[str]:
+    """Arguments of a method's constructor, and of those that it hands others on to."""
+    signatures = [inspect.signature(base.__init__) for base in kind.__mro__ if issubclass(base, DistillationStage)]
+    return {name for signature in signatures for name in signature.parameters} - {"self", "args", "kwargs"}
+
+
+@every_stage
+def test_each_argument_is_a_setting_of_its_own(kind: type[DistillationStage]) -> None:
+    """What is not in `settings` could be changed when a run is continued."""
+    hard = {"lr_label": None} if "lr_label" in argument_names(kind) else {}  # soft labels refuse to begin from noise
+    plain = build(kind, **hard).settings
+    for name in argument_names(kind):
+        assert name in plain, f"the argument {name} of {kind.__name__} is not among its settings"
+        changed = build(kind, **{**hard, name: another(name, plain[name])}).settings
+        assert {key for key, value in changed.items() if value != plain[key]} == {name}
+        assert name == "network" or changed[name] == another(name, plain[name])
+
+
+@pytest.mark.parametrize("bad", [{"ipc": 0}, {"lr_img": -1.0}, {"momentum": 1.0}, {"augment": "colour"}])
+@every_stage
+def test_settings_that_cannot_work_are_refused(kind: type[DistillationStage], bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="colour" if "augment" in bad else next(iter(bad))):
+        build(kind, **bad)
 
 
 @every_stage

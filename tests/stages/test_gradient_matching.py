@@ -12,7 +12,7 @@ from pdd_lightning.progression import StageAdvance
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.stages import GradientMatching
 from pdd_lightning.stages.gradient_matching import published_loops
-from tests.tiny import change, started
+from tests.tiny import Watched, change, image_set, started
 
 
 class Theta:
@@ -39,8 +39,8 @@ class Held:
 def make(blobs, monkeypatch):
     """Makes a stage that is set up, with initial images, after the finished stages of a union."""
 
-    def build(union=None, norm="instance", **options):
-        stage = GradientMatching(partial(ConvNet, depth=2, width=4, norm=norm), **options)
+    def build(union=None, norm="instance", network=None, **options):
+        stage = GradientMatching(network or partial(ConvNet, depth=2, width=4, norm=norm), **options)
         data = started(blobs)
         if union is not None:
             change(data, union=union, trajectories=Theta(torch.linspace(-0.3, 0.3, parameter_count(stage))))
@@ -105,6 +105,16 @@ def test_the_network_is_trained_on_the_images_as_they_are_then(make):
             stage.images.add_(shift)
         results.append(step(stage, data, 1)[2])
     assert not torch.equal(*results)
+
+
+def test_the_network_is_trained_on_frozen_and_new_images_together(make, staged_blobs):
+    stage, data = make(staged_blobs, network=Watched, outer=2, inner=3, augment="none")
+    step(stage, data, 0)
+    Watched.seen.clear()
+    step(stage, data, 1)
+    assert [len(batch) for batch in Watched.seen] == [12] * 3
+    for batch in Watched.seen:
+        assert image_set(batch) == image_set(staged_blobs.images) | image_set(stage.images)
 
 
 def test_later_stages_start_from_trained_networks(make, staged_blobs):

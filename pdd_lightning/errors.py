@@ -36,6 +36,10 @@ class KernelError(PDDError):
     """What was asked of a ConvNet's CPU kernels is beyond them."""
 
 
+class ProcessError(PDDError):
+    """Another process that shares the work ended before it was done."""
+
+
 def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
     """One line per setting that differs: `name: stored on disk, wanted asked for`, for nested dictionaries."""
     if isinstance(stored, dict) and isinstance(wanted, dict):

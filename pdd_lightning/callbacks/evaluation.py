@@ -11,17 +11,10 @@ from pdd_lightning import distributed
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import (
-    EvaluationSettings,
-    Subject,
-    evaluation_tasks,
-    run_tasks,
-)
-from pdd_lightning.evaluation.plan import Part
-from pdd_lightning.evaluation.tasks import say_kept
+from pdd_lightning.evaluation import EvaluationSettings, Part, Subject, evaluate
 from pdd_lightning.progression.advance import StageAdvance
 from pdd_lightning.progression.observer import observers, stage_module
-from pdd_lightning.results.store import ResultStore, rows_from_results
+from pdd_lightning.results.store import ResultStore
 from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.stages import DistillationStage
 
@@ -96,10 +89,7 @@ def evaluate_run(
         experts=advances[0].experts.first_folder(root / "experts") if advances else None,
         store=ResultStore(root / "evaluation.jsonl"),
     )
-    tasks = evaluation_tasks(subject, settings)
-    say_kept(tasks, subject)
-    results = run_tasks(tasks, progress=trainer.progress_bar_callback is not None)
-    rows = rows_from_results(results, data.real.class_names, settings.every_stage)
+    rows = evaluate(subject, settings, progress=trainer.progress_bar_callback is not None)
     if distributed.rank() == 0:
         print("\n" + evaluation_table(rows).text() + "\n")
     for observer in observers(trainer):

@@ -1,10 +1,8 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
 from pdd_lightning.commands.base import Command, ShortHelp
-from pdd_lightning.commands.continual import Continual
 from pdd_lightning.commands.convert import Convert, Join
-from pdd_lightning.commands.describe import Describe
-from pdd_lightning.commands.evaluate import Evaluate
+from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
 from pdd_lightning.commands.report import Report
 from pdd_lightning.commands.study import RunStudy
 

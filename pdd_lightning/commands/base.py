@@ -6,15 +6,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.data.real import RealDataModule
+from pdd_lightning import distributed
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.typing import NetworkFactory
 
 Settings = TypeVar("Settings")
 
@@ -45,9 +45,11 @@ class Command(ABC):
         return parser
 
     def main(self, words: Sequence[str]) -> None:
-        """Parses what follows the verb, and does it."""
+        """Parses what follows the verb, and does it, with the help of other processes where there is `--processes`."""
         parser = self.parser()
-        self.run(parser.instantiate(parser.parse_args(list(words))))
+        options = parser.instantiate(parser.parse_args(list(words)))
+        with distributed.process_group(options.get("processes", 1), partial(self.main, list(words))):
+            self.run(options)
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -62,31 +64,21 @@ class Command(ABC):
         """
 
 
-def add_data_and_network(parser: ArgumentParser) -> None:
-    """Adds `--data`, `--network` and `--device`."""
-    parser.add_subclass_arguments(RealDataModule, "data", required=True, help="Real images: a class or a YAML file.")
-    parser.add_argument(
-        "--network",
-        type=NetworkFactory,
-        sub_configs=True,
-        help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
-    )
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
-
-
 def settings_of(kind: type[Settings], options: Namespace) -> Settings:
     """The settings, a dataclass, among parsed options."""
     return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, if this machine has it.
+    """The device of that name, if this machine has it; processes take the GPUs in turn unless one is named.
 
     Raises:
         ConfigError: It has not.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{distributed.rank() % torch.cuda.device_count()}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -101,5 +93,5 @@ def check_file_names(options: Namespace, *names: str) -> None:
         ConfigError: One does.
     """
     for name in names:
-        if options[name] and Path(options[name]).is_dir():
+        if options.get(name) and Path(options[name]).is_dir():
             raise ConfigError(f"--{name} {options[name]} is a folder: name a file")

@@ -1,25 +1,7 @@
-"""Evaluation of distilled sets: protocols and baselines."""
+"""Evaluation of distilled sets: protocols and baselines, continual learning, and description."""
 
-from pdd_lightning.evaluation.plan import NetworkPlan, Subject, plan_networks
-from pdd_lightning.evaluation.protocols import PROTOCOLS, Phase, protocol_phases, stage_steps
-from pdd_lightning.evaluation.ranking import ranking_scores, ranking_tasks
-from pdd_lightning.evaluation.settings import EvaluationSettings
-from pdd_lightning.evaluation.stored import evaluate_file
-from pdd_lightning.evaluation.tasks import EvaluationTask, evaluation_tasks, run_tasks
+from pdd_lightning.evaluation.evaluator import evaluate, ranking_scores
+from pdd_lightning.evaluation.plan import EvaluationSettings
+from pdd_lightning.evaluation.subject import Part, Subject, stored_subject
 
-__all__ = [
-    "PROTOCOLS",
-    "EvaluationSettings",
-    "EvaluationTask",
-    "NetworkPlan",
-    "Phase",
-    "Subject",
-    "evaluate_file",
-    "evaluation_tasks",
-    "plan_networks",
-    "protocol_phases",
-    "ranking_scores",
-    "ranking_tasks",
-    "run_tasks",
-    "stage_steps",
-]
+__all__ = ["EvaluationSettings", "Part", "Subject", "evaluate", "ranking_scores", "stored_subject"]

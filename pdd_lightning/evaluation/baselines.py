@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pdd_lightning.augment import DSA
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.networks.features import features_and_logits
+from pdd_lightning.evaluation.engine import OnSteps, Task
+from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
+from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
-from pdd_lightning.training import Images
+from pdd_lightning.training import TrainingSettings
 
 Baseline: TypeAlias = Literal["random", "herding", "kmeans"]
 BASELINES: tuple[str, ...] = get_args(Baseline)
@@ -31,12 +34,12 @@ def random_choice(real: RealDataModule, like: SyntheticSet, seed: int) -> Tensor
         seed: Seed of the choice.
 
     Returns:
-        Positions `[N]` in the train part.
+        Indices `[N]` in the train part.
     """
     generator = generator_for(seed, "random real images")
     chosen = torch.empty(len(like), dtype=torch.int64)
-    for members, places in _classes(real, like):
-        chosen[places] = members[torch.randperm(len(members), generator=generator)[: len(places)]]
+    for members, indices in _classes(real, like):
+        chosen[indices] = members[torch.randperm(len(members), generator=generator)[: len(indices)]]
     return chosen
 
 
@@ -52,15 +55,15 @@ def herding_choice(real: RealDataModule, like: SyntheticSet, features: Tensor) -
         features: Features of the train part `[images, F]`.
 
     Returns:
-        Positions `[N]` in the train part.
+        Indices `[N]` in the train part.
 
     Reference:
         Welling, Herding Dynamical Weights to Learn (ICML 2009), in the form of Rebuffi et al., iCaRL (CVPR 2017),
         algorithm 4; Castro et al., End-to-End Incremental Learning (ECCV 2018).
     """
     chosen = torch.empty(len(like), dtype=torch.int64)
-    for members, places in _classes(real, like):
-        chosen[places] = members[_herd(features[members.to(features.device)], len(places)).cpu()]
+    for members, indices in _classes(real, like):
+        chosen[indices] = members[_herd(features[members.to(features.device)], len(indices)).cpu()]
     return chosen
 
 
@@ -71,7 +74,7 @@ def chosen_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet, cho
         real: Real images, set up.
         pixels: The model space of the result.
         like: The set whose stages are taken over.
-        chosen: Positions `[N]` in the train part.
+        chosen: Indices `[N]` in the train part.
     """
     return _staged(pixels.encode(to_unit(real.train.images[chosen])), like)
 
@@ -88,13 +91,13 @@ def kmeans_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet, see
     from sklearn.cluster import KMeans
 
     images = torch.empty(len(like), *real.image_shape)
-    for label, (members, places) in enumerate(_classes(real, like)):
+    for label, (members, indices) in enumerate(_classes(real, like)):
         state = derive_seed(seed, "kmeans", label) % 2**32
         flat = pixels.encode(to_unit(real.train.images[members])).flatten(1).numpy()
-        fitted = KMeans(len(places), random_state=state).fit(flat)
-        sizes = torch.bincount(torch.from_numpy(fitted.labels_).long(), minlength=len(places))
+        fitted = KMeans(len(indices), random_state=state).fit(flat)
+        sizes = torch.bincount(torch.from_numpy(fitted.labels_).long(), minlength=len(indices))
         centres = torch.from_numpy(fitted.cluster_centers_).float().view(-1, *real.image_shape)
-        images[places] = centres[sizes.argsort(descending=True, stable=True)]
+        images[indices] = centres[sizes.argsort(descending=True, stable=True)]
     return _staged(images, like)
 
 
@@ -104,7 +107,7 @@ def check_counts(real: RealDataModule, like: SyntheticSet) -> None:
     Raises:
         DataError: A class has fewer real images than the synthetic set has.
     """
-    labels = _hard(like)
+    labels = hard_labels(like)
     for label in labels.unique().tolist():
         there, needed = len(real.train.images_of_class(label)), int((labels == label).sum())
         if there < needed:
@@ -114,25 +117,40 @@ def check_counts(real: RealDataModule, like: SyntheticSet) -> None:
             )
 
 
-def features_before_classifier(network: nn.Module, images: Images, batch_size: int = 512) -> Tensor:
-    """What a network's last linear layer is given, for all images `[N, F]`, in evaluation mode.
+def herding_task(subject: Subject, training: TrainingSettings, augment: DSA, *purpose: str | int) -> Task:
+    """The task of choosing real images by herding, in the features of a network trained on all of them.
 
     Args:
-        network: A classifier on the images' device.
-        images: `N` images in model space.
-        batch_size: Images per forward pass.
+        subject: The set whose number of images is taken over, and the real images.
+        training: Training of the network.
+        augment: Its augmentation.
+        purpose: What the choice is for, which its random numbers depend on.
 
-    Raises:
-        ConfigError: The network has no linear layer.
+    Returns:
+        A task whose value is the result of `herding_choice` as a list.
     """
-    network.eval()
-    with torch.no_grad():
-        parts = torch.arange(len(images)).split(batch_size)
-        return torch.cat([features_and_logits(network, images[indices]).features for indices in parts])
+
+    def compute(on_steps: OnSteps) -> list[int]:
+        images, labels = subject.real_images("train")
+        network = subject.network("herding init", *purpose)
+        generator = generator_for(subject.seed, "herding", *purpose)
+        train_counting(network, images, labels, training, augment, generator, on_steps)
+        return herding_choice(subject.real, subject.synthetic, outputs_of(network, images).features).tolist()
+
+    about = {"training": training, "augment": vars(augment), "network": network_spec(subject.factory)}
+    depends_on = {**subject.identity, "herding": about, "seed": subject.seed}
+    if purpose:
+        depends_on["purpose"] = purpose
+    return Task("network of herding", training.steps(len(subject.real.train)), depends_on, compute)
+
+
+def hard_labels(synthetic: SyntheticSet) -> Tensor:
+    """The class of each image `[N]`: the likeliest one of soft labels."""
+    return synthetic.labels if synthetic.labels.ndim == 1 else synthetic.labels.argmax(1)
 
 
 def _herd(features: Tensor, count: int) -> Tensor:
-    """Positions `[count]` of the rows of `features` `[n, F]` that herding takes, in order."""
+    """Indices `[count]` of the rows of `features` `[n, F]` that herding takes, in order."""
     mean, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
     chosen = []
@@ -145,16 +163,12 @@ def _herd(features: Tensor, count: int) -> Tensor:
 
 
 def _classes(real: RealDataModule, like: SyntheticSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each class, its images' positions in the train part, and its places in the set, those of stage 1 first."""
-    labels = _hard(like)
+    """Of each class, the indices of its images in the train part, and in the set, those of stage 1 first."""
+    labels = hard_labels(like).cpu()
     for label in labels.unique().tolist():
-        places = (labels == label).nonzero().flatten()
-        yield real.train.images_of_class(label), places[like.stages.cpu()[places].argsort(stable=True)]
-
-
-def _hard(like: SyntheticSet) -> Tensor:
-    return (like.labels if like.labels.ndim == 1 else like.labels.argmax(1)).cpu()
+        indices = (labels == label).nonzero().flatten()
+        yield real.train.images_of_class(label), indices[like.stages.cpu()[indices].argsort(stable=True)]
 
 
 def _staged(images: Tensor, like: SyntheticSet) -> SyntheticSet:
-    return SyntheticSet(images, _hard(like), like.stages.cpu(), learning_rates=(None,) * like.num_stages)
+    return SyntheticSet(images, hard_labels(like).cpu(), like.stages.cpu(), (None,) * like.num_stages)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdd_lightning.augment import DSA
-from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.baselines import (
-    check_counts,
-    chosen_set,
-    features_before_classifier,
-    herding_choice,
-    random_choice,
-)
-from pdd_lightning.evaluation.memory import LearningTask, LearningTasks, joined
-from pdd_lightning.evaluation.plan import Part
+from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_choice
+from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
+from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
+from pdd_lightning.evaluation.protocols import check_choices
+from pdd_lightning.evaluation.subject import train_counting
 from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
-from pdd_lightning.progress import progress_bar
-from pdd_lightning.randomness import derive_seed, generator_for, seeded
-from pdd_lightning.training import TrainingSettings, train_network
-from pdd_lightning.typing import NetworkFactory
+from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.randomness import derive_seed, generator_for
+from pdd_lightning.training import TrainingSettings
 
 ContinualProtocol: TypeAlias = Literal["gdumb", "replay"]
 Memory: TypeAlias = Literal["distilled", "random", "herding", "none"]
@@ -66,10 +60,8 @@ class ContinualSettings:
     def __post_init__(self) -> None:
         if self.num_networks < 1:
             raise ConfigError(f"num_networks must be >= 1, got {self.num_networks}")
-        for name, known in (("protocols", ContinualProtocol), ("memories", Memory)):
-            chosen, choices = getattr(self, name), get_args(known)
-            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(choices):
-                raise ConfigError(f"{name} must name some of {', '.join(choices)}, each once, got {list(chosen)}")
+        check_choices("protocols", self.protocols, get_args(ContinualProtocol))
+        check_choices("memories", self.memories, get_args(Memory))
         if not self.arms:
             raise ConfigError(
                 '"gdumb" trains on the memory alone, and "none" is no memory: add another memory or protocol'
@@ -82,54 +74,49 @@ class ContinualSettings:
         return [arm for arm in arms if arm != ("gdumb", "none")]
 
 
-@torch.inference_mode(False)
 def learn_tasks(
-    tasks: LearningTasks,
-    factory: NetworkFactory,
-    settings: ContinualSettings,
-    augment: DSA,
-    part: Part = "test",
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    tasks: Sequence[LearningTask], settings: ContinualSettings, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Learns the tasks in turn with each memory and protocol, and scores the networks on all classes seen so far.
+    """Learns tasks in turn with each memory and protocol, and scores the networks on all classes seen so far.
 
     Class-incremental: a network is never told which task an image belongs to. Nothing of a task is used before its
     turn; the memory of a task comes from its own images. Network number n has the same initialisation in every row.
+    Processes share the networks, and each gets all rows. What the tasks' store has is not computed again.
 
     Args:
-        tasks: The tasks and their distilled sets.
-        factory: Makes the networks.
-        settings: See `ContinualSettings`.
-        augment: Augmentation of all training images.
-        part: Real images to score on.
-        seed: Seed of initialisations, orders, and random real images.
-        device: Where to train.
+        tasks: The tasks, which share all but their images.
+        settings: How they are learned.
+        progress: Show a progress bar.
 
     Returns:
         Rows as JSON values: `accuracy_matrix` [T, T], the mean over networks of the accuracy on task j (column) after
         task i (row), None where it was not learned yet; `average_accuracy` [T], over the tasks seen so far after each
-        of them; `mean`, `std` and `accuracies` over networks of the last of these; `forgetting` and `forgetting_std`.
+        of them; `mean`, `std` and `accuracies` over networks of the last of these; `forgetting` and `forgetting_std`;
+        `seconds`, summed over networks.
+
+    Raises:
+        DataError: A class has fewer real images than the memory needs.
 
     Reference:
         GDumb: Prabhu, Torr and Dokania, "GDumb: A Simple Approach that Questions Our Progress in Continual Learning",
         ECCV 2020; with distilled memory: Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023,
         section 4.3. Replay: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019.
     """
-    learner = _Learner(tasks, factory, settings, augment, part, seed, torch.device(device))
+    learner = _Learner(tasks, settings)
+    numbers = range(settings.num_networks)
+    values = iter(
+        run_tasks([learner.task(*arm, n) for arm in settings.arms for n in numbers], tasks[0].store, progress)
+    )
     rows = []
-    total = len(settings.arms) * settings.num_networks * len(tasks.tasks)
-    with progress_bar(total, "Learning tasks", "task") as bar:
-        for protocol, memory in settings.arms:
-            begin = time.perf_counter()
-            matrices = []
-            for number in range(settings.num_networks):
-                bar.set_description(f"{protocol}, {memory} {number + 1}/{settings.num_networks}")
-                matrices.append(learner.accuracies(protocol, memory, number))
-                bar.update(len(tasks.tasks))
-            images = 0 if memory == "none" else sum(len(task.distilled) for task in tasks.tasks)
-            facts = {"row": memory, "protocol": protocol, "part": part, "images": images}
-            rows.append({**facts, **summary(matrices), "seconds": time.perf_counter() - begin})
+    for protocol, memory in settings.arms:
+        networks = [next(values) for _ in numbers]
+        images = 0 if memory == "none" else sum(len(task.synthetic) for task in tasks)
+        figures = summary([_matrix(network["accuracies"]) for network in networks])
+        seconds = sum(network["seconds"] for network in networks)
+        part = tasks[0].part
+        rows.append(
+            {"row": memory, "protocol": protocol, "part": part, "images": images, **figures, "seconds": seconds}
+        )
     return rows
 
 
@@ -154,128 +141,135 @@ def summary(matrices: Sequence[Tensor]) -> dict[str, Any]:
     }
 
 
+def _matrix(accuracies: Sequence[Sequence[float]]) -> Tensor:
+    """Accuracies on the tasks so far after each task as a matrix `[T, T]`, NaN for tasks not learned yet."""
+    lines = [[*line, *[math.nan] * (len(accuracies) - len(line))] for line in accuracies]
+    return torch.tensor(lines, dtype=torch.float64)
+
+
 class _Learner:
-    """What all rows share."""
+    """What the networks share: tasks, settings, and the choices of herding."""
 
-    def __init__(
-        self,
-        tasks: LearningTasks,
-        factory: NetworkFactory,
-        settings: ContinualSettings,
-        augment: DSA,
-        part: Part,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.all = tasks
-        self.tasks = tasks.tasks
-        self.factory = factory
+    def __init__(self, tasks: Sequence[LearningTask], settings: ContinualSettings) -> None:
+        self.tasks = tasks
         self.settings = settings
-        self.augment = augment
-        self.part: Part = part
-        self.seed = seed
-        self.device = device
+        self.common = tasks[0]  # for all that the tasks share
+        self.num_classes = tasks[-1].seen
         if {"random", "herding"} & set(settings.memories):
-            for task in self.tasks:
-                check_counts(task.real, task.distilled)
+            for task in tasks:
+                check_counts(task.real, task.synthetic)
+        self._herding = [herding_task(task, settings.replay, task.augment, task.first) for task in tasks]
 
-    def accuracies(self, protocol: ContinualProtocol, memory: Memory, number: int) -> Tensor:
-        """Accuracy `[T, T]` of one network on task j after task i, NaN for tasks not learned yet."""
-        kept = self._kept(memory, number)
-        generator = generator_for(self.seed, "continual", protocol, memory, number)
+    def task(self, protocol: ContinualProtocol, memory: Memory, number: int) -> Task:
+        """Has one network learn all tasks; its value has the accuracies on the tasks so far after each of them."""
+        common, needs = self.common, self._herding if memory == "herding" else []
+        depends_on = {
+            "continual": {"protocol": protocol, "memory": memory, "number": number},
+            "tasks": [task.identity for task in self.tasks],
+            "network": network_spec(common.factory),
+            "training": asdict(getattr(self.settings, protocol)),
+            "augment": vars(common.augment),
+            "part": common.part,
+            "seed": common.seed,
+            "herding": [need.depends_on for need in needs],
+        }
+        steps = sum(self._steps(protocol, memory, index) for index in range(len(self.tasks)))
+        compute = partial(self._learn, protocol, memory, number)
+        return Task(f"{protocol}, {memory} {number + 1}", steps, depends_on, compute, needs)
+
+    def _learn(
+        self, protocol: ContinualProtocol, memory: Memory, number: int, on_steps: OnSteps, *herded: list[int]
+    ) -> dict[str, Any]:
+        begin = time.perf_counter()
+        kept = self._kept(memory, number, herded)
+        generator = generator_for(self.common.seed, "continual", protocol, memory, number)
         network = self._network(number)
-        matrix = torch.full((len(self.tasks), len(self.tasks)), torch.nan, dtype=torch.float64)
-        for task in range(len(self.tasks)):
+        accuracies = []
+        for index in range(len(self.tasks)):
             if protocol == "gdumb":
                 network = self._network(number)
-                self._train_on_memory(network, joined(kept[: task + 1], self.all), self._gdumb_steps(task), generator)
+                steps = self._steps(protocol, memory, index)
+                self._train_on_memory(network, joined(kept[: index + 1], self.tasks), steps, generator, on_steps)
             else:
-                self._train_with_replay(network, task, kept[:task], generator)
-            matrix[task, : task + 1] = self._scores(network, task)
-        return matrix
+                self._train_with_replay(network, index, kept[:index], generator, on_steps)
+            accuracies.append(self._scores(network, index))
+        return {"accuracies": accuracies, "seconds": time.perf_counter() - begin}
 
-    def _kept(self, memory: Memory, number: int) -> list[SyntheticSet]:
+    def _kept(self, memory: Memory, number: int, herded: Sequence[list[int]]) -> list[SyntheticSet]:
         """Memory of each task; empty for none."""
         if memory == "none":
             return []
         if memory == "distilled":
-            return [task.distilled for task in self.tasks]
-        seed = derive_seed(self.seed, memory, number)
-        chosen = [
-            self._herded[index] if memory == "herding" else random_choice(task.real, task.distilled, seed)
-            for index, task in enumerate(self.tasks)
+            return [task.synthetic for task in self.tasks]
+        seed = derive_seed(self.common.seed, memory, number)
+        chosen = [torch.tensor(indices) for indices in herded] or [
+            random_choice(task.real, task.synthetic, seed) for task in self.tasks
         ]
-        pixels = self.all.pixels
         return [
-            chosen_set(task.real, pixels, task.distilled, which) for task, which in zip(self.tasks, chosen, strict=True)
+            chosen_set(task.real, task.pixels, task.synthetic, indices)
+            for task, indices in zip(self.tasks, chosen, strict=True)
         ]
-
-    @cached_property
-    def _herded(self) -> list[Tensor]:
-        """Images of each task by herding, in the features of a network trained on that task's images alone."""
-        return [self._herd(task) for task in self.tasks]
-
-    def _herd(self, task: LearningTask) -> Tensor:
-        images, labels = self._encoded(task.real.train.images).to(self.device), task.real.train.labels.to(self.device)
-        channels, size, _ = task.real.image_shape
-        with seeded(self.seed, "herding init", task.first):
-            network = self.factory(channels, task.real.num_classes, size).to(self.device)
-        generator = generator_for(self.seed, "herding", task.first)
-        train_network(network, images, labels, self.settings.replay, self.augment, generator)
-        return herding_choice(task.real, task.distilled, features_before_classifier(network, images))
 
     def _network(self, number: int) -> nn.Module:
-        channels, size, _ = self.tasks[0].real.image_shape
-        with seeded(self.seed, "continual init", number):
-            return self.factory(channels, self.all.num_classes, size).to(self.device)
+        return self.common.network("continual init", number, num_classes=self.num_classes)
 
-    def _gdumb_steps(self, last: int) -> int:
-        """Optimiser steps on the memory of the tasks so far, whichever it is."""
-        memories = [task.distilled for task in self.tasks[: last + 1]]
-        return self.settings.gdumb.steps(sum(len(memory) * memory.decode_factor**2 for memory in memories))
+    def _steps(self, protocol: ContinualProtocol, memory: Memory, index: int) -> int:
+        """Optimiser steps of a task; on the memory alone they are the same for every memory."""
+        decoded = [len(task.synthetic) * task.synthetic.decode_factor**2 for task in self.tasks]
+        if protocol == "gdumb":
+            return self.settings.gdumb.steps(sum(decoded[: index + 1]))
+        stored = [0 if memory == "none" else len(task.synthetic) for task in self.tasks]
+        real, kept = len(self.tasks[index].real.train), sum((decoded if memory == "distilled" else stored)[:index])
+        return self.settings.replay.steps(real + kept * _repeats(real, kept))
 
     def _train_on_memory(
-        self, network: nn.Module, memory: SyntheticSet, steps: int, generator: torch.Generator
+        self, network: nn.Module, memory: SyntheticSet, steps: int, generator: torch.Generator, on_steps: OnSteps
     ) -> None:
         """Progressively: on the unions of the memory's stages in turn, which share the steps equally."""
         settings = self.settings.gdumb
         for stage in range(1, memory.num_stages + 1):
             share = steps * stage // memory.num_stages - steps * (stage - 1) // memory.num_stages
-            union = memory.union(stage).to(self.device)
+            union = memory.union(stage).to(self.common.device)
             epochs = -(-share // replace(settings, epochs=1).steps(len(union)))
             learned = union.learning_rates[-1]
             training = replace(settings, epochs=epochs, lr=settings.lr if learned is None else learned)
-            train_network(network, union.images, union.labels, training, self.augment, generator, max_steps=share)
+            images, labels = union.images, union.labels
+            train_counting(network, images, labels, training, self.common.augment, generator, on_steps, share)
 
     def _train_with_replay(
-        self, network: nn.Module, task: int, kept: Sequence[SyntheticSet], generator: torch.Generator
+        self,
+        network: nn.Module,
+        index: int,
+        kept: Sequence[SyntheticSet],
+        generator: torch.Generator,
+        on_steps: OnSteps,
     ) -> None:
         """On the task's images and the memory, repeated so that half of the images are from it."""
-        real = self.tasks[task].real.train
-        images, labels = self._encoded(real.images), real.labels + self.tasks[task].first
+        task = self.tasks[index]
+        encoded, labels = task.real_images("train")
+        images, labels = encoded[torch.arange(len(encoded))], labels + task.first
         if kept:
-            memory = joined(kept, self.all)
-            times = max(1, round(len(labels) / len(memory)))
+            memory = joined(kept, self.tasks).to(task.device)
+            repeats = _repeats(len(labels), len(memory))
             if memory.labels.ndim == 2:
-                labels = F.one_hot(labels, self.all.num_classes).float()
-            images = torch.cat([images, memory.images.repeat(times, 1, 1, 1)])
-            labels = torch.cat([labels, memory.labels.repeat(times, *[1] * (memory.labels.ndim - 1))])
-        train_network(
-            network, images.to(self.device), labels.to(self.device), self.settings.replay, self.augment, generator
-        )
+                labels = F.one_hot(labels, self.num_classes).float()
+            images = torch.cat([images, memory.images.repeat(repeats, 1, 1, 1)])
+            labels = torch.cat([labels, memory.labels.repeat(repeats, *[1] * (memory.labels.ndim - 1))])
+        train_counting(network, images, labels, self.settings.replay, task.augment, generator, on_steps)
 
     @torch.no_grad()
-    def _scores(self, network: nn.Module, last: int) -> Tensor:
-        """Accuracy on each task so far `[last + 1]`, choosing among the classes so far."""
-        seen = self.tasks[last].first + self.tasks[last].real.num_classes
+    def _scores(self, network: nn.Module, last: int) -> list[float]:
+        """Accuracy on each task so far, choosing among the classes so far."""
         network.eval()
         scores = []
         for task in self.tasks[: last + 1]:
-            split = getattr(task.real, self.part)
-            images = self._encoded(split.images).to(self.device)
-            chosen = torch.cat([network(batch)[:, :seen].argmax(1) for batch in images.split(_BATCH)])
-            scores.append((chosen.cpu() == split.labels + task.first).double().mean())
-        return torch.stack(scores)
+            images, labels = task.real_images(task.part)
+            batches = torch.arange(len(images)).split(_BATCH)
+            chosen = torch.cat([network(images[batch])[:, : self.tasks[last].seen].argmax(1) for batch in batches])
+            scores.append(float((chosen == labels + task.first).cpu().double().mean()))
+        return scores
 
-    def _encoded(self, images: Tensor) -> Tensor:
-        return self.all.pixels.encode(to_unit(images))
+
+def _repeats(real: int, memory: int) -> int:
+    """How often a memory is repeated beside real images, so that it makes half of them."""
+    return max(1, round(real / memory)) if memory else 0

@@ -1,18 +1,19 @@
-"""How the stages of a distilled set differ from each other and from real images, in numbers."""
+"""How the stages of a distilled set differ from each other and from real images, in statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.augment import DSA
-from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.real import RealDataModule
-from pdd_lightning.data.splits import EncodedImages, to_unit
+from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.evaluation.baselines import hard_labels
+from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
+from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.metrics.images import (
     centroid_silhouette,
     colourfulness,
@@ -21,19 +22,16 @@ from pdd_lightning.metrics.images import (
     spectral_bands,
     total_variation,
 )
-from pdd_lightning.networks.features import Outputs, features_and_logits
-from pdd_lightning.progress import progress_bar
-from pdd_lightning.randomness import generator_for, seeded
+from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.randomness import generator_for
 from pdd_lightning.results.images import ranks
 from pdd_lightning.results.tables import NUMBERS
-from pdd_lightning.training import TrainingSettings, train_network
-from pdd_lightning.typing import NetworkFactory
+from pdd_lightning.training import TrainingSettings
 
 REAL = "real, held out"
 """The row of real images."""
 EXAMPLES = 10
 """Images of a row that stand for all of them."""
-_BATCH = 512
 
 
 class Group(NamedTuple):
@@ -54,45 +52,33 @@ class Group(NamedTuple):
     labels: Tensor
 
 
-def groups_of(distilled: DistilledDataset, real: RealDataModule) -> list[Group]:
-    """The images of each stage, and the real validation images.
-
-    Args:
-        distilled: The distilled set; decoded, where each image stands for several.
-        real: Real images of the same classes, set up.
-    """
-    labels = distilled.labels if distilled.labels.ndim == 1 else distilled.labels.argmax(1)
-    pixels = distilled.to_pixels()
+def groups_of(subject: Subject) -> list[Group]:
+    """The images of each stage, decoded, where each stored one stands for several, and the real validation images."""
+    distilled = subject.synthetic.decoded(subject.pixels).to(subject.device)
+    pixels, labels = subject.pixels.decode(distilled.images).clamp(0, 1), hard_labels(distilled)
     groups = []
     for stage in range(1, distilled.num_stages + 1):
         member = distilled.stages == stage
         groups.append(Group(f"stage {stage}", stage, distilled.images[member], pixels[member], labels[member]))
-    held_out = to_unit(real.val.images)
-    return [*groups, Group(REAL, None, distilled.pixels.encode(held_out), held_out, real.val.labels)]
+    held_out = to_unit(subject.real.val.images).to(subject.device)
+    images, labels = subject.real_images("val")
+    return [*groups, Group(REAL, None, images[torch.arange(len(images))], held_out, labels)]
 
 
-def example_images(distilled: DistilledDataset, real: RealDataModule) -> dict[str, Tensor]:
-    """Pixels of a few images of each row, one of each class in turn, by the row's name; arguments as `groups_of`."""
+def example_images(subject: Subject) -> dict[str, Tensor]:
+    """Pixels of a few images of each row, one of each class in turn, by the row's name."""
     examples = {}
-    for group in groups_of(distilled, real):
+    for group in groups_of(subject):
         labels = group.labels.tolist()
         turns = sorted(zip(ranks(labels), labels, range(len(labels)), strict=True))
-        examples[group.row] = group.pixels[[place for _, _, place in turns[:EXAMPLES]]]
+        examples[group.row] = group.pixels[[index for _, _, index in turns[:EXAMPLES]]]
     return examples
 
 
-@torch.inference_mode(False)
 def describe_stages(
-    distilled: DistilledDataset,
-    real: RealDataModule,
-    factory: NetworkFactory,
-    training: TrainingSettings,
-    augment: DSA,
-    num_networks: int = 3,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    subject: Subject, training: TrainingSettings, num_networks: int = 3, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """One row of numbers per stage, and one for real images that no network was trained on (the validation part).
+    """One row of statistics per stage, and one for real images that no network was trained on (the validation part).
 
     Each of `NUMBERS` is a mean over the images of the row, with the standard deviation over images as `<name>_std`:
 
@@ -104,109 +90,88 @@ def describe_stages(
       `pdd_lightning.metrics.images`;
     - `nearest_real`, the distance to the nearest real training image of the class, in model space.
 
+    Processes share the networks, and each gets all rows.
+
     Args:
-        distilled: The distilled set; decoded, where each image stands for several.
-        real: Real images of the same classes, set up.
-        factory: Makes the networks.
-        training: Their training on the real images.
-        augment: Augmentation of that training.
+        subject: The distilled set, the real images, and the kind of network; its store keeps what each network says.
+        training: Training of the networks on the real images.
         num_networks: Networks to average over.
-        seed: Seed of their initialisation and training.
-        device: Where to train.
+        progress: Show a progress bar.
 
     Raises:
         ConfigError: `num_networks` is not positive.
     """
     if num_networks < 1:
         raise ConfigError(f"num_networks must be >= 1, got {num_networks}")
-    groups = [_on(group, device) for group in groups_of(distilled, real)]
-    train = EncodedImages(real.train.images, distilled.pixels, device), real.train.labels.to(device)
-    networks = _trained_networks(real, train, factory, training, augment, num_networks, seed)
-    judged = [_judged(network, train, groups) for network in networks]
+    groups = groups_of(subject)
+    tasks = [_task(subject, training, groups, number) for number in range(num_networks)]
+    judged = run_tasks(tasks, subject.store, progress)
     return [
-        _row(group, _pixel_numbers(group) | _mean(numbers) | {"nearest_real": _nearest_real(group, train)})
-        for group, *numbers in zip(groups, *judged, strict=True)
+        _row(group, _pixel_statistics(group) | _means(networks) | {"nearest_real": _nearest_real(subject, group)})
+        for group, *networks in zip(groups, *judged, strict=True)
     ]
 
 
-Train = tuple[EncodedImages, Tensor]
+def _task(subject: Subject, training: TrainingSettings, groups: Sequence[Group], number: int) -> Task:
+    """Trains a network on the real training part, and judges each image of each group with it."""
 
+    def compute(on_steps: OnSteps) -> list[dict[str, list[float]]]:
+        network = subject.network("description init", number)
+        generator = generator_for(subject.seed, "description", number)
+        train_counting(network, *subject.real_images("train"), training, subject.augment, generator, on_steps)
+        return _judged(network, subject, groups)
 
-def _on(group: Group, device: torch.device | str) -> Group:
-    return group._replace(**{name: getattr(group, name).to(device) for name in ("images", "pixels", "labels")})
-
-
-def _trained_networks(
-    real: RealDataModule,
-    train: Train,
-    factory: NetworkFactory,
-    training: TrainingSettings,
-    augment: DSA,
-    count: int,
-    seed: int,
-) -> Iterator[nn.Module]:
-    """Networks trained on the real training part, one after another, in evaluation mode."""
-    images, labels = train
-    channels, size, _ = real.image_shape
-    with progress_bar(count * training.epochs, "Training on real images", "epoch") as bar:
-        for number in range(count):
-            with seeded(seed, "description init", number):
-                network = factory(channels, real.num_classes, size).to(labels.device)
-            generator = generator_for(seed, "description", number)
-            train_network(network, images, labels, training, augment, generator, lambda *_: bar.update())
-            yield network.eval()
+    depends_on = {
+        **subject.identity,
+        "description": number,
+        "network": network_spec(subject.factory),
+        "training": asdict(training),
+        "augment": vars(subject.augment),
+        "seed": subject.seed,
+    }
+    return Task(f"network {number + 1} on real images", training.steps(len(subject.real.train)), depends_on, compute)
 
 
 @torch.no_grad()
-def _judged(network: nn.Module, train: Train, groups: Sequence[Group]) -> list[dict[str, Tensor]]:
-    """What one network says of each image of each group, `[N]` per number."""
-    centroids = _centroids(network, *train)
+def _judged(network: nn.Module, subject: Subject, groups: Sequence[Group]) -> list[dict[str, list[float]]]:
+    """What a network says of each image of each group, `[N]` per statistic."""
+    images, labels = subject.real_images("train")
+    features = outputs_of(network, images).features
+    totals = features.new_zeros(subject.real.num_classes, features.shape[1]).index_add_(0, labels, features)
+    centroids = totals / labels.bincount()[:, None]
     judged = []
     for group in groups:
-        parts = [features_and_logits(network, images) for images in group.images.split(_BATCH)]
-        out = Outputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-        judged.append(
-            {
-                "accuracy": (out.logits.argmax(1) == group.labels).float(),
-                "confidence": label_confidence(out.logits, group.labels),
-                "silhouette": centroid_silhouette(out.features, group.labels, centroids),
-            }
-        )
+        out = outputs_of(network, group.images)
+        statistics = {
+            "accuracy": (out.logits.argmax(1) == group.labels).float(),
+            "confidence": label_confidence(out.logits, group.labels),
+            "silhouette": centroid_silhouette(out.features, group.labels, centroids),
+        }
+        judged.append({name: values.tolist() for name, values in statistics.items()})
     return judged
 
 
-def _centroids(network: nn.Module, images: EncodedImages, labels: Tensor) -> Tensor:
-    """Mean features of each class `[classes, F]`."""
-    totals: Tensor | None = None
-    counts = labels.bincount()
-    for indices in torch.arange(len(images), device=labels.device).split(_BATCH):
-        features = features_and_logits(network, images[indices]).features
-        totals = features.new_zeros(len(counts), features.shape[1]) if totals is None else totals
-        totals.index_add_(0, labels[indices], features)
-    assert totals is not None  # a training part is never empty
-    return totals / counts[:, None]
-
-
-def _pixel_numbers(group: Group) -> dict[str, Tensor]:
+def _pixel_statistics(group: Group) -> dict[str, Tensor]:
     low, middle, high = spectral_bands(group.pixels).unbind(1)
     colour, variation = colourfulness(group.pixels), total_variation(group.pixels)
     return {"colourfulness": colour, "low": low, "middle": middle, "high": high, "variation": variation}
 
 
-def _nearest_real(group: Group, train: Train) -> Tensor:
+def _nearest_real(subject: Subject, group: Group) -> Tensor:
     """Distances `[N]`, class by class: the whole training part need not fit into memory in model space."""
-    images, labels = train
+    images, labels = subject.real_images("train")
     distances = torch.empty(len(group.labels), device=labels.device)
     for label in group.labels.unique():
-        places = (labels == label).nonzero().flatten()
+        indices = (labels == label).nonzero().flatten()
         member = group.labels == label
-        distances[member] = nearest_distance(group.images[member], group.labels[member], images[places], labels[places])
+        own = group.images[member], group.labels[member]
+        distances[member] = nearest_distance(*own, images[indices], labels[indices])
     return distances
 
 
-def _mean(numbers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean over networks of the numbers of each image."""
-    return {name: torch.stack([judged[name] for judged in numbers]).mean(0) for name in numbers[0]}
+def _means(networks: Sequence[dict[str, list[float]]]) -> dict[str, Tensor]:
+    """Mean over networks of what they say of each image."""
+    return {name: torch.tensor([network[name] for network in networks]).mean(0) for name in networks[0]}
 
 
 def _row(group: Group, columns: dict[str, Tensor]) -> dict[str, Any]:

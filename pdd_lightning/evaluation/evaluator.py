@@ -1,123 +1,193 @@
-"""Training and scoring the networks that were planned."""
+"""Training networks on a distilled set, and on what it is compared with, and scoring them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning import __version__
-from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import (
     check_counts,
     chosen_set,
-    features_before_classifier,
-    herding_choice,
+    hard_labels,
+    herding_task,
     kmeans_set,
     random_choice,
 )
-from pdd_lightning.evaluation.plan import NetworkPlan, Subject
+from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
+from pdd_lightning.evaluation.plan import EvaluationSettings, PlannedRow, plan_rows
 from pdd_lightning.evaluation.protocols import Phase
-from pdd_lightning.evaluation.settings import EvaluationSettings
+from pdd_lightning.evaluation.subject import Subject, train_counting
 from pdd_lightning.experts import TrajectoryStore
-from pdd_lightning.files import sha256_of_tensors
+from pdd_lightning.metrics import augmentation_robust_score, label_robust_score
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.randomness import derive_seed, generator_for, seeded
-from pdd_lightning.results.store import TaskResult
-from pdd_lightning.training import Images, Score, score_network, train_network
+from pdd_lightning.randomness import derive_seed, generator_for
+from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
+from pdd_lightning.results.store import TaskResult, rows_from_results
+from pdd_lightning.training import Images, Score, score_network
+
+_HARD = ", hard labels"
+_PLAIN = ", no augmentation"
 
 
-class Evaluator:
-    """What the networks of one evaluation share: sets, made when they are first needed, and what is known already.
+def evaluate(
+    subject: Subject, settings: EvaluationSettings, ranking: bool = False, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Trains fresh networks on a distilled set, on baselines and on the full real set, and scores them.
+
+    Processes share the networks, and each gets all rows. What `subject.store` has is not computed again.
 
     Args:
         subject: What is evaluated.
         settings: How.
+        ranking: Evaluate what `ranking_scores` needs, too.
+        progress: Show a progress bar.
+
+    Returns:
+        Rows as `rows_from_results` gives them.
 
     Raises:
-        ConfigError: There are no experts, or experts of other networks, where their initialisations are asked for.
+        ConfigError: There are no experts, or experts of other networks, where their initialisations are asked for; or
+            `ranking` needs other settings.
         DataError: A class has fewer real images than a baseline needs.
     """
+    tasks = ranking_tasks(subject, settings) if ranking else evaluation_tasks(subject, settings)
+    results = [TaskResult.of_value(value) for value in run_tasks(tasks, subject.store, progress)]
+    return rows_from_results(results, subject.real.class_names, settings.every_stage)
+
+
+def evaluation_tasks(subject: Subject, settings: EvaluationSettings, suffix: str = "") -> list[Task]:
+    """One task per network, whose value is that of a `TaskResult`.
+
+    Fresh network number n has the same initialisation in every row, and random images are drawn anew for each number.
+
+    Args:
+        subject: What is evaluated.
+        settings: How.
+        suffix: What the names of the rows end with.
+
+    Raises:
+        ConfigError: See `evaluate`.
+        DataError: See `evaluate`.
+    """
+    evaluator = _Evaluator(subject, settings)
+    return [
+        evaluator.task(row, number, expert) for row in evaluator.rows(suffix) for number, expert in enumerate(row.inits)
+    ]
+
+
+def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Task]:
+    """The tasks of an evaluation that `ranking_scores` can score, by the first of its protocols.
+
+    To the evaluation's own tasks come the distilled set with the likeliest class of each soft label, and distilled set
+    and random images without augmentation and CutMix. Random images always have their own labels: there is no teacher
+    that would give them soft ones. Learning rates are not searched for, as the authors do, but those of the evaluation.
+
+    Args:
+        subject: What is evaluated.
+        settings: How; random images are evaluated whether or not they are among its baselines.
+
+    Raises:
+        ConfigError: The settings leave out the full real set, or augmentation.
+    """
+    if not settings.full_data_epochs:
+        raise ConfigError("the ranking compares with the full real set: set full_data_epochs")
+    if not settings.augmentation(subject.augment).operations and not settings.cutmix:
+        raise ConfigError("the ranking compares training with and without augmentation: name one by augment")
+    others = tuple(name for name in settings.baselines if name != "random")
+    tasks = evaluation_tasks(subject, replace(settings, baselines=("random", *others)))
+    one = replace(settings, protocols=settings.protocols[:1], baselines=(), full_data_epochs=0, expert_inits=False)
+    if subject.synthetic.labels.ndim > 1:
+        hard = replace(subject.synthetic, labels=hard_labels(subject.synthetic))
+        tasks += evaluation_tasks(replace(subject, synthetic=hard), one, _HARD)
+    plain = replace(one, baselines=("random",), augment="none", cutmix=0.0)
+    return tasks + evaluation_tasks(subject, plain, _PLAIN)
+
+
+def ranking_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """DD-Ranking's label-robust and augmentation-robust score, in [0, 1], from the mean accuracies of the rows.
+
+    Args:
+        rows: Rows of an evaluation with `ranking`.
+    """
+    final = [row for row in rows if row["stage"] == row["num_stages"]]
+    accuracy = {row["row"]: row["mean"] for row in reversed(final)}  # the first protocol counts
+    distilled, random = accuracy[DISTILLED], accuracy[RANDOM]
+    hard = accuracy.get(DISTILLED + _HARD, distilled)
+    return {
+        "label_robust_score": label_robust_score(accuracy[FULL], hard, distilled, random),
+        "augmentation_robust_score": augmentation_robust_score(
+            distilled, random, accuracy[DISTILLED + _PLAIN], accuracy[RANDOM + _PLAIN]
+        ),
+    }
+
+
+class _Evaluator:
+    """What the networks of an evaluation share: sets, made when they are first needed, and experts."""
 
     def __init__(self, subject: Subject, settings: EvaluationSettings) -> None:
         self.subject = subject
         self.settings = settings
-        self._parts: dict[str, tuple[EncodedImages, Tensor]] = {}
         self._sets: dict[tuple[str, int], SyntheticSet] = {}
         # Found out now rather than after hours.
         if settings.baselines:
             check_counts(subject.real, subject.synthetic)
-        for expert in self.experts()[:1]:
+        for expert in list(self._experts)[:1]:
             self._network(0, expert)
 
-    def experts(self) -> list[int]:
-        """Experts in whose initialisations networks begin."""
-        return [] if self._trajectories is None else list(self._trajectories.checksums())
+    def rows(self, suffix: str) -> list[PlannedRow]:
+        """What is to be trained on what and how."""
+        subject = self.subject
+        real_images, experts = len(subject.real.train), list(self._experts)
+        return plan_rows(self.settings, subject.synthetic, real_images, subject.augment, experts, suffix)
 
-    def kept(self, plan: NetworkPlan) -> TaskResult | None:
-        """The result of a network that was evaluated before."""
-        value = self.subject.store.get(self._depends_on(plan))
-        return None if value is None else TaskResult.of_value(value)
+    def task(self, row: PlannedRow, number: int, expert: int | None) -> Task:
+        """Trains and scores a network of a row."""
+        about = self._about(row)
+        checksum = None if expert is None else self._experts[expert]
+        return Task(
+            label=f"{row.row} ({row.protocol}) {number + 1}",
+            steps=row.steps,
+            depends_on={**self.subject.identity, "about": about, "number": number, "expert": checksum},
+            compute=partial(self._evaluate, row, number, expert),
+            needs=[self._herding] if row.source == "herding" else [],
+        )
 
-    def evaluate(self, plan: NetworkPlan, on_steps: Callable[[int], None]) -> TaskResult:
-        """Trains a network and scores it after each phase.
-
-        Args:
-            plan: The network.
-            on_steps: Called after each epoch with its optimiser steps.
-        """
+    def _evaluate(
+        self, row: PlannedRow, number: int, expert: int | None, on_steps: OnSteps, herded: Sequence[int] = ()
+    ) -> dict[str, Any]:
         subject, begin = self.subject, time.perf_counter()
-        network = self._network(plan.number, plan.expert)
-        generator = generator_for(subject.seed, "evaluation", plan.row, plan.number)
+        network = self._network(number, expert)
+        generator = generator_for(subject.seed, "evaluation", row.row, number)
         scores: list[Score] = []
         seconds: list[float] = []
-        for phase in plan.phases:
-            images, labels = self._training_data(plan, phase)
-            counted = _counting(on_steps, phase, len(images))
-            train_network(network, images, labels, phase.training, plan.augment, generator, counted, phase.steps)
-            scores.append(score_network(network, *self._part(subject.part), subject.real.num_classes))
+        for phase in row.phases:
+            images, labels = self._training_data(row, number, phase, herded)
+            train_counting(network, images, labels, phase.training, row.augment, generator, on_steps, phase.steps)
+            scores.append(score_network(network, *subject.real_images(subject.part), subject.real.num_classes))
             seconds.append(time.perf_counter() - begin)
-        result = TaskResult(self._about(plan), plan.number, scores, seconds)
-        subject.store.put(self._depends_on(plan), result.value())
-        return result
+        return TaskResult(self._about(row), number, scores, seconds).value()
 
-    def _about(self, plan: NetworkPlan) -> dict[str, Any]:
+    def _about(self, row: PlannedRow) -> dict[str, Any]:
         """What a reader must know of the row."""
         subject = self.subject
-        chosen_by = {"herding_epochs": self.settings.full_data_epochs} if plan.source == "herding" else {}
+        chosen_by = {"herding_epochs": self.settings.full_data_epochs} if row.source == "herding" else {}
         return {
-            **plan.about(),
+            **row.about(),
             **chosen_by,
-            "labels": "hard" if subject.synthetic.labels.ndim == 1 or plan.source != "distilled" else "soft",
+            "labels": "hard" if subject.synthetic.labels.ndim == 1 or row.source != "distilled" else "soft",
             "part": subject.part,
             "scored": len(getattr(subject.real, subject.part)),
             "seed": subject.seed,
             "network": network_spec(subject.factory),
-        }
-
-    def _depends_on(self, plan: NetworkPlan) -> dict[str, Any]:
-        expert = None
-        if plan.expert is not None and self._trajectories is not None:
-            expert = self._trajectories.checksums()[plan.expert]
-        return {**self._fixed, "about": self._about(plan), "number": plan.number, "expert": expert}
-
-    @cached_property
-    def _fixed(self) -> dict[str, Any]:
-        """What every result depends on."""
-        subject = self.subject
-        return {
-            "package_version": __version__,
-            "distilled": subject.synthetic.sha256(),
-            "pixels": sha256_of_tensors(subject.pixels.tensors()),
-            "data": subject.real.fingerprint,
         }
 
     @cached_property
@@ -131,28 +201,33 @@ class Evaluator:
             raise ConfigError(f"{self.subject.experts} has no expert recorded yet: leave expert_inits out")
         return store
 
+    @cached_property
+    def _experts(self) -> dict[int, str]:
+        """Experts in whose initialisations networks begin, and the checksums of their files."""
+        return {} if self._trajectories is None else self._trajectories.checksums()
+
     def _network(self, number: int, expert: int | None) -> nn.Module:
-        """Network `number`, fresh or as an expert began, on the device."""
-        real = self.subject.real
-        channels, size, _ = real.image_shape
-        with seeded(self.subject.seed, "evaluation init", number):
-            network = self.subject.factory(channels, real.num_classes, size)
+        """Network `number`, fresh or as an expert began."""
+        network = self.subject.network("evaluation init", number)
         if expert is not None and self._trajectories is not None:
             load_flat(network, self._trajectories.segment(expert, 0, 0)[0])
-        return network.to(self.subject.device)
+        return network
 
-    def _training_data(self, plan: NetworkPlan, phase: Phase) -> tuple[Images, Tensor]:
-        if plan.source == "full":
-            return self._part("train")
+    def _training_data(
+        self, row: PlannedRow, number: int, phase: Phase, herded: Sequence[int]
+    ) -> tuple[Images, Tensor]:
+        if row.source == "full":
+            return self.subject.real_images("train")
         # Random images are drawn anew for each network.
-        key = (plan.source, plan.number if plan.source == "random" else 0)
+        key = (row.source, number if row.source == "random" else 0)
         if key not in self._sets:
-            self._sets[key] = self._make_set(*key).decoded(self.subject.pixels).to(self.subject.device)
+            whole = self._make_set(row.source, number, herded).decoded(self.subject.pixels)
+            self._sets[key] = whole.to(self.subject.device)
         whole, (first, last) = self._sets[key], phase.stages
         chosen = (whole.stages >= first) & (whole.stages <= last)
         return whole.images[chosen], whole.labels[chosen]
 
-    def _make_set(self, source: str, number: int) -> SyntheticSet:
+    def _make_set(self, source: str, number: int, herded: Sequence[int]) -> SyntheticSet:
         """A set as it is stored."""
         subject = self.subject
         real, pixels, like = subject.real, subject.pixels, subject.synthetic
@@ -161,41 +236,11 @@ class Evaluator:
         if source == "kmeans":
             return kmeans_set(real, pixels, like, subject.seed)
         if source == "herding":
-            return chosen_set(real, pixels, like, self._herding_choice())
+            return chosen_set(real, pixels, like, torch.tensor(herded))
         seed = derive_seed(subject.seed, "random real", number)
         return chosen_set(real, pixels, like, random_choice(real, like, seed))
 
-    def _herding_choice(self) -> Tensor:
-        """Positions of the images that herding takes, by the features of one network trained on the full real set."""
-        subject = self.subject
+    @cached_property
+    def _herding(self) -> Task:
         training = replace(self.settings.training, epochs=self.settings.full_data_epochs)
-        augment = self.settings.augmentation(subject.augment)
-        about = {"training": training, "augment": vars(augment), "network": network_spec(subject.factory)}
-        depends_on = {**self._fixed, "herding": about, "seed": subject.seed}
-        if (kept := subject.store.get(depends_on)) is not None:
-            return torch.tensor(kept)
-        channels, size, _ = subject.real.image_shape
-        with seeded(subject.seed, "herding init"):
-            network = subject.factory(channels, subject.real.num_classes, size).to(subject.device)
-        images, labels = self._part("train")
-        train_network(network, images, labels, training, augment, generator_for(subject.seed, "herding"))
-        chosen = herding_choice(subject.real, subject.synthetic, features_before_classifier(network, images))
-        subject.store.put(depends_on, chosen.tolist())
-        return chosen
-
-    def _part(self, name: Literal["train", "val", "test"]) -> tuple[EncodedImages, Tensor]:
-        if name not in self._parts:
-            split = getattr(self.subject.real, name)
-            images = EncodedImages(split.images, self.subject.pixels, self.subject.device)
-            self._parts[name] = (images, split.labels.to(self.subject.device))
-        return self._parts[name]
-
-
-def _counting(on_steps: Callable[[int], None], phase: Phase, count: int) -> Callable[..., None]:
-    """An `on_epoch` that tells how many steps each epoch took; the last one may be cut."""
-    per_epoch = replace(phase.training, epochs=1).steps(count)
-
-    def on_epoch(done: int, _: object) -> None:
-        on_steps(min(done * per_epoch, phase.steps) - (done - 1) * per_epoch)
-
-    return on_epoch
+        return herding_task(self.subject, training, self.settings.augmentation(self.subject.augment))

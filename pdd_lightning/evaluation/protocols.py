@@ -76,26 +76,18 @@ def protocol_phases(
         shares = list(steps)
     phases = []
     for (start, end), share in zip(spans, shares, strict=True):
-        per_epoch = replace(training, epochs=1).steps(sum(counts[start - 1 : end]))
-        rate = rates[end - 1]
-        phases.append(
-            Phase(
-                (start, end),
-                replace(training, epochs=-(-share // per_epoch), lr=training.lr if rate is None else rate),
-                share,
-            )
-        )
+        epochs = -(-share // replace(training, epochs=1).steps(sum(counts[start - 1 : end])))
+        learned = rates[end - 1]
+        lr = training.lr if learned is None else learned
+        phases.append(Phase((start, end), replace(training, epochs=epochs, lr=lr), share))
     return phases
 
 
-def check_choices(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses what is not known, and repetitions.
+def check_choices(name: str, chosen: Sequence[str], known: Sequence[str], some: bool = True) -> None:
+    """Refuses what is not known, repetitions, and no choice where there must be `some`.
 
     Raises:
         ConfigError: With the name of the setting and what may be chosen.
     """
-    for choice in chosen:
-        if choice not in known:
-            raise ConfigError(f"unknown {choice!r} in {name}: choose from {', '.join(known)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"{name} names something twice: {', '.join(chosen)}")
+    if not set(chosen) <= set(known) or len(set(chosen)) < len(chosen) or (some and not chosen):
+        raise ConfigError(f"{name} must name some of {', '.join(known)}, each once, got {list(chosen)}")

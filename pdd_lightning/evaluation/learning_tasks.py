@@ -1,0 +1,145 @@
+"""Tasks that are learned one after another, and memories of them: what is kept of each task's images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pdd_lightning import distributed
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.subset import ClassSubset
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import DataError
+from pdd_lightning.evaluation.subject import (
+    Part,
+    Subject,
+    note_other_source,
+    stored_augmentation,
+    stored_network,
+)
+from pdd_lightning.results.store import ResultStore
+from pdd_lightning.typing import NetworkFactory
+
+
+@dataclass(frozen=True)
+class LearningTask(Subject):
+    """Classes that are learned together, with the set that was distilled from their images alone.
+
+    All tasks have the model space of the first one, since those of others were fitted to later images; and its
+    augmentation.
+
+    Attributes:
+        first: Label of its first class among those of all tasks; the others follow.
+    """
+
+    first: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Number of classes of this task and the earlier ones."""
+        return self.first + self.real.num_classes
+
+
+def stored_tasks(
+    paths: Sequence[str | Path],
+    real: RealDataModule,
+    factory: NetworkFactory | None = None,
+    part: Part = "test",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    store: ResultStore | None = None,
+) -> list[LearningTask]:
+    """Makes a task of the classes of each distilled set.
+
+    Args:
+        paths: Sets, each distilled from the images of its own classes alone, in the order of learning.
+        real: Real images of all classes, which are loaded.
+        factory: Makes the networks; `None` takes the kind of network that the first set was distilled with.
+        part: Real images to score on.
+        seed: Seed of initialisations, orders, and random real images.
+        device: Where to train.
+        store: Keeps what is computed.
+
+    Raises:
+        DataError: There are fewer than two sets, they share a class, have images of another shape than the real ones,
+            or differ in their stages; or the first does not name its network.
+        DamagedFileError: A file is truncated or altered.
+        ConfigError: A set has a class that the real images lack.
+    """
+    if len(paths) < 2:
+        raise DataError(f"learning one task after another needs two distilled sets or more, got {len(paths)}")
+    sets = [DistilledDataset(path, stored=True) for path in paths]
+    with distributed.first_before_others():
+        real.prepare_data()
+    real.setup()
+    factory = factory or stored_network(paths[0], sets[0])
+    pixels, augment, store = sets[0].pixels, stored_augmentation(sets[0]), store or ResultStore()
+    tasks: list[LearningTask] = []
+    seen: dict[str, str | Path] = {}
+    for path, memory in zip(paths, sets, strict=True):
+        _check(path, memory, sets[0], real, seen)
+        own = ClassSubset(real, list(memory.class_names))
+        own.setup()
+        note_other_source(path, memory, own)
+        synthetic = replace(memory.synthetic, images=pixels.encode(memory.pixels.decode(memory.images)))
+        common = factory, augment, part, seed, torch.device(device)
+        tasks.append(LearningTask(synthetic, own, pixels, *common, store=store, first=len(seen)))
+        seen |= dict.fromkeys(memory.class_names, path)
+    return tasks
+
+
+def joined(kept: Sequence[SyntheticSet], tasks: Sequence[LearningTask]) -> SyntheticSet:
+    """The memories of the first tasks as one set of images to train on.
+
+    Stage s of it is stage s of all of them; its learning rate is the geometric mean of theirs.
+
+    Args:
+        kept: Memory of task 1, 2, .., with labels counted within the task, as stored.
+        tasks: All tasks.
+    """
+    decoded = [memory.decoded(tasks[0].pixels) for memory in kept]
+    soft = any(memory.labels.ndim == 2 for memory in decoded)
+    labels = [
+        _among_all(memory.labels, task, tasks[-1].seen, soft) for memory, task in zip(decoded, tasks, strict=False)
+    ]
+    rates = [_geometric_mean(stage) for stage in zip(*(memory.learning_rates for memory in decoded), strict=True)]
+    images, stages = (torch.cat([getattr(memory, name) for memory in decoded]) for name in ("images", "stages"))
+    return SyntheticSet(images, torch.cat(labels), stages, tuple(rates))
+
+
+def _check(
+    path: str | Path,
+    memory: DistilledDataset,
+    first: DistilledDataset,
+    real: RealDataModule,
+    seen: dict[str, str | Path],
+) -> None:
+    shape = tuple(memory.images.shape[1:])
+    if shape != real.image_shape:
+        raise DataError(f"{path} does not belong to {real.name}: its images are {shape}, the data's {real.image_shape}")
+    if memory.num_stages != first.num_stages:
+        raise DataError(f"{path} has {memory.num_stages} stages, the first set {first.num_stages}: give equal ones")
+    if twice := [name for name in memory.class_names if name in seen]:
+        raise DataError(
+            f"class {twice[0]!r} is in {seen[twice[0]]} and in {path}: distil each task from classes of its own,"
+            " see configs/data/digits_task.yaml"
+        )
+
+
+def _among_all(labels: Tensor, task: LearningTask, num_classes: int, soft: bool) -> Tensor:
+    """Labels counted within a task as labels among those of all tasks."""
+    if not soft:
+        return labels + task.first
+    probabilities = labels if labels.ndim == 2 else F.one_hot(labels, task.real.num_classes).float()
+    return F.pad(probabilities, (task.first, num_classes - task.seen))
+
+
+def _geometric_mean(rates: Sequence[float | None]) -> float | None:
+    known = torch.tensor([rate for rate in rates if rate is not None], dtype=torch.float64)
+    return float(known.log().mean().exp()) if len(known) else None

@@ -1,0 +1,219 @@
+"""What is evaluated: a distilled set beside the real images, with networks to be trained on both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pdd_lightning import __version__, distributed
+from pdd_lightning.augment import DSA
+from pdd_lightning.data.distilled import DistilledDataset
+from pdd_lightning.data.formats import ImportOptions, open_distilled
+from pdd_lightning.data.pixels import PixelSpace
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.data.splits import EncodedImages
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import DataError
+from pdd_lightning.evaluation.engine import OnSteps
+from pdd_lightning.files import sha256_of_tensors
+from pdd_lightning.networks.features import Outputs, features_and_logits
+from pdd_lightning.networks.spec import factory_from_spec
+from pdd_lightning.randomness import seeded
+from pdd_lightning.results.store import ResultStore
+from pdd_lightning.training import Images, TrainingSettings, train_network
+from pdd_lightning.typing import NetworkFactory
+
+Part: TypeAlias = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, with what, and where.
+
+    Attributes:
+        synthetic: The distilled set as it is stored. Networks are trained on the decoded images; baselines have as
+            many images as are stored.
+        real: Real images, set up.
+        pixels: The model space of the distilled set; real images are brought into it.
+        factory: Makes the networks.
+        augment: The augmentation that the set was distilled with.
+        part: Which real images the networks are scored on.
+        seed: Seed of initialisations, batch orders, augmentation and baselines.
+        device: Where to train.
+        experts: Folder of the experts' trajectories, for networks that begin where they began.
+        store: Keeps what is computed.
+        method: What made the set.
+    """
+
+    synthetic: SyntheticSet
+    real: RealDataModule
+    pixels: PixelSpace
+    factory: NetworkFactory
+    augment: DSA
+    part: Part
+    seed: int
+    device: torch.device
+    experts: Path | None = None
+    store: ResultStore = field(default_factory=ResultStore)
+    method: str = "distilled"
+    _parts: dict[str, tuple[EncodedImages, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What every result depends on, as JSON."""
+        return {
+            "package_version": __version__,
+            "distilled": self.synthetic.sha256(),
+            "pixels": sha256_of_tensors(self.pixels.tensors()),
+            "data": self.real.fingerprint,
+        }
+
+    def real_images(self, part: Literal["train", "val", "test"]) -> tuple[EncodedImages, Tensor]:
+        """Real images in the model space of the set, and their classes `[N]`, on the device."""
+        if part not in self._parts:
+            split = getattr(self.real, part)
+            self._parts[part] = EncodedImages(split.images, self.pixels, self.device), split.labels.to(self.device)
+        return self._parts[part]
+
+    def network(self, *purpose: str | int, num_classes: int | None = None) -> nn.Module:
+        """A fresh network on the device; its initialisation depends on the seed and the purpose alone.
+
+        Args:
+            purpose: What it is for.
+            num_classes: Its number of classes; by default that of the real images.
+        """
+        channels, size, _ = self.real.image_shape
+        with seeded(self.seed, *purpose):
+            return self.factory(channels, num_classes or self.real.num_classes, size).to(self.device)
+
+
+def train_counting(
+    network: nn.Module,
+    images: Images,
+    labels: Tensor,
+    training: TrainingSettings,
+    augment: DSA,
+    generator: torch.Generator,
+    on_steps: OnSteps,
+    max_steps: int | None = None,
+) -> None:
+    """Trains a network, see `train_network`, and tells after each epoch how many optimiser steps it took."""
+    per_epoch = replace(training, epochs=1).steps(len(images))
+    total = training.steps(len(images)) if max_steps is None else max_steps
+
+    def on_epoch(done: int, _: object) -> None:
+        on_steps(min(done * per_epoch, total) - (done - 1) * per_epoch)
+
+    train_network(network, images, labels, training, augment, generator, on_epoch, max_steps)
+
+
+@torch.no_grad()
+def outputs_of(network: nn.Module, images: Images, batch_size: int = 512) -> Outputs:
+    """Features and logits of all images, in evaluation mode; see `features_and_logits`."""
+    network.eval()
+    batches = torch.arange(len(images)).split(batch_size)
+    outputs = [features_and_logits(network, images[indices]) for indices in batches]
+    return Outputs(*map(torch.cat, zip(*outputs, strict=True)))
+
+
+def stored_subject(
+    path: str | Path,
+    real: RealDataModule,
+    factory: NetworkFactory | None,
+    part: Part = "test",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    experts: Path | None = None,
+    store: ResultStore | None = None,
+    options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
+) -> Subject:
+    """A distilled set that is stored in a file, beside real images, which are loaded.
+
+    Args:
+        path: A distilled set of any format, see `open_distilled`.
+        real: Real images of the same classes.
+        factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
+        part: Which real images the networks are scored on.
+        seed: Seed of initialisations, batch orders, augmentation and baselines.
+        device: Where to train.
+        experts: Folder of the experts' trajectories, for networks that begin where they began.
+        store: Keeps what is computed.
+        options: What files of other formats do not say.
+
+    Raises:
+        DataError: The file is missing, does not name its network, or its images or classes are not those of the real
+            data.
+        DamagedFileError: The file is truncated or altered.
+        ConfigError: An option is missing or contradicts the file.
+    """
+    with distributed.first_before_others():
+        distilled = open_distilled(path, real, options, stored=True)
+        real.prepare_data()
+    real.setup()
+    check_match(path, distilled, real)
+    note_other_source(path, distilled, real)
+    return Subject(
+        synthetic=distilled.synthetic,
+        real=real,
+        pixels=distilled.pixels,
+        factory=factory or stored_network(path, distilled),
+        augment=stored_augmentation(distilled),
+        part=part,
+        seed=seed,
+        device=torch.device(device),
+        experts=experts,
+        store=store or ResultStore(),
+        method=distilled.metadata.get("method", "distilled"),
+    )
+
+
+def stored_augmentation(distilled: DistilledDataset) -> DSA:
+    """The augmentation that a set was distilled with, or the default one."""
+    stored: dict[str, Any] = distilled.metadata.get("settings", {})
+    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
+    return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
+
+
+def stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
+    """The kind of network that a set was distilled with.
+
+    Raises:
+        DataError: The set does not say.
+    """
+    if "network" not in distilled.metadata:
+        raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
+    return factory_from_spec(distilled.metadata["network"])
+
+
+def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Refuses a set of other images or classes than the real ones.
+
+    Raises:
+        DataError: Image shapes or class names differ.
+    """
+    facts: dict[str, tuple[Any, Any]] = {
+        "image shape": (tuple(distilled.images.shape[1:]), real.image_shape),
+        "class names": (distilled.class_names, real.class_names),
+    }
+    for what, (stored, given) in facts.items():
+        if stored != given:
+            raise DataError(f"{path} does not belong to {real.name}: its {what}: {stored}, the data's: {given}")
+
+
+def note_other_source(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Prints a note where a set was not distilled from these very images, cut into these parts.
+
+    Its images may then come from those that are scored. Sets of other code do not tell.
+    """
+    source = distilled.metadata.get("dataset", {}).get("fingerprint", real.fingerprint)
+    if source != real.fingerprint and distributed.rank() == 0:
+        tqdm.write(
+            f"Note: {path} was distilled from other images, another split of them, or with another normalization than"
+            " --data gives. If the split differs, it may have been distilled from images that are scored here."
+        )

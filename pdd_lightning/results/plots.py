@@ -64,7 +64,7 @@ def draw_rows(
     Returns:
         The axes, with a legend beside them.
     """
-    axes = accuracy_axes(figure, rows)
+    axes = _accuracy_axes(figure, rows)
     name = series if callable(series) else lambda row: ", ".join(filter(None, (cell_of(row, each) for each in series)))
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -74,7 +74,7 @@ def draw_rows(
     count = sum(any(row.get(x) is not None for row in line) for line in lines.values())
     for number, (label, line) in enumerate(lines.items()):
         place = _placing(values, numeric, log, number - (count - 1) / 2, count)
-        draw_line(axes, line, x, "mean", label, number, 100, place, joined=numeric)
+        _draw_line(axes, line, x, "mean", label, number, 100, place, joined=numeric)
     if log:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -87,59 +87,6 @@ def draw_rows(
         axes.set_xlim(-0.5, len(values) - 0.5)
     add_legend(axes)
     return axes
-
-
-def accuracy_axes(figure: Figure | SubFigure, rows: Sequence[Row]) -> Axes:
-    """Axes for accuracies in %, whose label says what the numbers are."""
-    axes = figure.subplots()
-    axes.set_ylabel(f"accuracy on the {PARTS.get(rows[0]['part'], rows[0]['part'])}, %")
-    sizes = {row["images"] for row in rows if row["row"] != FULL}
-    if len(sizes) == 1:
-        axes.set_title(f"{sizes.pop()} images; bars: standard deviation over networks", loc="left", fontsize="medium")
-    _lighten(axes)
-    return axes
-
-
-def draw_line(
-    axes: Axes,
-    rows: Sequence[Row],
-    x: str,
-    y: str,
-    label: str,
-    number: int,
-    scale: float = 1.0,
-    place: Callable[[Any], float] = float,
-    joined: bool = True,
-) -> None:
-    """A column against another one, with its standard deviation; rows without a place are dashed horizontal lines.
-
-    Args:
-        axes: Where to draw.
-        rows: Rows in any order.
-        x: The column that says where.
-        y: The column that says how high; error bars are its spread, see `pdd_lightning.results.tables.spread_of`.
-        label: What the legend says.
-        number: Number of the line, for its colour and mark.
-        scale: Factor of the heights.
-        place: Where a value of the column stands on the axis.
-        joined: Whether a line joins the marks.
-    """
-    colour, label = COLOURS[number % len(COLOURS)], _as_it_is(label)
-    placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: place(row[x]))
-    for row in rows:
-        if row.get(x) is None:
-            axes.axhline(scale * row[y], linestyle="--", linewidth=1, color=colour, label=None if placed else label)
-    if placed:
-        axes.errorbar(
-            [place(row[x]) for row in placed],
-            [scale * row[y] for row in placed],
-            [scale * (row.get(spread_of(y)) or 0) for row in placed],
-            label=label,
-            color=colour,
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle="-" if joined else "none",
-            capsize=3,
-        )
 
 
 def add_legend(axes: Axes) -> None:
@@ -179,6 +126,50 @@ def draw_methods(figure: Figure, rows: Sequence[Row]) -> None:
     _draw_numbers(figure, rows, "distillation seeds")
 
 
+def _accuracy_axes(figure: Figure | SubFigure, rows: Sequence[Row]) -> Axes:
+    """Axes for accuracies in %, whose label says what the numbers are."""
+    axes = figure.subplots()
+    axes.set_ylabel(f"accuracy on the {PARTS.get(rows[0]['part'], rows[0]['part'])}, %")
+    sizes = {row["images"] for row in rows if row["row"] != FULL}
+    if len(sizes) == 1:
+        axes.set_title(f"{sizes.pop()} images; bars: standard deviation over networks", loc="left", fontsize="medium")
+    _lighten(axes)
+    return axes
+
+
+def _draw_line(
+    axes: Axes,
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    label: str,
+    number: int,
+    scale: float = 1.0,
+    place: Callable[[Any], float] = float,
+    joined: bool = True,
+) -> None:
+    """A column against another one, with its standard deviation; rows without a place are dashed horizontal lines.
+
+    `number` chooses colour and mark, `scale` multiplies heights, and `place` says where values of `x` stand.
+    """
+    colour, label = COLOURS[number % len(COLOURS)], _as_it_is(label)
+    placed = sorted((row for row in rows if row.get(x) is not None), key=lambda row: place(row[x]))
+    for row in rows:
+        if row.get(x) is None:
+            axes.axhline(scale * row[y], linestyle="--", linewidth=1, color=colour, label=None if placed else label)
+    if placed:
+        axes.errorbar(
+            [place(row[x]) for row in placed],
+            [scale * row[y] for row in placed],
+            [scale * (row.get(spread_of(y)) or 0) for row in placed],
+            label=label,
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="-" if joined else "none",
+            capsize=3,
+        )
+
+
 def _draw_numbers(figure: Figure | SubFigure, rows: Sequence[Row], spread: str) -> None:
     """A panel for each number, but for colour where there is none; `spread` is what bars are deviations over."""
     figure.supxlabel(f"bars: standard deviation over {spread}; dashed: mean of held-out real images", fontsize=9)
@@ -188,7 +179,7 @@ def _draw_numbers(figure: Figure | SubFigure, rows: Sequence[Row], spread: str) 
         for number, method in enumerate(methods):
             aside = 0.06 * (number - (len(methods) - 1) / 2)
             line = [row for row in rows if row.get("method") == method]
-            draw_line(axes, line, "stage", name, str(method), number, place=partial(operator.add, aside))
+            _draw_line(axes, line, "stage", name, str(method), number, place=partial(operator.add, aside))
         axes.set_title(NUMBERS[name], fontsize=10)
         axes.set_xticks(sorted({row["stage"] for row in rows if row["stage"] is not None}))
         axes.set_xlabel("stage")

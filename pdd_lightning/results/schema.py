@@ -115,6 +115,14 @@ class RunSummary(Stored):
     evaluation: list[EvaluatedRow] = []
 
 
+class StudyStep(Stored):
+    """One step of a study: its command line, and the time that it took in seconds."""
+
+    name: str = ""
+    command: str
+    seconds: float | None = None
+
+
 class StudyResult(Stored):
     """What `study.json` says of a study.
 
@@ -124,7 +132,7 @@ class StudyResult(Stored):
         notes: Sentences that a reader of the table must know.
         package_version: Version of this package that wrote it.
         rows: Rows of its table, by name of the column.
-        steps: What was run: `name`, `command` and `seconds`.
+        steps: What was run.
     """
 
     study: str | None = None
@@ -132,7 +140,7 @@ class StudyResult(Stored):
     notes: list[str] = []
     package_version: str | None = None
     rows: list[dict[str, Any]] = []
-    steps: list[dict[str, Any]] = []
+    steps: list[StudyStep] = []
 
 
 Kind = TypeVar("Kind", bound=Stored)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one file stay together, since they share what they have prepared. More processes take longer to start.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-all lint format bench bench-quick clean
 
@@ -10,11 +12,11 @@ demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a seco
 	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
 	OMP_NUM_THREADS=1 $(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
 
-test: $(VENV)/installed  ## the quick tests
-	$(BIN)/python -m pytest
+test: $(VENV)/installed  ## the quick tests, on all cores
+	$(PYTEST)
 
 test-all: $(VENV)/installed  ## all tests: also kill-and-resume and two processes
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

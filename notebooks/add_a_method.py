@@ -86,7 +86,7 @@ display(Image(filename=folder / "images" / "union.png"))
 # images. Both are scored on the validation part; the test part is for when all choices have been made.
 
 # %%
-options = "--data ../configs/data/digits.yaml --part val --num_networks 3 --epochs 100"
+options = "--data ../configs/data/digits.yaml --part val --num_networks 2 --epochs 40"
 with contextlib.redirect_stderr(io.StringIO()):  # progress bars
     main(f"evaluate {folder}/distilled.safetensors {options}".split())
 

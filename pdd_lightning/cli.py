@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -29,14 +30,16 @@ import pdd_lightning.networks  # noqa: F401
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.callbacks.evaluation import evaluate_run
-from pdd_lightning.callbacks.progress import StageProgressBar
+from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError
+from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, differences
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
+from pdd_lightning.progression.observer import stage_module
+from pdd_lightning.results.tables import flatten
 from pdd_lightning.stages import DistillationStage
 
 
@@ -50,11 +53,33 @@ class _Parser(ShortHelp, LightningArgumentParser):
         return self.commands
 
 
+_WITHOUT_EFFECT = ("model.unroll_mode", "stages.num_stages", "stages.experts.folder", "stages.transition.at_once")
+"""Settings that the images of a finished run depend on by no more than rounding."""
+
+
 class _SaveConfig(SaveConfigCallback):
     """Writes the whole configuration as `config.yaml` into the run folder, once a run begins or continues."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Not yet: a checkpoint may still refuse the settings."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses other settings for a run that is finished: they would have no effect.
+
+        Raises:
+            ConfigError: There are some; the message lists them.
+        """
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if not stage_module(pl_module).state.finished or not path.is_file():
+            return
+        stored, wanted = map(_result_settings, (path.read_text(), self.parser.dump(self.config, skip_none=False)))
+        both = stored.keys() & wanted.keys()  # another version of the package may have others
+        if changes := differences({name: stored[name] for name in both}, {name: wanted[name] for name in both}):
+            listed = "\n  ".join(changes)
+            raise ConfigError(
+                f"the run in {path.parent} is finished, with other settings:\n  {listed}\nRestore them, or begin a new"
+                " run in another folder."
+            )
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -280,6 +305,13 @@ def _check_checkpoint(path: str | Path | None) -> None:
 
 def _last_checkpoint(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+
+def _result_settings(config: str) -> dict[str, str]:
+    """Settings in a configuration that a run's images depend on, as text by dotted name; seed and data are checked."""
+    settings = flatten(yaml.safe_load(config))
+    parts = ("model", "stages.", "trainer.precision")
+    return {name: value for name, value in settings.items() if name.startswith(parts) and name not in _WITHOUT_EFFECT}
 
 
 def _is_not_advertisement(record: logging.LogRecord) -> bool:

@@ -1,5 +1,9 @@
 """Errors that a user can act on: each says what was wrong and what to do."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class PDDError(ValueError):
     """Bad input or a damaged file; the message names the cause and the remedy.
@@ -28,5 +32,19 @@ class StudyError(PDDError):
     """Steps of a study failed."""
 
 
+class KernelError(PDDError):
+    """What was asked of a ConvNet's CPU kernels is beyond them."""
+
+
 class ProcessError(PDDError):
     """Another process that shares the work ended before it was done."""
+
+
+def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+    """One line per setting that differs: `name: stored on disk, wanted asked for`, for nested dictionaries."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted({*stored, *wanted}):
+            lines += differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+        return lines
+    return [] if stored == wanted else [f"{name}: {stored!r} on disk, {wanted!r} asked for"]

@@ -1,5 +1,6 @@
 """Fixtures that many tests share: generated images, a small network, a small staged set."""
 
+import os
 from functools import partial
 
 import pytest
@@ -7,9 +8,20 @@ import torch
 
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.kernels.compiled import library
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.typing import NetworkFactory
 from tests.tiny import Blobs
+
+# Networks as small as those of the tests are slower on several threads, and pytest's workers share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the kernels before there are workers, each of which would compile them."""
+    if not hasattr(config, "workerinput"):
+        library()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.images import example_grid, labelled_grid, png_of
-from pdd_lightning.results.schema import EvaluatedRow, RunSummary, Source, StageReport, read_stored, write_stored
+from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, read_stored, write_stored
 from pdd_lightning.stages import DistillationStage
 
 
@@ -54,7 +54,7 @@ class ExportRun(StageObserver):
         data = stage_module.data
         about = {
             "package_version": __version__,
-            "dataset": Source(name=data.real.name, fingerprint=data.real.fingerprint),
+            "dataset": {"name": data.real.name, "fingerprint": data.real.fingerprint},
             "seed": data.seed,
             "settings": stage_module.settings,
             "stages": history,

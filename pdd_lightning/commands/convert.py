@@ -13,12 +13,12 @@ from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
     ImportOptions,
-    ReplayBuffers,
     find_format,
     open_distilled,
     target_format,
     writable_formats,
 )
+from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, adopt_trajectories
 from pdd_lightning.typing import NetworkFactory
@@ -102,13 +102,13 @@ def _convert_set(source: Path, target: Path, options: Namespace) -> None:
     kind, source_kind = target_format(target, options["format"]), find_format(source)
     import_options = settings_of(ImportOptions, options)
     dataset = open_distilled(source, options.get("data"), import_options, stored=not options["decoded"])
-    losses = kind.save(target, dataset, options["overwrite"])
+    omissions = kind.save(target, dataset, options["overwrite"])
     stages = f"{dataset.num_stages} stage{'s' if dataset.num_stages > 1 else ''}"
     print(f"{target}: {len(dataset)} images of {len(dataset.class_names)} classes, {stages}, {kind.name} format")
     if source_kind.in_model_space:
         print(f"Note: images are taken to be in the {dataset.pixels.kind} space of {options['data'].name}")
-    for loss in losses:
-        print(f"Note: {loss}")
+    for omission in omissions:
+        print(f"Note: {omission}")
 
 
 def _convert_trajectories(sources: list[Path], target: Path, options: Namespace) -> None:

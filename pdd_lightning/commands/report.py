@@ -34,5 +34,5 @@ class Report(Command):
         page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
         atomic_write_bytes(options["output"], page)
         for broken in folders.broken:
-            print(f"Not shown: {broken.folder}: {broken.reason}")
+            print(f"Not shown: {broken.path}: {broken.notes[0]}")
         print(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")

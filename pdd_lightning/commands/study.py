@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.base import Command
-from pdd_lightning.studies import StepRunner, Study
+from pdd_lightning.studies.engine import run_steps
+from pdd_lightning.studies.kinds import read_study
 
 
 class RunStudy(Command):
@@ -17,16 +19,24 @@ class RunStudy(Command):
     help = "Run the steps of a study that are not done yet, and write its table and plot."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds study, folder and number of processes."""
-        parser.add_argument("study", type=Study, sub_configs=True, help="The study, a YAML file.")
+        """Adds study, folder and where steps run."""
+        parser.add_argument("study", type=str, help="The study, a YAML file.")
         parser.add_argument(
             "--folder", type=str, required=True, help="Where runs, logs and results go, and are found again."
         )
-        parser.add_argument("--jobs", type=int, default=1, help="Steps at a time; they share the cores.")
+        parser.add_argument(
+            "--jobs", type=int, default=1, help="Steps at a time on this machine; they share the cores."
+        )
+        parser.add_argument(
+            "--scheduler",
+            type=str | None,
+            default=None,
+            help="Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786.",
+        )
 
     def run(self, options: Namespace) -> None:
         """Prints the table."""
-        folder, study = Path(options["folder"]), options["study"]
-        rows = study.run(folder, StepRunner(folder, options["jobs"]))
-        print(study.table(rows))
+        folder, study = Path(options["folder"]), read_study(Path(options["study"]))
+        steps_run = partial(run_steps, folder=folder, jobs=options["jobs"], scheduler=options["scheduler"])
+        print(study.make(folder, steps_run))
         print(f"Results are in {folder}")

@@ -76,16 +76,11 @@ class ImageFolder(RealDataModule):
         return self._read(train_folder, names), self._read(test_folder, names) if has_test else None, names
 
     def _read(self, folder: Path, names: Sequence[str]) -> ImageSplit:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(names):
-            files = image_files(folder / name)
-            paths += files
-            labels += [label] * len(files)
-        if not paths:
+        files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
+        if not files:
             raise DataError(f"{folder} has class folders, but none holds an image ({', '.join(_EXTENSIONS)})")
-        images = read_images(paths, self.image_size, self.grayscale)
-        return ImageSplit.in_order(images, torch.tensor(labels))
+        paths, labels = zip(*files, strict=True)
+        return ImageSplit.in_order(read_images(paths, self.image_size, self.grayscale), torch.tensor(labels))
 
 
 def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale: bool = False) -> Tensor:

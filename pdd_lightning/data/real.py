@@ -163,15 +163,15 @@ class RealDataModule(LightningDataModule, ABC):
         return sha256_of_tensors(tensors, settings)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), shuffled."""
+        """Return batches of (image in model space, label, index in the source), shuffled."""
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), in order."""
+        """Return batches of (image in model space, label, index in the source), in order."""
         return self._loader(self.val, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of (image in model space, label, index in the source), in order."""
+        """Return batches of (image in model space, label, index in the source), in order."""
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, split: ImageSplit, shuffle: bool) -> DataLoader[Batch]:
@@ -186,7 +186,7 @@ class RealDataModule(LightningDataModule, ABC):
         return self._parts
 
     def _given_statistics(self) -> tuple[list[float], list[float]] | None:
-        """Mean and deviation that were set or published; None where the train part decides."""
+        """Return the mean and deviation that were set or published; None where the train part decides."""
         if self.normalization == "standard" and self.mean is not None and self.std is not None:
             return list(self.mean), list(self.std)
         if self.normalization == "standard" and self.PUBLISHED_MEAN and self.PUBLISHED_STD:

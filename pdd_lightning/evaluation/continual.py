@@ -21,7 +21,7 @@ from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
 from pdd_lightning.evaluation.plan import check_choices
 from pdd_lightning.evaluation.subject import train_counting
-from pdd_lightning.metrics.continual import average_accuracy, average_forgetting
+from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
 from pdd_lightning.training import TrainingSettings

@@ -14,8 +14,14 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import hard_labels
 from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
-from pdd_lightning.metrics.images import colourfulness, spectral_bands, total_variation
-from pdd_lightning.metrics.separability import centroid_silhouette, label_confidence, nearest_distance
+from pdd_lightning.metrics.images import (
+    centroid_silhouette,
+    colourfulness,
+    label_confidence,
+    nearest_distance,
+    spectral_bands,
+    total_variation,
+)
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.results.images import ranks
@@ -81,7 +87,7 @@ def describe_stages(
     - in networks trained on the real training part, for each image the mean over these networks: `accuracy`, whether
       it is classified as labelled, `confidence`, the probability of its label, and `silhouette`, how much nearer its
       features are to the mean features of the real images of its own class than to those of any other, see
-      `pdd_lightning.metrics.separability`;
+      `pdd_lightning.metrics.images`;
     - `nearest_real`, the distance to the nearest real training image of the class, in model space.
 
     Processes share the networks, and each gets all rows.

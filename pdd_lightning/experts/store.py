@@ -25,10 +25,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pdd_lightning import __version__
-from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.errors import ConfigError, DamagedFileError, differences
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.metrics import Forgetting
-from pdd_lightning.settings import differences
 
 MANIFEST = "manifest.json"
 

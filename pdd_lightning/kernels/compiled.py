@@ -1,4 +1,4 @@
-"""Compiles the package's C++ when it is first needed, and keeps the result for later processes."""
+"""Compiles the package's C++ when it is first needed, keeps the result for later processes, and calls it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,75 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 SOURCES = tuple(sorted(FOLDER.glob("*.cpp")))
 SWITCH = "PDD_KERNELS"
+TYPES = {torch.float32: "float32", torch.float64: "float64"}
+"""The types that kernels exist for, and what they are called in their names."""
+_shapes_only = ContextVar("shapes_only", default=False)
 _COMPILE = "-O3 -march=native -std=c++17 -fPIC -fopenmp -c"
 _SECONDS = 120
+
+
+def call(kernel: str, typed: Tensor, sizes: Sequence[int], *arguments: Tensor | float | int | None) -> None:
+    """Call a kernel.
+
+    Args:
+        kernel: Its name without the type.
+        typed: A tensor of the type that it is called for.
+        sizes: Its first argument, a struct of integers.
+        arguments: The rest: tensors, as pointers to their first number (None is a null pointer), and numbers.
+    """
+    if not _shapes_only.get():
+        _function(kernel, typed.dtype)((ctypes.c_int64 * len(sizes))(*sizes), *map(_argument, arguments))
+
+
+def query(kernel: str, typed: Tensor, sizes: Sequence[int]) -> int:
+    """Return the integer that a function of sizes gives for the type of a tensor."""
+    if _shapes_only.get():
+        return 1
+    return int(_function(kernel, typed.dtype, ctypes.c_int64)((ctypes.c_int64 * len(sizes))(*sizes)))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Have kernels leave their results as they are, for tensors without data."""
+    token = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(token)
+
+
+def empty_maps(tensor: Tensor, *shape: int) -> Tensor:
+    """Return memory for maps `[N, C, H, W]`, channels-last, of a tensor's type and device."""
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=torch.channels_last)
+
+
+@cache
+def _function(kernel: str, dtype: torch.dtype, result: Any = None) -> Callable[..., Any]:
+    """The kernel for a type, which the library has a pointer to."""
+    address = ctypes.c_void_p.in_dll(library(), f"{kernel}_{TYPES[dtype]}")  # type: ignore[arg-type]
+    return ctypes.CFUNCTYPE(result)(address.value)  # type: ignore[arg-type]
+
+
+def _argument(argument: Tensor | float | int | None) -> ctypes.c_void_p | ctypes.c_double | ctypes.c_int64:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
 
 
 @cache
@@ -86,13 +142,12 @@ def _key(compiler: list[str]) -> str:
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
     sources = [file.read_text() for file in sorted([*SOURCES, *FOLDER.glob("*.h")])]
     # The folder may be shared by different machines.
-    facts = [*sources, _COMPILE, version.stdout, torch.__version__, platform.machine(), processor()]
+    facts = [*sources, _COMPILE, version.stdout, torch.__version__, platform.machine(), _processor()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
-@cache
-def processor() -> str:
-    """Return what the processor says that it can do, as words."""
+def _processor() -> str:
+    """What the processor says that it can do, as words."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()

@@ -1,125 +1,147 @@
-"""Convolutions of stride 1 by their three products, each as one call; differentiable twice without detours.
+"""Convolutions of stride 1 on a CPU, and their gradients: each a product of its own, without a history.
 
-Those of 3x3 are computed by Winograd's algorithm where that is faster, see `winograd.py`; others by torch.
+Those of 3x3 are computed with a quarter of the multiplications by Winograd's algorithm F(4x4, 3x3) where that is
+faster; others by torch. A tile of 4x4 numbers of the result depends on 6x6 numbers d of the map. With w the kernel and g the
+gradient of the tile, and sums over input channels, output channels, or tiles where there are several:
+
+    result = A^T [(G w G^T) * (B^T d B)] A
+    gradient of the kernel = G^T [(B^T d B) * (A g A^T)] G
+
+where * multiplies element by element: for each of the 36 elements a product of matrices, which couples the channels.
+The gradient of the map is the convolution of the gradient of the result with the flipped kernel.
+
+The matrices follow from the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, with which float32 rounds about twice as
+much as plain sums do, and half as much as with the usual points 0, +-1, +-2 and infinity. A number that is not finite
+spreads over its tile.
+
+References:
+    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv 1509.09308).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pdd_lightning.kernels import winograd
-from pdd_lightning.kernels.order import require_last_derivative
+from pdd_lightning.kernels.compiled import call, empty_maps, query
 
+LANES = 16
+"""Numbers of the widest vector, of which kernels for convolutions take whole ones."""
 FEW = 36
 """Entries of a kernel per output channel, four channels of 3x3, up to which moving a map costs more than computing."""
+_SIDE = 4
+_FEWEST = 16
+"""Tiles from which on it pays to transform the kernel."""
+_WASTE = 1.5
+"""Numbers of the tiles, to those of the result, up to which it pays to compute them: 7x7 does, 6x6 does not always."""
 
 
-def convolution(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Return the convolution without bias; the derivative of its derivative takes as long as it must.
+def map_size(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the convolution of images `[N, C, H, W]` with a kernel `[K, C, h, w]`."""
+    height, width = (x.shape[axis] + 2 * padding[axis - 2] - weight.shape[axis] + 1 for axis in (2, 3))
+    return height, width
 
-    Torch's own second derivative by the kernel is a convolution with a kernel as large as the image, which takes twice
-    the time.
+
+def sizes_of(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> tuple[int, ...]:
+    """Return the sizes of a convolution in the order in which kernels take them."""
+    count, channels, height, width = x.shape
+    return count, height, width, channels, len(weight), *weight.shape[2:], *padding
+
+
+def suits_winograd(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
+    """Return whether Winograd's algorithm is for this convolution, and faster than plain sums.
 
     Args:
         x: Images `[N, C, H, W]`.
+        weight: Kernel `[K, C, h, w]`.
+        padding: Rows and columns of zeros on each side.
+    """
+    outputs, channels, *side = weight.shape
+    if side != [3, 3] or channels % LANES or outputs % LANES or max(padding) > 2:
+        return False
+    rows, columns = map_size(x, weight, padding)
+    tiles = -(-rows // _SIDE) * -(-columns // _SIDE)
+    return len(x) * tiles >= _FEWEST and 0 < tiles * _SIDE * _SIDE <= _WASTE * rows * columns
+
+
+def convolution(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Return the convolution `[N, K, H', W']` without bias.
+
+    Args:
+        x: Images `[N, C, H, W]`, channels-last, as is the kernel.
         weight: Kernel `[K, C, h, w]`, of the same type.
         padding: Rows and columns of zeros on each side.
     """
-    result: Tensor = _Convolution.apply(x, weight, padding)
-    return result
+    if not suits_winograd(x, weight, padding):
+        return channels_last(F.conv2d(x, weight, padding=padding))
+    outputs, channels = weight.shape[:2]
+    elements = _transformed(weight, (channels, outputs, 1, 9 * channels, 3 * channels, channels), 0)
+    return _convolve(x, elements, sizes_of(x, weight, padding), map_size(x, weight, padding))
 
 
-def product(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Return the convolution without a history."""
-    if winograd.suits(x, weight, padding):
-        return winograd.convolution(x, weight, padding)
-    return F.conv2d(x, weight, padding=padding)
-
-
-def input_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Return the slope of the images from that of the result."""
-    if winograd.suits(x, weight, padding):
-        return winograd.input_slope(slope, weight, padding)
+def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Return the gradient of the images from that of the result, `[N, K, H', W']`; all are channels-last."""
+    if suits_winograd(x, weight, padding):
+        outputs, channels = weight.shape[:2]
+        elements = _transformed(weight, (outputs, channels, 9 * channels, 1, -3 * channels, -channels), 8 * channels)
+        count, _, height, width = gradient.shape
+        sizes = (count, height, width, outputs, channels, 3, 3, 2 - padding[0], 2 - padding[1])
+        return _convolve(gradient, elements, sizes, x.shape[2:])
     if weight[0].numel() > FEW:
-        return _products(slope, x, weight, padding, [True, False, False])[0]
-    # To images of few channels the convolution has no fast form. One of 1x1 gives each pixel's part in the slopes of
+        return _product(gradient, x, weight, padding, 0)
+    # To images of few channels the convolution has no fast form. One of 1x1 gives each pixel's part in the gradients of
     # its neighbours, which are then added up.
     count, channels, height, width = x.shape
     rows, columns = weight.shape[2:]
-    parts = F.conv2d(slope, weight.flatten(1).t()[:, :, None, None]).unflatten(1, (channels, rows * columns))
-    parts = parts.to(torch.promote_types(parts.dtype, torch.float32))  # sums of bfloat16 would lose too much
-    shape = (count, channels, height + 2 * padding[0], width + 2 * padding[1])
-    padded = torch.zeros(shape, dtype=parts.dtype, device=x.device).contiguous(memory_format=torch.channels_last)
+    parts = F.conv2d(gradient, weight.flatten(1).t()[:, :, None, None]).unflatten(1, (channels, rows * columns))
+    padded = empty_maps(x, count, channels, height + 2 * padding[0], width + 2 * padding[1]).zero_()
     for number in range(rows * columns):
         down, right = divmod(number, columns)
-        padded[:, :, down : down + slope.shape[2], right : right + slope.shape[3]] += parts[:, :, number]
-    return padded[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width].to(slope.dtype)
+        padded[:, :, down : down + gradient.shape[2], right : right + gradient.shape[3]] += parts[:, :, number]
+    return channels_last(padded[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width])
 
 
-def weight_slope(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Return the slope of the kernel from that of the result."""
-    if winograd.suits(x, weight, padding):
-        return winograd.weight_slope(slope, x, padding)
-    return _products(slope, x, weight, padding, [False, True, False])[1]
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Return the gradient of the kernel `[K, C, h, w]` from that of the result; all are channels-last."""
+    if not suits_winograd(x, weight, padding):
+        return _product(gradient, x, weight, padding, 1)
+    sizes = sizes_of(x, weight, padding)
+    of_weight = empty_maps(x, *weight.shape)
+    scratch = x.new_empty(query("winograd_kernel_gradient_scratch", x, sizes))
+    call("winograd_kernel_gradient", x, sizes, x, gradient, of_weight, scratch, torch.get_num_threads())
+    return of_weight
 
 
-def _products(slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], mask: list[bool]) -> list[Tensor]:
+def channels_last(maps: Tensor) -> Tensor:
+    """Return maps, or kernels, in the order in which the passes read them."""
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _product(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], which: int) -> Tensor:
+    """Torch's gradient of the images (0) or of the kernel (1)."""
+    mask = [which == 0, which == 1, False]
     products: list[Tensor] = torch.ops.aten.convolution_backward(
-        slope, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
+        gradient, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
     )
-    return products
+    return channels_last(products[which])
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-        """The convolution."""
-        ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return product(x, weight, padding)
+def _transformed(weight: Tensor, steps: tuple[int, ...], first: int) -> Tensor:
+    """The 36 elements of a kernel.
 
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        """Slopes of images and kernel, differentiable."""
-        x, weight = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[:2])
-        return (*_Backward.apply(slope, x, weight, ctx.padding, wanted), None)
+    Args:
+        weight: The kernel `[K, C, 3, 3]`, channels-last.
+        steps: Inputs, outputs, and the steps in memory to the next input, output, row and column.
+        first: The number that these start from.
+    """
+    elements = weight.new_empty(query("winograd_transform_size", weight, (0, 0, 0, *steps[:2], 0, 0, 0, 0)))
+    call("winograd_transform", weight, steps, weight.as_strided((1,), (1,), weight.storage_offset() + first), elements)
+    return elements
 
 
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], wanted: list[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Slopes of images and kernel, where they are wanted."""
-        ctx.save_for_backward(slope, x, weight)
-        ctx.padding = padding
-        ctx.set_materialize_grads(False)
-        if winograd.suits(x, weight, padding):
-            return (
-                winograd.input_slope(slope, weight, padding) if wanted[0] else None,
-                winograd.weight_slope(slope, x, padding) if wanted[1] else None,
-            )
-        of_x, of_weight, _ = _products(slope, x, weight, padding, [*wanted, False])
-        return of_x, of_weight
-
-    @staticmethod
-    def backward(ctx: Any, v_x: Tensor | None, v_weight: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Derivatives of the slope, the images and the kernel from those of the slopes."""
-        require_last_derivative()
-        slope, x, weight = ctx.saved_tensors
-        of_slope = of_x = of_weight = None
-        if v_x is not None:
-            of_slope = product(v_x, weight, ctx.padding)
-            if ctx.needs_input_grad[2]:
-                of_weight = weight_slope(slope, v_x, weight, ctx.padding)
-        if v_weight is not None:
-            part = product(x, v_weight, ctx.padding)
-            of_slope = part if of_slope is None else of_slope.add_(part)
-            if ctx.needs_input_grad[1]:
-                of_x = input_slope(slope, x, v_weight, ctx.padding)
-        return of_slope, of_x, of_weight, None, None
+def _convolve(x: Tensor, elements: Tensor, sizes: tuple[int, ...], result_size: tuple[int, ...]) -> Tensor:
+    result, threads = empty_maps(x, sizes[0], sizes[4], *result_size), torch.get_num_threads()
+    scratch = x.new_empty(threads * query("winograd_convolve_scratch", x, sizes))
+    call("winograd_convolve", x, sizes, x, elements, result, scratch, threads)
+    return result

@@ -1,5 +1,5 @@
-// Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward, and the backward of
-// the backward. See norm_relu_pool.py for the formulas.
+// Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward and double
+// backward. See norm_relu_pool.py for the formulas.
 //
 // Maps are channels-last: [images, height, width, channels]. Work is cut into one image and a block of channels, which
 // stays in the cache for all that is done to it. Each lane is a channel of its own, so that no sum is reordered and the
@@ -16,14 +16,12 @@
 #include <cstdint>
 #include <limits>
 
-#include "numbers.h"
-
 namespace {
 
 constexpr int LANES = 32;
 
 // The value where z > 0, else 0; not a number stays what it is, as in torch.
-template <typename A> inline A where_positive(A z, A value) { return z <= A(0) ? A(0) : value; }
+template <typename T> inline T where_positive(T z, T value) { return z <= T(0) ? T(0) : value; }
 
 struct Shape {
     int64_t images, height, width, channels;
@@ -34,7 +32,6 @@ struct Shape {
 
 // One image and up to LANES channels.
 template <typename T> struct Block {
-    using A = typename Sum<T>::type;
     const Shape &shape;
     int64_t image, first;
 
@@ -44,7 +41,7 @@ template <typename T> struct Block {
     T *at(T *map, int64_t row, int64_t column) const {
         return const_cast<T *>(at(static_cast<const T *>(map), row, column));
     }
-    // Place of a position's window in a pooled map, or `zero` where it has none or there is no map.
+    // Where a position's window is in a pooled map, or `zero` where it has none or there is no map.
     const T *window(const T *map, int64_t row, int64_t column, const T *zero) const {
         int64_t rows = shape.height / 2, columns = shape.width / 2;
         if (map == nullptr || row / 2 >= rows || column / 2 >= columns) return zero;
@@ -53,44 +50,42 @@ template <typename T> struct Block {
     T *window(T *map, int64_t row, int64_t column) const {
         return const_cast<T *>(window(static_cast<const T *>(map), row, column, nullptr));
     }
-    const A *per_image(const A *values) const { return values + image * shape.channels + first; }
-    A *per_image(A *values) const { return values + image * shape.channels + first; }
+    const T *per_image(const T *values) const { return values + image * shape.channels + first; }
+    T *per_image(T *values) const { return values + image * shape.channels + first; }
 };
 
 template <typename T, int N>
-void forward(const Block<T> &block, int lanes, const T *y, const typename Sum<T>::type *gamma,
-             const typename Sum<T>::type *beta, typename Sum<T>::type eps, T *p, typename Sum<T>::type *mean,
-             typename Sum<T>::type *rstd) {
-    using A = typename Sum<T>::type;
+void forward(const Block<T> &block, int lanes, const T *y, const T *gamma, const T *beta, T eps, T *p, T *mean,
+             T *rstd) {
     const Shape &s = block.shape;
     const int n = N ? N : lanes;
-    const A share = A(1) / A(s.area());
-    A m[LANES] = {}, v[LANES] = {}, a[LANES], b[LANES];
+    const T share = T(1) / T(s.area());
+    T m[LANES] = {}, v[LANES] = {}, a[LANES], b[LANES];
     for (int64_t i = 0; i < s.height; ++i) {
-        A row[LANES] = {};
+        T row[LANES] = {};
         for (int64_t j = 0; j < s.width; ++j) {
             const T *from = block.at(y, i, j);
-            for (int c = 0; c < n; ++c) row[c] += load(from + c);
+            for (int c = 0; c < n; ++c) row[c] += from[c];
         }
         for (int c = 0; c < n; ++c) m[c] += row[c];
     }
     for (int c = 0; c < n; ++c) m[c] *= share;
     for (int64_t i = 0; i < s.height; ++i) {
-        A row[LANES] = {};
+        T row[LANES] = {};
         for (int64_t j = 0; j < s.width; ++j) {
             const T *from = block.at(y, i, j);
             for (int c = 0; c < n; ++c) {
-                A d = load(from + c) - m[c];
+                T d = from[c] - m[c];
                 row[c] += d * d;
             }
         }
         for (int c = 0; c < n; ++c) v[c] += row[c];
     }
-    A *means = block.per_image(mean), *rstds = block.per_image(rstd);
+    T *means = block.per_image(mean), *rstds = block.per_image(rstd);
     for (int c = 0; c < n; ++c) {
         // A variance beyond the type's range makes everything not a number, so that nobody goes on with it.
-        A r = v[c] < std::numeric_limits<A>::infinity() ? A(1) / std::sqrt(v[c] * share + eps)
-                                                        : std::numeric_limits<A>::quiet_NaN();
+        T r = v[c] < std::numeric_limits<T>::infinity() ? T(1) / std::sqrt(v[c] * share + eps)
+                                                        : std::numeric_limits<T>::quiet_NaN();
         means[c] = m[c];
         rstds[c] = r;
         a[c] = gamma[block.first + c] * r;
@@ -98,23 +93,23 @@ void forward(const Block<T> &block, int lanes, const T *y, const typename Sum<T>
     }
     for (int64_t i = 0; i + 1 < s.height; i += 2)
         for (int64_t j = 0; j + 1 < s.width; j += 2) {
-            A sum[LANES] = {};
+            T sum[LANES] = {};
             for (int k = 0; k < 4; ++k) {
                 const T *from = block.at(y, i + k / 2, j + k % 2);
                 for (int c = 0; c < n; ++c) {
-                    A z = a[c] * load(from + c) + b[c];
+                    T z = a[c] * from[c] + b[c];
                     sum[c] += where_positive(z, z);
                 }
             }
             T *to = block.window(p, i, j);
-            for (int c = 0; c < n; ++c) store(to + c, sum[c] * A(0.25));
+            for (int c = 0; c < n; ++c) to[c] = sum[c] * T(0.25);
         }
 }
 
 // The norm of a map: its mean m and inverse standard deviation r, and a and b with z = a y + b.
-template <typename T, typename A>
-inline void read_norm(const Block<T> &block, int n, const A *mean, const A *rstd, const A *gamma, const A *beta, A *m,
-                      A *r, A *a, A *b) {
+template <typename T>
+inline void read_norm(const Block<T> &block, int n, const T *mean, const T *rstd, const T *gamma, const T *beta, T *m,
+                      T *r, T *a, T *b) {
     for (int c = 0; c < n; ++c) {
         m[c] = block.per_image(mean)[c];
         r[c] = block.per_image(rstd)[c];
@@ -123,20 +118,18 @@ inline void read_norm(const Block<T> &block, int n, const A *mean, const A *rstd
     }
 }
 
-// Sums over a map of the slope gz of z, and of gz x.
+// Sums over a map of the gradient gz of z, and of gz x.
 template <typename T, int N>
-void slope_sums(const Block<T> &block, int lanes, const T *gp, const T *y, const typename Sum<T>::type *m,
-                const typename Sum<T>::type *r, const typename Sum<T>::type *a, const typename Sum<T>::type *b,
-                typename Sum<T>::type *sg, typename Sum<T>::type *sgx) {
-    using A = typename Sum<T>::type;
+void gradient_sums(const Block<T> &block, int lanes, const T *gp, const T *y, const T *m, const T *r, const T *a,
+                   const T *b, T *sg, T *sgx) {
     const int n = N ? N : lanes;
     for (int64_t i = 0; i < block.shape.height / 2 * 2; ++i) {
-        A row[LANES] = {}, rowx[LANES] = {};
+        T row[LANES] = {}, rowx[LANES] = {};
         for (int64_t j = 0; j < block.shape.width / 2 * 2; ++j) {
-            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, nullptr);
+            const T *from = block.at(y, i, j), *gradient = block.window(gp, i, j, nullptr);
             for (int c = 0; c < n; ++c) {
-                A value = load(from + c);
-                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                T value = from[c];
+                T gz = where_positive(a[c] * value + b[c], T(0.25) * gradient[c]);
                 row[c] += gz;
                 rowx[c] += gz * (value - m[c]) * r[c];
             }
@@ -149,17 +142,15 @@ void slope_sums(const Block<T> &block, int lanes, const T *gp, const T *y, const
 }
 
 template <typename T, int N>
-void backward(const Block<T> &block, int lanes, const T *gp, const T *y, const typename Sum<T>::type *mean,
-              const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
-              const typename Sum<T>::type *beta, T *gy, typename Sum<T>::type *ggamma, typename Sum<T>::type *gbeta) {
-    using A = typename Sum<T>::type;
+void backward(const Block<T> &block, int lanes, const T *gp, const T *y, const T *mean, const T *rstd, const T *gamma,
+              const T *beta, T *gy, T *ggamma, T *gbeta) {
     const Shape &s = block.shape;
     const int n = N ? N : lanes;
-    const A share = A(1) / A(s.area());
+    const T share = T(1) / T(s.area());
     const T zero[LANES] = {};
-    A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
+    T m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
     read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
-    slope_sums<T, N>(block, lanes, gp, y, m, r, a, b, sg, sgx);
+    gradient_sums<T, N>(block, lanes, gp, y, m, r, a, b, sg, sgx);
     for (int c = 0; c < n; ++c) {
         block.per_image(ggamma)[c] = sgx[c];
         block.per_image(gbeta)[c] = sg[c];
@@ -168,38 +159,36 @@ void backward(const Block<T> &block, int lanes, const T *gp, const T *y, const t
     }
     for (int64_t i = 0; i < s.height; ++i)
         for (int64_t j = 0; j < s.width; ++j) {
-            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, zero);
+            const T *from = block.at(y, i, j), *gradient = block.window(gp, i, j, zero);
             T *to = block.at(gy, i, j);
             for (int c = 0; c < n; ++c) {
-                A value = load(from + c);
-                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
-                store(to + c, a[c] * (gz - sg[c] - (value - m[c]) * r[c] * sgx[c]));
+                T value = from[c];
+                T gz = where_positive(a[c] * value + b[c], T(0.25) * gradient[c]);
+                to[c] = a[c] * (gz - sg[c] - (value - m[c]) * r[c] * sgx[c]);
             }
         }
 }
 
-// The five sums over a map that the backward of the backward needs.
 enum { G, GX, V, VX, VG, SUMS };
 
+// Double backward, first half: the derivatives of gp, and five sums over each map for the second.
 template <typename T, int N>
-void adjoint(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const typename Sum<T>::type *mean,
-             const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
-             const typename Sum<T>::type *beta, const typename Sum<T>::type *vgamma,
-             const typename Sum<T>::type *vbeta, T *vp, typename Sum<T>::type *sums, typename Sum<T>::type *tgamma) {
-    using A = typename Sum<T>::type;
+void double_backward_gradient(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const T *mean,
+                              const T *rstd, const T *gamma, const T *beta, const T *vgamma, const T *vbeta, T *vp,
+                              T *sums, T *tgamma) {
     const Shape &s = block.shape;
     const int n = N ? N : lanes;
-    const A share = A(1) / A(s.area());
+    const T share = T(1) / T(s.area());
     const T zero[LANES] = {};
-    A m[LANES], r[LANES], a[LANES], b[LANES], sum[SUMS][LANES] = {};
+    T m[LANES], r[LANES], a[LANES], b[LANES], sum[SUMS][LANES] = {};
     read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
     for (int64_t i = 0; i < s.height; ++i) {
-        A row[SUMS][LANES] = {};
+        T row[SUMS][LANES] = {};
         for (int64_t j = 0; j < s.width; ++j) {
-            const T *from = block.at(y, i, j), *slope = block.window(gp, i, j, zero), *weight = block.at(v, i, j);
+            const T *from = block.at(y, i, j), *gradient = block.window(gp, i, j, zero), *vy = block.at(v, i, j);
             for (int c = 0; c < n; ++c) {
-                A value = load(from + c), x = (value - m[c]) * r[c], w = load(weight + c);
-                A gz = where_positive(a[c] * value + b[c], A(0.25) * load(slope + c));
+                T value = from[c], x = (value - m[c]) * r[c], w = vy[c];
+                T gz = where_positive(a[c] * value + b[c], T(0.25) * gradient[c]);
                 row[G][c] += gz;
                 row[GX][c] += gz * x;
                 row[V][c] += w;
@@ -210,70 +199,67 @@ void adjoint(const Block<T> &block, int lanes, const T *gp, const T *y, const T 
         for (int k = 0; k < SUMS; ++k)
             for (int c = 0; c < n; ++c) sum[k][c] += row[k][c];
     }
-    A base[LANES], slant[LANES];
+    T base[LANES], of_x[LANES];
     for (int c = 0; c < n; ++c) {
-        for (int k = 0; k < SUMS; ++k)
-            sums[(block.image * SUMS + k) * s.channels + block.first + c] = sum[k][c];
-        block.per_image(tgamma)[c] =
-            r[c] * (sum[VG][c] - (sum[V][c] * sum[G][c] + sum[VX][c] * sum[GX][c]) * share);
+        for (int k = 0; k < SUMS; ++k) sums[(block.image * SUMS + k) * s.channels + block.first + c] = sum[k][c];
+        block.per_image(tgamma)[c] = r[c] * (sum[VG][c] - (sum[V][c] * sum[G][c] + sum[VX][c] * sum[GX][c]) * share);
         base[c] = vbeta[block.first + c] - a[c] * sum[V][c] * share;
-        slant[c] = vgamma[block.first + c] - a[c] * sum[VX][c] * share;
+        of_x[c] = vgamma[block.first + c] - a[c] * sum[VX][c] * share;
     }
     for (int64_t i = 0; i + 1 < s.height; i += 2)
         for (int64_t j = 0; j + 1 < s.width; j += 2) {
-            A total[LANES] = {};
+            T total[LANES] = {};
             for (int k = 0; k < 4; ++k) {
-                const T *from = block.at(y, i + k / 2, j + k % 2), *weight = block.at(v, i + k / 2, j + k % 2);
+                const T *from = block.at(y, i + k / 2, j + k % 2), *vy = block.at(v, i + k / 2, j + k % 2);
                 for (int c = 0; c < n; ++c) {
-                    A value = load(from + c), x = (value - m[c]) * r[c];
-                    A q = a[c] * load(weight + c) + base[c] + slant[c] * x;
+                    T value = from[c], x = (value - m[c]) * r[c];
+                    T q = a[c] * vy[c] + base[c] + of_x[c] * x;
                     total[c] += where_positive(a[c] * value + b[c], q);
                 }
             }
             T *to = block.window(vp, i, j);
-            for (int c = 0; c < n; ++c) store(to + c, total[c] * A(0.25));
+            for (int c = 0; c < n; ++c) to[c] = total[c] * T(0.25);
         }
 }
 
+// Double backward, second half: the derivatives of y, gamma and beta; with tp, the backward of that is added.
 template <typename T, int N>
-void total(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const T *tp,
-           const typename Sum<T>::type *mean, const typename Sum<T>::type *rstd, const typename Sum<T>::type *gamma,
-           const typename Sum<T>::type *beta, const typename Sum<T>::type *vgamma, const typename Sum<T>::type *sums,
-           T *ty, typename Sum<T>::type *tgamma, typename Sum<T>::type *tbeta) {
-    using A = typename Sum<T>::type;
+void double_backward_inputs(const Block<T> &block, int lanes, const T *gp, const T *y, const T *v, const T *tp,
+                            const T *mean, const T *rstd, const T *gamma, const T *beta, const T *vgamma, const T *sums,
+                            T *ty, T *tgamma, T *tbeta) {
     const Shape &s = block.shape;
     const int n = N ? N : lanes;
-    const A share = A(1) / A(s.area());
+    const T share = T(1) / T(s.area());
     const T zero[LANES] = {};
-    A m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
+    T m[LANES], r[LANES], a[LANES], b[LANES], sg[LANES] = {}, sgx[LANES] = {};
     read_norm(block, n, mean, rstd, gamma, beta, m, r, a, b);
-    if (tp != nullptr) slope_sums<T, N>(block, lanes, tp, y, m, r, a, b, sg, sgx);
-    // ty = of_v v + of_g gz + of_t tz + slant x + base, with gz and tz the masked slopes of gp and tp.
-    A of_v[LANES], of_g[LANES], slant[LANES], base[LANES];
+    if (tp != nullptr) gradient_sums<T, N>(block, lanes, tp, y, m, r, a, b, sg, sgx);
+    // ty = of_v v + of_g gz + of_t tz + of_x x + base, with gz and tz the masked gradients of gp and tp.
+    T of_v[LANES], of_g[LANES], of_x[LANES], base[LANES];
     for (int c = 0; c < n; ++c) {
         block.per_image(tgamma)[c] += sgx[c];
         block.per_image(tbeta)[c] = sg[c];
-        const A *own = sums + block.image * SUMS * s.channels + block.first + c;
-        A g = own[G * s.channels], gx = own[GX * s.channels], w = own[V * s.channels], wx = own[VX * s.channels],
+        const T *own = sums + block.image * SUMS * s.channels + block.first + c;
+        T g = own[G * s.channels], gx = own[GX * s.channels], w = own[V * s.channels], wx = own[VX * s.channels],
           wg = own[VG * s.channels], vg = vgamma[block.first + c];
-        A k = wg - (w * g + wx * gx) * share;
-        A e = -a[c] * (w * gx + g * wx) * share + vg * g;
-        A ex = -2 * a[c] * wx * gx * share + vg * gx;
+        T k = wg - (w * g + wx * gx) * share;
+        T e = -a[c] * (w * gx + g * wx) * share + vg * g;
+        T ex = -2 * a[c] * wx * gx * share + vg * gx;
         of_v[c] = -r[c] * a[c] * gx * share;
         of_g[c] = r[c] * (vg - a[c] * wx * share);
-        slant[c] = -r[c] * share * (ex + a[c] * k) - a[c] * sgx[c] * share;
+        of_x[c] = -r[c] * share * (ex + a[c] * k) - a[c] * sgx[c] * share;
         base[c] = -r[c] * e * share - a[c] * sg[c] * share;
     }
     for (int64_t i = 0; i < s.height; ++i)
         for (int64_t j = 0; j < s.width; ++j) {
-            const T *from = block.at(y, i, j), *weight = block.at(v, i, j);
-            const T *slope = block.window(gp, i, j, zero), *later = block.window(tp, i, j, zero);
+            const T *from = block.at(y, i, j), *vy = block.at(v, i, j);
+            const T *gradient = block.window(gp, i, j, zero), *later = block.window(tp, i, j, zero);
             T *to = block.at(ty, i, j);
             for (int c = 0; c < n; ++c) {
-                A value = load(from + c), x = (value - m[c]) * r[c];
-                A gz = A(0.25) * load(slope + c), tz = A(0.25) * load(later + c);
-                A masked = where_positive(a[c] * value + b[c], of_g[c] * gz + a[c] * tz);
-                store(to + c, of_v[c] * load(weight + c) + masked + slant[c] * x + base[c]);
+                T value = from[c], x = (value - m[c]) * r[c];
+                T gz = T(0.25) * gradient[c], tz = T(0.25) * later[c];
+                T masked = where_positive(a[c] * value + b[c], of_g[c] * gz + a[c] * tz);
+                to[c] = of_v[c] * vy[c] + masked + of_x[c] * x + base[c];
             }
         }
 }

@@ -1,13 +1,31 @@
-// Vectors of numbers, and the product of two matrices as far as a processor's registers and nearest cache hold it.
+// What both kinds of convolutions share: sizes, vectors of numbers, and the product of two matrices as far as a
+// processor's registers and nearest cache hold it.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "numbers.h"
+// Makes a kernel known to the outside for both types of numbers, as pointers: kernel_float32 and kernel_float64.
+#define EXPORT(kernel)                       \
+    extern "C" {                             \
+    auto *kernel##_float32 = kernel<float>;  \
+    auto *kernel##_float64 = kernel<double>; \
+    }
 
 namespace {
+
+// Of a convolution: `images` of so many channels, a kernel of rows by columns, and zeros around the images.
+struct Sizes {
+    int64_t images, height, width, channels, outputs, rows, columns, padding_rows, padding_columns;
+
+    int64_t to_height() const { return height + 2 * padding_rows - rows + 1; }
+    int64_t to_width() const { return width + 2 * padding_columns - columns + 1; }
+    int64_t area() const { return to_height() * to_width(); }
+    int64_t pooled() const { return (to_height() / 2) * (to_width() / 2); }
+    int64_t image() const { return height * width * channels; }
+    int64_t depth() const { return rows * columns * channels; }
+};
 
 // A vector, and the block of a matrix that a processor's registers hold: ROWS by VECTORS of them.
 #if defined(__AVX512F__)
@@ -21,63 +39,37 @@ constexpr int BYTES = 16, VECTORS = 2;
 #endif
 constexpr int ROWS = 6;
 
-template <typename A> struct Vectors {
-    typedef A Vector __attribute__((vector_size(BYTES)));
-    static constexpr int LANES = BYTES / sizeof(A);
+template <typename T> struct Vectors {
+    typedef T Vector __attribute__((vector_size(BYTES)));
+    static constexpr int LANES = BYTES / sizeof(T);
     static constexpr int PANEL = LANES * VECTORS;
 };
-template <typename A> using Vector = typename Vectors<A>::Vector;
+template <typename T> using Vector = typename Vectors<T>::Vector;
 
-inline Vector<float> load_vector(const float *from) {
-    Vector<float> vector;
+template <typename T> inline Vector<T> load_vector(const T *from) {
+    Vector<T> vector;
     std::memcpy(&vector, from, BYTES);
     return vector;
 }
-inline Vector<double> load_vector(const double *from) {
-    Vector<double> vector;
-    std::memcpy(&vector, from, BYTES);
-    return vector;
-}
-inline void store_vector(float *to, Vector<float> vector) { std::memcpy(to, &vector, BYTES); }
-inline void store_vector(double *to, Vector<double> vector) { std::memcpy(to, &vector, BYTES); }
+template <typename T> inline void store_vector(T *to, Vector<T> vector) { std::memcpy(to, &vector, BYTES); }
 
-typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
-typedef uint32_t Words __attribute__((vector_size(BYTES)));
-
-// As load and store, for as many numbers.
-inline Vector<float> load_vector(const bfloat16 *from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    const Words bits = __builtin_convertvector(halves, Words) << 16;
-    Vector<float> vector;
-    std::memcpy(&vector, &bits, BYTES);
-    return vector;
-}
-inline void store_vector(bfloat16 *to, Vector<float> vector) {
-    Words bits;
-    std::memcpy(&bits, &vector, BYTES);
-    const Words number = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, is_number = Words(vector == vector);
-    const Halves halves = __builtin_convertvector((number & is_number) | (0x7fc0u & ~is_number), Halves);
-    std::memcpy(to, &halves, sizeof halves);
-}
-
-// C = A B, or C += A B: A [COUNT x depth] with steps between rows and columns, B [depth x WIDE vectors], both in `A`.
-template <int COUNT, int WIDE, typename A>
-inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b,
-                                                 int64_t b_row, A *c, int64_t c_row, bool add) {
-    constexpr int LANES = Vectors<A>::LANES;
-    Vector<A> sum[COUNT][WIDE];
+// C = A B, or C += A B: A [COUNT x depth] with steps between rows and columns, B [depth x WIDE vectors], all of type T.
+template <int COUNT, int WIDE, typename T>
+inline __attribute__((always_inline)) void block(int64_t depth, const T *a, int64_t a_row, int64_t a_column, const T *b,
+                                                 int64_t b_row, T *c, int64_t c_row, bool add) {
+    constexpr int LANES = Vectors<T>::LANES;
+    Vector<T> sum[COUNT][WIDE];
 #pragma GCC unroll 24
     for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < WIDE; ++j) sum[i][j] = add ? load_vector(c + i * c_row + j * LANES) : Vector<A>{};
+        for (int j = 0; j < WIDE; ++j) sum[i][j] = add ? load_vector(c + i * c_row + j * LANES) : Vector<T>{};
     for (int64_t k = 0; k < depth; ++k) {
-        Vector<A> row[WIDE];
+        Vector<T> row[WIDE];
 #pragma GCC unroll 8
         for (int j = 0; j < WIDE; ++j) row[j] = load_vector(b + k * b_row + j * LANES);
 #pragma GCC unroll 24
         for (int i = 0; i < COUNT; ++i) {
-            const A value = a[i * a_row + k * a_column];
+            const T value = a[i * a_row + k * a_column];
 #pragma GCC unroll 8
             for (int j = 0; j < WIDE; ++j) sum[i][j] += value * row[j];
         }
@@ -89,8 +81,8 @@ inline __attribute__((always_inline)) void block(int64_t depth, const A *a, int6
 }
 
 // The same for any number of rows.
-template <int WIDE, typename A>
-void panel(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_column, const A *b, int64_t b_row, A *c,
+template <int WIDE, typename T>
+void panel(int64_t rows, int64_t depth, const T *a, int64_t a_row, int64_t a_column, const T *b, int64_t b_row, T *c,
            int64_t c_row, bool add) {
     constexpr int MANY = ROWS * VECTORS / WIDE;
     int64_t i = 0;
@@ -102,10 +94,10 @@ void panel(int64_t rows, int64_t depth, const A *a, int64_t a_row, int64_t a_col
 }
 
 // The same for any number of columns, in whole vectors.
-template <typename A>
-void multiply(int64_t rows, int64_t depth, int64_t columns, const A *a, int64_t a_row, int64_t a_column, const A *b,
-              int64_t b_row, A *c, int64_t c_row, bool add) {
-    constexpr int LANES = Vectors<A>::LANES;
+template <typename T>
+void multiply(int64_t rows, int64_t depth, int64_t columns, const T *a, int64_t a_row, int64_t a_column, const T *b,
+              int64_t b_row, T *c, int64_t c_row, bool add) {
+    constexpr int LANES = Vectors<T>::LANES;
     int64_t j = 0;
     for (; j + LANES * VECTORS <= columns; j += LANES * VECTORS)
         panel<VECTORS>(rows, depth, a, a_row, a_column, b + j, b_row, c + j, c_row, add);

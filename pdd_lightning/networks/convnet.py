@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import module as hooks
 
+from pdd_lightning import kernels
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.kernels.chain import ChainBlock, chain_gradient
-from pdd_lightning.networks.blocks import Blocks, fused_blocks, hooked
 from pdd_lightning.networks.norm import Norm, norm_layers
 from pdd_lightning.typing import Params
 
@@ -74,25 +75,81 @@ class ConvNet(nn.Module):
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
-    def loss_gradient(self, params: Params, images: Tensor, labels: Tensor) -> tuple[Tensor, ...] | None:
-        """Return the gradient of the mean cross-entropy by the parameters in one operation, or None if there is none.
+    def loss_gradient(
+        self, params: Params, images: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, ...] | None:
+        """Return the gradient of the cross-entropy by the parameters in one operation, or None if there is none.
 
-        There is one on a CPU with compiled kernels, for `instance` norm; see `pdd_lightning.kernels.chain`. It can be
+        There is one on a CPU with compiled kernels, for `instance` norm; see `pdd_lightning.kernels`. It can be
         differentiated once, in parameters, images and label probabilities.
 
         Args:
             params: All parameters, in the place of the network's own.
             images: `[N, C, H, W]`.
             labels: Classes `[N]`, all of them counting, or class probabilities `[N, num_classes]`.
+            weights: Weight of each image `[N]`; the mean over images by default.
+
+        Raises:
+            KernelError: The parameters' shapes do not fit each other.
         """
-        blocks = fused_blocks(self.features, images)
-        own = (type(self), type(self.classifier)) == (ConvNet, nn.Linear)
-        if blocks is None or not own or not len(images) or any(map(hooked, self.modules())):
+        values, geometry = tuple(params.values()), _geometry(self.features)
+        own = (type(self), type(self.classifier)) == (ConvNet, nn.Linear) and not any(map(_hooked, self.modules()))
+        named = list(params) == [name for name, _ in self.named_parameters()]
+        if geometry is None or not own or not named or not kernels.usable(images, values):
             return None
-        if list(params) != [name for name, _ in self.named_parameters()] or len(params) != 4 * len(blocks) + 2:
-            return None
-        chain = [ChainBlock(block.padding, block.norm.eps) for block in blocks]
-        return chain_gradient(chain, tuple(params.values()), images, labels)
+        targets = labels if labels.is_floating_point() else F.one_hot(labels, len(values[-1])).to(values[-1].dtype)
+        if weights is not None:
+            targets = targets * weights.unsqueeze(1) * len(images)
+        return kernels.loss_gradient(geometry, images, targets, values)
+
+
+class Blocks(nn.Sequential):
+    """Modules one after another, as `nn.Sequential`; on a CPU, known blocks are computed in few passes.
+
+    The result is that of the modules up to rounding. It can be differentiated twice in reverse mode; for more set
+    `PDD_KERNELS=off`, see `pdd_lightning.kernels`.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of images `[N, C, H, W]`."""
+        geometry, params = _geometry(self), tuple(self.parameters())
+        if geometry is None or not kernels.usable(images, params):
+            features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+            return features
+        return kernels.features(geometry, images, params)
+
+
+def _geometry(features: nn.Module) -> kernels.Geometry | None:
+    """What of a network's blocks is no parameter; None if it is something else, or must run module by module."""
+    *modules, last = features.children()
+    flattened = type(last) is nn.Flatten and (last.start_dim, last.end_dim) == (1, -1)
+    if type(features) is not Blocks or not flattened or any(map(_hooked, features.children())):
+        return None
+    groups = [modules[first : first + 4] for first in range(0, len(modules), 4)]
+    if not groups or not all(map(_is_block, groups)):
+        return None
+    padding = (size for conv, *_ in groups for size in conv.padding)  # type: ignore[union-attr]
+    return kernels.Geometry(tuple(padding), tuple(norm.eps for _, norm, *_ in groups))  # type: ignore[misc]
+
+
+def _is_block(modules: list[nn.Module]) -> bool:
+    """Whether these are a convolution of stride 1, an instance norm, a ReLU and a pooling by halves."""
+    # Their own classes: a subclass, or a parametrised module, may compute something else.
+    if [type(module) for module in modules] != [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d]:
+        return False
+    conv, norm, _, pool = modules
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.GroupNorm) and isinstance(pool, nn.AvgPool2d)
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+    known = plain and conv.bias is not None and not isinstance(conv.padding, str)
+    each = norm.num_groups == norm.num_channels == conv.out_channels and norm.affine
+    halves = (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
+    return known and each and halves and not pool.ceil_mode and pool.divisor_override is None
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to be told when a module, or any module, is called or differentiated."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") or getattr(hooks, f"_global_{kind}") for kind in kinds)
 
 
 def _check_depth(image_size: int, map_size: int, depth: int) -> None:

@@ -1,10 +1,12 @@
-"""Normalisation layers by name."""
+"""Normalisation layers by name, and the statistics of batch norms."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pdd_lightning.errors import ConfigError
 
@@ -13,6 +15,9 @@ Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 
 GROUPS = 4
 """Number of groups of the `group` norm."""
+
+STATISTICS_PER_CLASS = 16
+"""Real images of each class that matching methods take the statistics from."""
 
 
 def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
@@ -50,3 +55,34 @@ def replace_batch_norms(network: nn.Module, norm: Norm) -> None:
     for name, module in found.items():
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Sequential(*norm_layers(norm, module.num_features)))
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network has batch norms, whose outputs depend on the whole batch in training mode."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def fix_statistics(network: nn.Module, images: Tensor) -> None:
+    """Puts a network in evaluation mode with the statistics of `images` in its batch norms.
+
+    Afterwards each image is treated by itself, also if it comes in a batch of one class, whose own statistics
+    would tell nothing of the other classes.
+
+    Args:
+        network: The network; without batch norms only its mode changes.
+        images: Batch over all classes `[N, C, H, W]`.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    network.eval()
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average, here over one batch
+        norm.train()
+    with torch.no_grad():
+        network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

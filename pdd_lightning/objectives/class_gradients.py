@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from pdd_lightning.networks.convnet import ConvNet
-from pdd_lightning.typing import Params
+from pdd_lightning.typing import OffersLossGradient, Params
 
 Distance: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Distance between two gradients, each one tensor per parameter: first the synthetic, then the real images'."""
@@ -51,7 +50,7 @@ def class_distance(network: nn.Module, params: Params, sides: ClassSides, distan
     Returns:
         A scalar, differentiable in `sides.new`.
     """
-    return _distance(network, params, sides, distance, _constant_gradient)
+    return _distance(network, params, sides, distance, _gradient, _constant_gradient)
 
 
 def class_distances_together(network: nn.Module, params: Params, sides: ClassSides, distance: Distance) -> Tensor:
@@ -65,7 +64,7 @@ def class_distances_together(network: nn.Module, params: Params, sides: ClassSid
     """
 
     def one(*parts: Tensor) -> Tensor:
-        return _distance(network, params, ClassSides(*parts), distance, _gradient)
+        return _distance(network, params, ClassSides(*parts), distance, _plain_gradient, _plain_gradient)
 
     distances: Tensor = vmap(one)(*sides)
     return distances.sum()
@@ -75,12 +74,17 @@ _Gradient: TypeAlias = Callable[[nn.Module, Params, Tensor, Tensor, Tensor], tup
 
 
 def _distance(
-    network: nn.Module, params: Params, sides: ClassSides, distance: Distance, constant_gradient: _Gradient
+    network: nn.Module,
+    params: Params,
+    sides: ClassSides,
+    distance: Distance,
+    gradient: _Gradient,
+    constant_gradient: _Gradient,
 ) -> Tensor:
     frozen, new = sides.frozen, sides.new
     share = 1 / (len(frozen) + len(new))
     real = constant_gradient(network, params, sides.real, sides.label, sides.weights)
-    synthetic = _gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
+    synthetic = gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
     if len(frozen):
         weights = sides.weights.new_full((len(frozen),), share)
         constant = constant_gradient(network, params, frozen, sides.label, weights)
@@ -90,11 +94,8 @@ def _distance(
 
 def _gradient(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     """Gradient of the weighted cross-entropy by the parameters, differentiable in the images."""
-    fused = _fused_gradient(network, params, images, label, weights)
-    if fused is not None:
-        return fused
-    gradient: Params = grad(lambda at: _loss(network, at, images, label, weights))(params)
-    return tuple(gradient.values())
+    offered = _offered_gradient(network, params, images, label, weights)
+    return _plain_gradient(network, params, images, label, weights) if offered is None else offered
 
 
 def _constant_gradient(
@@ -102,24 +103,28 @@ def _constant_gradient(
 ) -> tuple[Tensor, ...]:
     """The same as a constant: without a graph of the backward pass it takes half the time, but not under vmap."""
     with torch.no_grad():
-        fused = _fused_gradient(network, params, images, label, weights)
-    if fused is not None:
-        return fused
+        offered = _offered_gradient(network, params, images, label, weights)
+    if offered is not None:
+        return offered
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     loss = _loss(network, leaves, images.detach(), label, weights)
     return torch.autograd.grad(loss, tuple(leaves.values()))
 
 
-def _fused_gradient(
+def _offered_gradient(
     network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
 ) -> tuple[Tensor, ...] | None:
-    """The gradient in one operation, for networks that have it."""
-    if not isinstance(network, ConvNet):
+    if not isinstance(network, OffersLossGradient):
         return None
-    classes = torch.arange(network.classifier.out_features, device=images.device)
-    # As label probabilities in the mean over the batch.
-    targets = (classes == label) * weights.unsqueeze(1) * len(images)
-    return network.loss_gradient(params, images, targets)
+    return network.loss_gradient(params, images, label.expand(len(images)), weights)
+
+
+def _plain_gradient(
+    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
+) -> tuple[Tensor, ...]:
+    """The same by `torch.func`, also under vmap."""
+    gradient: Params = grad(lambda at: _loss(network, at, images, label, weights))(params)
+    return tuple(gradient.values())
 
 
 def _loss(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, differences
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
-from pdd_lightning.settings import differences
 from pdd_lightning.stages import DistillationStage
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

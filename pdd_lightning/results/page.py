@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pdd_lightning import __version__
-from pdd_lightning.results.folders import SEED, Folders, Picture, Run
+from pdd_lightning.results.folders import SEED, Folders, Picture, Run, picture_of
 from pdd_lightning.results.plots import draw_rows, figure_png
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM, EvaluatedRow
 from pdd_lightning.results.tables import (
@@ -18,32 +19,19 @@ from pdd_lightning.results.tables import (
     cell_of,
     evaluation_table,
     mean_and_spread,
-    percent,
     stages_table,
     table_of,
+    whole_table,
 )
 
-FOLDER_OF_EXPERTS = "stages.experts.folder"
-PROTOCOLS = {
-    "progressive": "the unions U_1, U_2, .. U_P in turn, for the same number of epochs each",
-    "union": "the last union U_P alone, for as many optimiser steps as progressive training takes",
-    "sequential": "the stages' own sets S_1, S_2, .. S_P in turn, for as many optimiser steps as progressive training",
-    "all images": "all real training images at once",
-}
+NOT_COMPARED = (SEED, "stages.experts.folder")
+"""Settings in which runs may differ whose results are averaged."""
 TRAINING = {"steps", "epochs", "training", "augment", "align_corners", "init", "network", "scored"}
-"""What rows must have in common to be averaged."""
-MANY_CLASSES = 20
+"""What their rows must have in common."""
 
 
 class Line(NamedTuple):
-    """A run as it scored on one part by one protocol; both are empty if it was not evaluated.
-
-    Attributes:
-        run: The run.
-        part: The real images that networks were scored on.
-        protocol: How networks were trained on staged sets.
-        rows: Evaluated rows by what networks were trained on.
-    """
+    """A run as it scored on one part by one protocol (both empty if it was not), by what networks were trained on."""
 
     run: Run
     part: str
@@ -60,23 +48,19 @@ def render_page(folders: Folders) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    runs = folders.runs
-    used = {row.protocol for run in runs for row in run.summary.evaluation}
-    settings, shared = compared_settings(runs)
+    settings, shared = compared_settings(folders.runs)
     return environment.get_template("page.html").render(
         version=__version__,
         folders=folders,
-        comparison=comparison(runs),
-        over_seeds=over_seeds(runs),
-        growth=growth(runs),
+        comparison=comparison(folders.runs),
+        over_seeds=over_seeds(folders.runs),
+        growth=growth(folders.runs),
         settings=settings,
         shared=shared,
-        protocols={name: text for name, text in PROTOCOLS.items() if name in used},
         stages_of=lambda run: stages_table(run.summary.stages),
         evaluation_of=lambda run: evaluation_table([row.model_dump() for row in run.summary.evaluation]),
         classes_of=accuracy_by_class,
         table_of=table_of,
-        many_classes=MANY_CLASSES,
     )
 
 
@@ -95,8 +79,9 @@ def lines_of(run: Run) -> list[Line]:
 
 def comparison(runs: Sequence[Run]) -> Table:
     """A line per run, part and protocol."""
-    entries = []
-    for line in (line for run in runs for line in lines_of(run)):
+    lines = [line for run in runs for line in lines_of(run)]
+    rows = []
+    for line in lines:
         run, stages = line.run, line.run.summary.stages
         costs = {
             "seed": run.settings.get(SEED),
@@ -105,9 +90,9 @@ def comparison(runs: Sequence[Run]) -> Table:
             "notes": "; ".join(run.notes) or None,
         }
         head = {"run": run.name, "part": line.part or None, "protocol": line.protocol or "not evaluated"}
-        accuracies = {name: cell_of(row.model_dump(), "mean") for name, row in line.rows.items()}
-        entries.append((head, accuracies, {**_facts(line), **costs}))
-    return _compared(entries)
+        accuracies = {name: row.model_dump(include={"mean", "std", "n"}) for name, row in line.rows.items()}
+        rows.append(head | _accuracies(accuracies, lines) | _facts(line) | costs)
+    return whole_table(rows)
 
 
 def over_seeds(runs: Sequence[Run]) -> Table:
@@ -118,21 +103,22 @@ def over_seeds(runs: Sequence[Run]) -> Table:
         trained = json.dumps(distilled and distilled.model_dump(include=TRAINING), sort_keys=True)
         key = (_but_for_seed(line.run), line.part, line.protocol, trained)
         groups.setdefault(key, {}).setdefault(line.run.settings.get(SEED, ""), line)
-    entries = []
-    for seeds in (group for group in groups.values() if len(group) > 1):
-        lines = list(seeds.values())
+    several = [group for group in groups.values() if len(group) > 1]
+    rows = []
+    for seeds, lines in ((", ".join(group), list(group.values())) for group in several):
         # Every row shows what all runs have, so that the columns compare.
         names = [name for name in lines[0].rows if all(name in line.rows for line in lines)]
         spreads = {name: mean_and_spread([line.rows[name].mean for line in lines]) for name in names}
-        accuracies = {name: percent(mean, std) for name, (mean, std) in spreads.items()}
-        head = {"runs": ", ".join(line.run.name for line in lines), "seeds": ", ".join(seeds)}
+        accuracies = {name: {"mean": mean, "std": std} for name, (mean, std) in spreads.items()}
+        head = {"runs": ", ".join(line.run.name for line in lines), "seeds": seeds}
         place = {"part": lines[0].part, "protocol": lines[0].protocol}
-        entries.append(({**head, **place}, accuracies, _facts(lines[0])))
-    return _compared(entries)
+        every = [line for group in several for line in group.values()]
+        rows.append(head | place | _accuracies(accuracies, every) | _facts(lines[0]))
+    return whole_table(rows)
 
 
 def growth(runs: Sequence[Run]) -> list[Picture]:
-    """Start-point accuracy stage by stage, over stages and over images, dataset by dataset."""
+    """Start-point accuracy over stages and over images, dataset by dataset; runs that differ by seed are one line."""
     groups: dict[str, dict[Hashable, list[Run]]] = {}
     for run in (run for run in runs if run.summary.stages):
         groups.setdefault(_dataset(run), {}).setdefault(_but_for_seed(run), []).append(run)
@@ -141,7 +127,7 @@ def growth(runs: Sequence[Run]) -> list[Picture]:
         rows = [row for group in own.values() for row in _growth_rows(group)]
         for x in ("stage", "images"):
             png = figure_png(partial(draw_rows, rows=rows, x=x, series=["row"]))
-            pictures.append(Picture.of_png(f"{dataset}, start-point accuracy by {x}", png))
+            pictures.append(picture_of(f"{dataset}, start-point accuracy by {x}", png))
     return pictures
 
 
@@ -159,24 +145,17 @@ def accuracy_by_class(run: Run) -> tuple[str, Table]:
     """The part that networks were scored on (the test part, if it was), and a line per class in per cent."""
     rows = list({id(row): row for line in lines_of(run) for row in line.rows.values() if row.per_class}.values())
     rows = [row for row in rows if row.part == "test"] or rows
-    classes = dict.fromkeys(name for row in rows for name in row.per_class)
     lines = [
-        [name, *(f"{100 * row.per_class[name]:.0f}" if name in row.per_class else "" for row in rows)]
-        for name in classes
+        {"class": name} | {f"{row.row}, {row.protocol}": 100 * row.per_class.get(name, math.nan) for row in rows}
+        for name in dict.fromkeys(name for row in rows for name in row.per_class)
     ]
-    headings = ["class", *(f"{row.row}, {row.protocol}" for row in rows)]
-    return rows[0].part if rows else "", Table(headings, lines, {})
+    return rows[0].part if rows else "", whole_table(lines)
 
 
-def _compared(entries: Sequence[tuple[dict[str, Any], dict[str, str], dict[str, Any]]]) -> Table:
-    """A table of entries, each of which is a head, accuracies by what networks were trained on, and further facts."""
-    names = dict.fromkeys((DISTILLED, RANDOM, FULL, *(name for _, accuracies, _ in entries for name in accuracies)))
-    rows = [
-        {**head, **{f"{name} %": accuracies.get(name) for name in names}, **facts}
-        for head, accuracies, facts in entries
-    ]
-    columns = list(rows[0]) if rows else []
-    return table_of(rows, columns, columns)
+def _accuracies(accuracies: dict[str, dict[str, Any]], lines: Sequence[Line]) -> dict[str, str]:
+    """A column for each thing that networks of any line were trained on: the usual ones first."""
+    names = dict.fromkeys((DISTILLED, RANDOM, FULL, *(name for line in lines for name in line.rows)))
+    return {f"{name} %": cell_of(accuracies.get(name, {}), "mean") for name in names}
 
 
 def _facts(line: Line) -> dict[str, Any]:
@@ -192,20 +171,19 @@ def _facts(line: Line) -> dict[str, Any]:
         "network": run.settings.get("model.network"),
         "stages": f"{finished} of {planned}" if planned.isdecimal() and int(planned) > finished else str(finished),
         "ipc": run.settings.get("model.ipc"),
-        "iterations_per_stage": iterations or None,
+        "iterations_per_stage": iterations,
         "iterations": int(iterations) * finished if iterations.isdecimal() else None,
     }
 
 
 def _dataset(run: Run) -> str:
-    return run.summary.dataset.name if run.summary.dataset else "not stated"
+    return run.summary.dataset.get("name", "not stated")
 
 
 def _but_for_seed(run: Run) -> Hashable:
     """What runs have in common that differ only by seed."""
-    settings = {name: text for name, text in run.settings.items() if name not in (SEED, FOLDER_OF_EXPERTS)}
-    fingerprint = run.summary.dataset and run.summary.dataset.fingerprint
-    return _dataset(run), fingerprint, tuple(sorted(settings.items())), len(run.summary.stages)
+    settings = {name: text for name, text in run.settings.items() if name not in NOT_COMPARED}
+    return json.dumps([run.summary.dataset, settings, len(run.summary.stages)], sort_keys=True)
 
 
 def _growth_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ class StageReport(Stored):
     Attributes:
         stage: Number of the stage, from 1.
         images: Images in the union after the stage.
-        real_images: Real training examples that the stage used; unknown in reports of earlier versions.
         learned_lr: Learning rate learned in the stage, if any.
         lr_img: Learning rate of the images at the end of the stage.
         first_loss: Mean matching loss over the first twentieth of the iterations.
@@ -40,6 +39,7 @@ class StageReport(Stored):
             images, and in the first stage networks for forgetting scores alone), `distil` (with renewing the pool of
             networks, where that is done), and `transition` (training on the union after the stage).
         peak_memory_mb: Highest memory use so far, of the GPU or else of the process, in MB.
+        real_images: Real training examples that the stage used; unknown in reports of earlier versions.
     """
 
     stage: int
@@ -60,30 +60,18 @@ class StageReport(Stored):
         return {**self.model_dump(), **{f"{part}_seconds": time for part, time in self.seconds.items()}}
 
 
-class EvaluatedRow(Stored):
+class EvaluatedRow(Stored, extra="allow"):
     """Networks that were trained on the same images in the same way, and scored.
+
+    Further entries say how they were trained and scored, see `pdd_lightning.evaluation.NetworkPlan.about`.
 
     Attributes:
         row: Name of what they were trained on.
-        source: Where these images come from.
-        protocol: How networks are trained on a set in stages.
-        init: Whether networks begin in a fresh initialization or in an expert's.
-        labels: Whether labels are hard or soft.
         part: The real images that they were scored on.
-        scored: Number of these.
-        seed: Seed of initializations, batch orders and augmentation.
-        network: Class and arguments of the networks.
-        training: Settings of the training.
-        augment: Augmentation of the training images.
-        align_corners: Convention of its resampling.
-        augment_together: Whether the images of a batch are transformed alike.
-        herding_epochs: Epochs of the network in whose features images were chosen.
-        stage: The stage after which they were scored.
-        num_stages: Number of stages.
+        protocol: How networks are trained on a set in stages.
+        stage: The stage after which they were scored, of `num_stages`.
         images: Number of training images, as they are stored.
         steps: Optimiser steps of each network.
-        epochs: Epochs of each phase.
-        learning_rates: Learning rate of each phase.
         mean: Mean accuracy in [0, 1].
         std: Its sample standard deviation over the networks; 0 for a single one.
         n: Number of networks.
@@ -93,25 +81,12 @@ class EvaluatedRow(Stored):
     """
 
     row: str
-    source: str | None = None
-    protocol: str = "not stated"
-    init: str | None = None
-    labels: str | None = None
     part: str
-    scored: int | None = None
-    seed: int | None = None
-    network: dict[str, Any] | None = None
-    training: dict[str, Any] | None = None
-    augment: str | None = None
-    align_corners: bool | None = None
-    augment_together: bool | None = None
-    herding_epochs: int | None = None
+    protocol: str = "not stated"
     stage: int | None = None
     num_stages: int | None = None
     images: int | None = None
     steps: int | None = None
-    epochs: list[int] | None = None
-    learning_rates: list[float] | None = None
     mean: float
     std: float | None = None
     n: int | None = None
@@ -120,19 +95,12 @@ class EvaluatedRow(Stored):
     seconds: float | None = None
 
 
-class Source(Stored):
-    """The real images that a run distils: name and hash of their content."""
-
-    name: str
-    fingerprint: str | None = None
-
-
 class RunSummary(Stored):
     """What `summary.json` says of a run.
 
     Attributes:
         package_version: Version of this package that wrote it.
-        dataset: The real images.
+        dataset: `name` of the real images, and `fingerprint`, a hash of their content.
         seed: Seed of the run.
         settings: Settings of the method.
         stages: Reports of the finished stages.
@@ -140,7 +108,7 @@ class RunSummary(Stored):
     """
 
     package_version: str | None = None
-    dataset: Source | None = None
+    dataset: dict[str, str] = {}
     seed: int | None = None
     settings: dict[str, Any] = {}
     stages: list[StageReport] = []
@@ -148,7 +116,7 @@ class RunSummary(Stored):
 
 
 class StudyStep(Stored):
-    """One step of a study: its command line and the time that it took in seconds."""
+    """One step of a study: its command line, and the time that it took in seconds."""
 
     name: str = ""
     command: str

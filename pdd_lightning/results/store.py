@@ -60,9 +60,8 @@ class TaskResult:
     """One trained and scored network.
 
     Attributes:
-        about: What was trained on what and how, as `EvaluatedRow` says it; the same for all networks of a row.
-            `images` has the number of images until the end of each phase, and `phases` its `stages` (first and last),
-            `steps`, `epochs` and `lr`.
+        about: What was trained on what and how, see `pdd_lightning.evaluation.NetworkPlan.about`; the same for all
+            networks of a row.
         number: Number of the network, from 0.
         scores: Score after each phase of the training.
         seconds: Time from the start until each of them.
@@ -97,12 +96,12 @@ def rows_from_results(
     for result in results:
         groups.setdefault((result.about["row"], result.about["protocol"]), []).append(result)
     rows = []
-    for (_, protocol), members in groups.items():
+    for (_, protocol), group in groups.items():
+        members = sorted(group, key=lambda result: result.number)
         last = len(members[0].scores) - 1
         first = 0 if every_stage and protocol == "progressive" else last
-        members = sorted(members, key=lambda member: member.number)
-        rows += [_row(members, phase, class_names) for phase in range(first, last + 1)]
-    return [row.model_dump(exclude_none=True) for row in rows]
+        rows += [_row(members, phase, class_names).model_dump() for phase in range(first, last + 1)]
+    return rows
 
 
 def row_title(row: Mapping[str, Any]) -> str:
@@ -114,16 +113,18 @@ def row_title(row: Mapping[str, Any]) -> str:
 
 def _row(members: Sequence[TaskResult], phase: int, class_names: Sequence[str]) -> EvaluatedRow:
     """The row of networks after a phase, counted from 0."""
-    about, phases = members[0].about, members[0].about["phases"]
+    about = dict(members[0].about)
+    images, phases = about.pop("images"), about.pop("phases")
+    done = phases[: phase + 1]
     accuracies = [member.scores[phase].accuracy for member in members]
     per_class = [statistics.fmean(column) for column in zip(*(m.scores[phase].per_class for m in members), strict=True)]
     figures = {
         "stage": phases[phase]["stages"][1],
         "num_stages": phases[-1]["stages"][1],
-        "images": about["images"][phase],
-        "steps": sum(each["steps"] for each in phases[: phase + 1]),
-        "epochs": [each["epochs"] for each in phases[: phase + 1]],
-        "learning_rates": [each["lr"] for each in phases[: phase + 1]],
+        "images": images[phase],
+        "steps": sum(each["steps"] for each in done),
+        "epochs": [each["epochs"] for each in done],
+        "learning_rates": [each["lr"] for each in done],
         "mean": statistics.fmean(accuracies),
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
         "n": len(accuracies),
@@ -131,7 +132,7 @@ def _row(members: Sequence[TaskResult], phase: int, class_names: Sequence[str]) 
         "per_class": dict(zip(class_names, per_class, strict=True)),
         "seconds": sum(member.seconds[phase] for member in members),
     }
-    return EvaluatedRow(**{**about, **figures})
+    return EvaluatedRow(**about | figures)
 
 
 def _key(depends_on: Mapping[str, Any]) -> str:

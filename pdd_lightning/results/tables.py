@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import statistics
 import textwrap
@@ -37,7 +38,6 @@ NUMBERS = {
     "nearest_real": "Distance to nearest real image",
 }
 """The numbers that describe the images of a stage, and what plots call them."""
-
 HEADINGS = {
     "row": "training images",
     "budget": "iterations",
@@ -49,9 +49,7 @@ HEADINGS = {
     "ipc": "images per class and stage",
     "iterations": "iterations in total",
     "per_class": "images per class",
-    "distil_seconds": "distillation s",
-    "seconds_saved": "distillation s saved",
-    "seconds": "evaluation s",
+    "seconds": "evaluation seconds",
     "steps": "steps of each network",
     "part": "scored on",
     "scored": "scored images",
@@ -60,24 +58,20 @@ HEADINGS = {
     "forgetting": "forgetting %",
     "val_accuracy": "start-point accuracy %",
     "val_networks": "networks",
-    "first_loss": "first loss",
-    "last_loss": "last loss",
-    "transition_seconds": "transition s",
-    "experts_seconds": "experts s",
     "peak_memory_mb": "memory MB",
 }
-
+"""What columns are called whose names do not say it."""
 STAGE = [
-    "stage", "images", "real_images", "learned_lr", "first_loss", "last_loss", "val_accuracy", "val_networks",
-    "experts_seconds", "distil_seconds", "transition_seconds", "peak_memory_mb",
+    "stage", "images", "learned_lr", "first_loss", "last_loss", "val_accuracy", "experts_seconds", "distil_seconds",
+    "transition_seconds", "peak_memory_mb",
 ]  # fmt: skip
-"""Columns of a table of stages."""
+"""Columns of a table of stages; further ones only where stages differ in them."""
 EVALUATION = ["row", "protocol", "images", "steps", "mean", "n", "seconds"]
 """Columns of a table of evaluated rows."""
 CONDITIONS = [
     "part", "scored", "network", "init", "augment", "training", "labels", "epochs", "learning_rates", "seed",
 ]  # fmt: skip
-"""Columns that say how networks were trained and scored; in a table only where rows differ in them."""
+"""Further ones, which say how networks were trained and scored, only where rows differ in them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class Table:
         """For the terminal: the table under a sentence with what all rows have in common."""
         if not self.lines:
             return "nothing to show"
-        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 12)}".lstrip()
+        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 14)}".lstrip()
 
     def markdown(self) -> str:
         """In Markdown: the table above a sentence with what all rows have in common."""
@@ -140,6 +134,12 @@ def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: 
     return Table([heading_of(name) for name in shown], lines, common)
 
 
+def whole_table(rows: Sequence[Row], columns: Sequence[str] = ()) -> Table:
+    """A table of columns, by default all, whether or not rows differ in them."""
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
+    return table_of(rows, names, names)
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """Rows as a table in Markdown, see `table_of`."""
     return table_of(rows).markdown()
@@ -163,8 +163,7 @@ def evaluation_table(rows: Sequence[Row]) -> Table:
 
 def stages_table(reports: Sequence[StageReport]) -> Table:
     """Reports of stages."""
-    always = [name for name in STAGE if name not in ("real_images", "val_networks")]
-    return table_of([report.row() for report in reports], STAGE, always)
+    return table_of([report.row() for report in reports], [*STAGE, "real_images", "val_networks"], STAGE)
 
 
 def stage_line(report: StageReport, num_stages: int) -> str:
@@ -179,41 +178,29 @@ def stage_line(report: StageReport, num_stages: int) -> str:
 
 def description_table(rows: Sequence[Row]) -> Table:
     """Means over images, of rows of `pdd_lightning.evaluation.describe.describe_stages`."""
-    names = ("row", "images", *NUMBERS)
-    return table_of([{name: row[name] for name in names} for row in rows], names, names)
+    return whole_table([{name: row[name] for name in ("row", "images", *NUMBERS)} for row in rows])
 
 
 def continual_table(rows: Sequence[Row]) -> Table:
     """Rows of `pdd_lightning.evaluation.continual.learn_tasks`."""
-    names = ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds")
-    return table_of(rows, names, names)
-
-
-def percent(mean: float, std: float | None = None) -> str:
-    """Mean and spread in per cent, such as `97.3 ± 0.4`; both are given in [0, 1]."""
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+    return whole_table(rows, ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds"))
 
 
 def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Mean and spread of accuracies, one list of networks' accuracies per distillation seed.
 
-    `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means: sample standard deviations,
-    None where there is a single value.
+    `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means, see `mean_and_spread`.
     """
     mean, std = mean_and_spread([value for one in accuracies for value in one])
     _, seed_std = mean_and_spread([statistics.fmean(one) for one in accuracies])
-    return {
-        "mean": mean,
-        "std": std,
-        "seed_std": seed_std,
-        "seeds": len(accuracies),
-        "networks": len(accuracies[0]),
-    }
+    counts = {"seeds": len(accuracies), "networks": len(accuracies[0])}
+    return {"mean": mean, "std": std, "seed_std": seed_std, **counts}
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation, which is None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    """Mean and sample standard deviation, which is None for a single value and for values that are not all finite."""
+    several = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if several else None
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -249,18 +236,17 @@ def cell_of(row: Row, name: str) -> str:
     value, spread = row.get(name), row.get(spread_of(name))
     if value is None or value != value:
         return ""
-    if 1 in (row.get("n"), row.get("val_networks")):
-        spread = None  # of a single network there is none
-    if name in ACCURACIES or name.startswith(AFTER):
-        return percent(value, spread)
-    if isinstance(value, float):
-        return _short(value) + ("" if spread is None else f" ± {_short(spread)}")
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {text}".strip() for key, text in flatten(value).items())
     if isinstance(value, list):
         texts = [cell_of({"": one}, "") for one in value]
         return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else ", ".join(texts)
-    return PARTS.get(str(value), str(value)) if name == "part" else str(value)
+    in_percent = name in ACCURACIES or name.startswith(AFTER)
+    if not in_percent and not isinstance(value, float):
+        return PARTS.get(str(value), str(value)) if name == "part" else str(value)
+    single = 1 in (row.get("n"), row.get("val_networks"))  # a single network has no spread
+    figures = [value] if spread is None or single else [value, spread]
+    return " ± ".join(f"{100 * figure:.1f}" if in_percent else _short(figure) for figure in figures)
 
 
 def _short(value: float) -> str:

@@ -12,8 +12,8 @@ from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.norm import has_batch_norm
 from pdd_lightning.networks.parameters import unflatten
-from pdd_lightning.networks.statistics import has_batch_norm
 from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
 from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.base import DistillationStage

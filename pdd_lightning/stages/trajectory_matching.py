@@ -20,7 +20,7 @@ from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.objectives import trajectory_distance
 from pdd_lightning.stages.base import DistillationStage
 from pdd_lightning.typing import NetworkFactory
-from pdd_lightning.unroll import Form, InnerProblem, choose_form, unroll
+from pdd_lightning.unroll import InnerProblem, Mode, choose_mode, unroll
 
 
 class TrajectoryBatch(NamedTuple):
@@ -66,7 +66,7 @@ class TrajectoryMatching(DistillationStage):
         align_corners: Sampling of scale and rotation.
         unroll_mode: How the student's steps are differentiated: `stored` is fastest, `constant` needs the memory of
             one step, `higher` is the library's, see `pdd_lightning.unroll.unroll`; `auto` takes the first or the
-            second, see `pdd_lightning.unroll.choose_form`, and says which.
+            second, see `pdd_lightning.unroll.choose_mode`, and says which.
 
     Attributes:
         log_lr: Logarithm of the student's learning rate.
@@ -96,7 +96,7 @@ class TrajectoryMatching(DistillationStage):
         init: Literal["real", "noise"] = "real",
         augment: str = "color_crop_cutout_flip_scale_rotate",
         align_corners: bool = True,
-        unroll_mode: Form | Literal["auto"] = "auto",
+        unroll_mode: Mode | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(network, ipc, lr_img, momentum, init, augment, align_corners)
         counts = {"syn_steps": syn_steps, "expert_epochs": expert_epochs, "max_start_epoch": max_start_epoch}
@@ -115,7 +115,7 @@ class TrajectoryMatching(DistillationStage):
         self.lr_lr = lr_lr
         self.lr_teacher = lr_teacher
         self.unroll_mode = unroll_mode
-        self._mode: Form | None = None if unroll_mode == "auto" else unroll_mode
+        self._mode: Mode | None = None if unroll_mode == "auto" else unroll_mode
 
     @property
     def trajectory_epochs(self) -> int:
@@ -215,13 +215,13 @@ class TrajectoryMatching(DistillationStage):
         """
         return self.labels
 
-    def _chosen_mode(self, problem: InnerProblem, params: dict[str, Tensor]) -> Form:
+    def _chosen_mode(self, problem: InnerProblem, params: dict[str, Tensor]) -> Mode:
         """The mode of the inner loop, chosen at the first iteration where it is `auto`."""
         if self._mode is None:
             memory = total_memory(self.device)
             if memory is not None and self.device.type == "cpu":
                 memory //= distributed.world_size()
-            self._mode, reason = choose_form(problem, params, self.student_inputs, self.syn_steps, memory)
+            self._mode, reason = choose_mode(problem, params, self.student_inputs, self.syn_steps, memory)
             rank_zero_info(f"Trajectory matching: {reason}")
         return self._mode
 

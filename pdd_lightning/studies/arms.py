@@ -2,68 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import Path_fr
+from pydantic import BaseModel, ConfigDict
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.studies.recipe import Recipe, dotted, readable
-from pdd_lightning.studies.step import Step, option_words
+from pdd_lightning.studies.engine import Step
+from pdd_lightning.studies.recipe import Recipe, dotted, option_words, overridden, readable
 
 Budget = Literal["total", "per_stage"]
 """What runs with other numbers of stages have in common: iterations of all stages together, or of each."""
 
 AS_RECIPE = "the recipe's stages"
+"""What the table says of the iterations where the number of stages is the recipe's."""
 
-NO_BASELINES: dict[str, Any] = {"baselines": [], "full_data_epochs": 0}
-"""Options of `pdd evaluate` where the same real images are evaluated in another arm."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the things that are compared.
-
-    Attributes:
-        run: Name of its run folders; arms that are distilled alike share them.
-        labels: Columns that tell it from the others.
-        recipe: What is distilled.
-        stages: Number of stages.
-        ipc: Images per class and stage.
-        iterations: Iterations of a stage.
-        options: Further options of `pdd fit`, by dotted name.
-        evaluate: Further options of `pdd evaluate`.
-    """
-
-    run: str
-    labels: dict[str, Any]
-    recipe: Recipe
-    stages: int
-    ipc: int
-    iterations: int
-    options: dict[str, Any] = field(default_factory=dict)
-    evaluate: dict[str, Any] = field(default_factory=dict)
+SEEDS_APART = 1000
+"""Distance of the seeds of an arm's independent sets; the first has the run's own, so that its stage 1 is the same."""
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """One of the ways in which a distilled set is evaluated.
+class Part(BaseModel):
+    """A part of a study's YAML file; what is unknown is refused."""
 
-    Attributes:
-        name: Name of the file with the rows.
-        labels: Columns that tell it from the others.
-        options: Options of `pdd evaluate`.
-    """
-
-    name: str = "evaluation"
-    labels: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(Part):
     """A recipe to study, and what to change in it.
 
     Attributes:
@@ -75,105 +41,140 @@ class Method:
         one_stage: Further options of runs with a single stage, which is the base method with its own settings.
     """
 
-    recipe: Path_fr
+    recipe: Path
     name: str | None = None
-    fit: dict[str, Any] = field(default_factory=dict)
-    one_stage: dict[str, Any] = field(default_factory=dict)
-
-    def read(self) -> Recipe:
-        """The recipe with its changes."""
-        return Recipe(Path(self.recipe.absolute), self.fit)
+    fit: dict[str, Any] = {}
+    one_stage: dict[str, Any] = {}
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuses an empty list of seeds, and one that counts a seed twice.
+class Arm(Part):
+    """One of the things that are compared, with each method.
 
-    Raises:
-        ConfigError: It is one of these.
+    Attributes:
+        stages: Number of stages; by default the recipe's.
+        ipc: Images per class and stage; by default as many as make the recipe's images in all stages together.
+        budget: What of the recipe's iterations is kept: those of all stages together (`total`) or of each stage.
+        independent: Whether stages do not know of each other: each is a set of its own seed, and the sets are joined.
+        fit: Further options of `pdd fit`.
+        evaluate: Further options of `pdd evaluate`; arms that differ in these alone share their runs.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"a study needs at least one seed and none twice, got {list(seeds)}")
+
+    stages: int | None = None
+    ipc: int | None = None
+    budget: Budget | None = None
+    independent: bool = False
+    fit: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
 
 
-def check_methods(methods: Sequence[Method]) -> None:
-    """Refuses an empty list of methods.
+@dataclass(frozen=True)
+class Run:
+    """An arm with one method; a run folder for each seed.
 
-    Raises:
-        ConfigError: It is empty.
-    """
-    if not methods:
-        raise ConfigError("a study needs at least one recipe: name it in methods")
-
-
-def own_arm(method: Method) -> Arm:
-    """The recipe as it is, with its changes."""
-    recipe = method.read()
-    return staged_arm(method, int(recipe["stages.num_stages"]), int(recipe["model.ipc"]))
-
-
-def staged_arm(method: Method, stages: int, ipc: int, budget: Budget = "per_stage") -> Arm:
-    """An arm with another number of stages than the recipe's, and the iterations that this gives it.
-
-    Args:
-        method: The recipe, whose iterations count, and its changes.
+    Attributes:
+        name: Name of its folders; arms that are distilled alike share them.
+        result: Name of the file with the rows.
+        labels: Columns that tell it from the others.
+        recipe: What is distilled.
         stages: Number of stages.
         ipc: Images per class and stage.
-        budget: `total` keeps the recipe's iterations of all stages together, `per_stage` those of each stage.
+        iterations: Iterations of a stage.
+        fit: Further options of `pdd fit`, by dotted name.
+        arm: What it is made of.
     """
-    recipe = method.read()
-    name = method.name or recipe.name
-    per_stage, own = int(recipe["stages.iterations"]), int(recipe["stages.num_stages"])
-    labels = {"method": name, "budget": AS_RECIPE if stages == own else f"same {budget.replace('_', ' ')}"}
-    if budget == "total":
-        per_stage = max(1, per_stage * own // stages)
-    run = f"{name}/{stages}x{ipc}_{per_stage}"
-    options = dotted(method.one_stage) if stages == 1 else {}
-    return Arm(run, labels, recipe, stages, ipc, per_stage, options)
+
+    name: str
+    result: str
+    labels: dict[str, str]
+    recipe: Recipe
+    stages: int
+    ipc: int
+    iterations: int
+    fit: dict[str, Any]
+    arm: Arm
 
 
-def stage_arms(method: Method, stages: Sequence[int], budgets: Sequence[Budget]) -> list[Arm]:
-    """Arms of one size, divided into stages in several ways; real images are evaluated beside the first.
-
-    Raises:
-        ConfigError: A number of stages does not divide the images, or there is none, or no budget.
-    """
-    if not stages or not budgets:
-        raise ConfigError("there is nothing to compare: give numbers of stages, and budgets total or per_stage")
-    recipe = method.read()
-    total = int(recipe["stages.num_stages"]) * int(recipe["model.ipc"])
-    for count in stages:
-        if count < 1 or total % count:
-            raise ConfigError(f"{total} images per class cannot be made in {count} stages of the same size")
-    pairs = dict.fromkeys((count, budget) for count in stages for budget in budgets)
-    arms = [staged_arm(method, count, total // count, budget) for count, budget in pairs]
-    distinct = list({arm.run: arm for arm in arms}.values())
-    return [distinct[0], *(replace(arm, evaluate=NO_BASELINES) for arm in distinct[1:])]
-
-
-def fit_step(name: str, arm: Arm, seed: int, folder: Path, stages: int) -> Step:
-    """One `pdd fit`, which begins or continues the run `name`.
+def runs_of(method: Method, arms: Mapping[str, Arm], column: str | None) -> list[Run]:
+    """Every arm with a method; where several are alike, the first.
 
     Args:
-        name: Name of the run's folder below `runs`, and of the step.
-        arm: What to distil.
+        method: The recipe and its changes.
+        arms: Arms by name.
+        column: Column that holds the arms' names, if any.
+
+    Raises:
+        ConfigError: A number of stages does not divide the recipe's images.
+    """
+    recipe, runs = Recipe(method.recipe, method.fit), dict[tuple[str, str], Run]()
+    for name, arm in arms.items():
+        run = _run(method, recipe, arm, name, {column: name} if column else {})
+        runs.setdefault((run.name, run.result), run)
+    return list(runs.values())
+
+
+def _run(method: Method, recipe: Recipe, arm: Arm, name: str, labels: dict[str, str]) -> Run:
+    own, iterations = int(recipe["stages.num_stages"]), int(recipe["stages.iterations"])
+    stages, images = arm.stages or own, own * int(recipe["model.ipc"])
+    if stages < 1 or (arm.ipc is None and images % stages):
+        raise ConfigError(f"{images} images per class cannot be made in {stages} stages of the same size")
+    ipc, label = arm.ipc or images // stages, method.name or method.recipe.stem
+    labels = {"method": label, **labels}
+    if arm.budget:
+        labels["budget"] = AS_RECIPE if stages == own else f"same {arm.budget.replace('_', ' ')}"
+    if arm.budget == "total":
+        iterations = max(1, iterations * own // stages)
+    folder = f"{label}/{stages}x{ipc}_{iterations}" + (f"_{name}" if arm.fit or arm.independent else "")
+    fit = dotted({**(method.one_stage if stages == 1 else {}), **arm.fit})
+    result = f"evaluation_{name}" if arm.evaluate else "evaluation"
+    return Run(folder, result, labels, recipe, stages, ipc, iterations, fit, arm)
+
+
+def distil_steps(run: Run, seed: int, folder: Path) -> list[Step]:
+    """Makes the distilled set of a run in its folder, which is `runs/<name>/seed_<seed>` in that of the study."""
+    name = f"{run.name}/seed_{seed}"
+    if not run.arm.independent:
+        return [fit_step(run, name, seed, folder, {})]
+    fits = [
+        fit_step(run, f"{name}/set_{stage + 1}", seed + SEEDS_APART * stage, folder, {"stages.num_stages": 1})
+        for stage in range(run.stages)
+    ]
+    sets = [distilled(folder, f"{name}/set_{stage + 1}") for stage in range(run.stages)]
+    words = ("join", *sets, "--output", distilled(folder, name))
+    return [*fits, Step(f"{name}/join", words, after=tuple(fit.name for fit in fits))]
+
+
+def fit_step(run: Run, name: str, seed: int, folder: Path, changes: Mapping[str, Any]) -> Step:
+    """One `pdd fit`, which begins or continues a run.
+
+    Args:
+        run: What to distil.
+        name: Name of the run folder, below `runs`.
         seed: Seed of the run.
         folder: Folder of the study.
-        stages: Number of stages.
+        changes: Options in place of the run's, by dotted name.
     """
     options: dict[str, Any] = {
         # The study evaluates by itself; one network shows in the log that the run went well.
         "evaluation.num_networks": 1,
         "trainer.enable_progress_bar": False,
-        **arm.recipe.changes,
-        "stages.num_stages": stages,
-        "stages.iterations": arm.iterations,
-        "model.ipc": arm.ipc,
-        **arm.options,
+        **run.recipe.changes,
+        "stages.num_stages": run.stages,
+        "stages.iterations": run.iterations,
+        "model.ipc": run.ipc,
+        **run.fit,
+    }
+    own = {
         "seed_everything": seed,
         "trainer.default_root_dir": str(readable(folder / "runs" / name)),
         "ckpt_path": "last",
     }
-    return Step(f"{name}/fit", ("fit", "--config", str(arm.recipe.path), *filled(option_words(options), seed, folder)))
+    words = filled(option_words({**overridden(options, changes), **own}), seed, folder)
+    return Step(f"{name}/fit", ("fit", "--config", str(run.recipe.path), *words))
+
+
+def distilled(folder: Path, name: str) -> str:
+    """The distilled set in the run folder of a name."""
+    return str(readable(folder / "runs" / name / "distilled.safetensors"))
 
 
 def filled(words: Sequence[str], seed: int, folder: Path) -> list[str]:

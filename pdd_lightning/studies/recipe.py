@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 
 from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.studies.step import option_words
+
+YAML = (".yaml", ".yml")
 
 
 class Recipe:
@@ -24,8 +26,7 @@ class Recipe:
     Attributes:
         path: The file, relative to the working directory where it lies below.
         changes: The changes by dotted name.
-        settings: The recipe's settings by dotted name, without `init_args`, with the changes; paths of further YAML
-            files are resolved.
+        settings: The recipe's settings by dotted name, without `init_args`, with the changes.
 
     Raises:
         ConfigError: The file cannot be read or lacks something that a study needs.
@@ -34,19 +35,10 @@ class Recipe:
     def __init__(self, path: Path, changes: Mapping[str, Any]) -> None:
         self.path = readable(path)
         self.changes = dotted(changes)
-        settings = dotted(_read(path))
-        for name, value in list(settings.items()):
-            if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-                settings[name] = str(readable(path.parent / value))
-        if str(settings.get("model", "")).endswith((".yaml", ".yml")):
-            model = Path(settings["model"])
-            settings = overridden(settings, dotted({"model": _read(model)}))
+        settings = dotted(read_yaml(path))
+        if str(settings.get("model", "")).endswith(YAML):
+            settings = overridden(settings, dotted({"model": read_yaml(Path(settings["model"]))}))
         self.settings = overridden(settings, self.changes)
-
-    @property
-    def name(self) -> str:
-        """The name of the file."""
-        return self.path.stem
 
     def __getitem__(self, name: str) -> Any:
         """A setting by dotted name.
@@ -62,13 +54,11 @@ class Recipe:
         """Settings below `name`, by the rest of their names."""
         return {key[len(name) + 1 :]: value for key, value in self.settings.items() if key.startswith(f"{name}.")}
 
-    def data_words(self) -> list[str]:
+    def data(self) -> dict[str, Any]:
         """The real images as options of `pdd evaluate`."""
         options = self.section("data.real")
-        kind = options.pop("class_path", self.settings.get("data.real"))
-        if kind is None:
-            raise ConfigError(f"the recipe {self.path} does not say data.real: add it there, or to the study's `fit`")
-        return option_words({"data": kind, **{f"data.{name}": value for name, value in options.items()}})
+        kind = options.pop("class_path", None) or self["data.real"]
+        return {"data": kind, **{f"data.{name}": value for name, value in options.items()}}
 
     @property
     def images_per_stored_image(self) -> int:
@@ -77,6 +67,29 @@ class Recipe:
         method = getattr(stages, name, None)
         factor = signature(method).parameters.get("factor") if method else None
         return int(self.settings.get("model.factor", factor.default if factor else 1)) ** 2
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file says; the files that it names, which are relative to it, as seen from the working directory.
+
+    Raises:
+        ConfigError: It cannot be read, or says something else than names and values.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return dict(_found(content, path.parent))
+
+
+def _found(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {name: _found(one, folder) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_found(one, folder) for one in value]
+    return str(readable(folder / value)) if isinstance(value, str) and value.endswith(YAML) else value
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -97,17 +110,16 @@ def overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return {**kept, **changes}
 
 
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options by dotted name as words: `{"stages.iterations": 5}` gives `--stages.iterations 5`."""
+    return [word for name, value in options.items() for word in (f"--{name}", _text(value))]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 def readable(path: Path) -> Path:
     """The path relative to the working directory where it lies below, else absolute, without detours."""
     resolved = path.resolve()
     return resolved.relative_to(Path.cwd()) if resolved.is_relative_to(Path.cwd()) else resolved
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a recipe: it holds no settings")
-    return content

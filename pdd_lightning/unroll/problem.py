@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pdd_lightning.networks.convnet import ConvNet
-from pdd_lightning.typing import Params
+from pdd_lightning.typing import OffersLossGradient, Params
 
 Batch: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 """`batch(step, *inputs)` gives the images `[N, C, H, W]` and the labels `[N]` or `[N, classes]` of a step."""
@@ -50,7 +49,7 @@ class InnerProblem:
         """
         with torch.enable_grad():
             images, labels = self.batch(step, *inputs)
-            if self.criterion is F.cross_entropy and isinstance(self.network, ConvNet):
+            if self.criterion is F.cross_entropy and isinstance(self.network, OffersLossGradient):
                 with torch.set_grad_enabled(create_graph):
                     gradient = self.network.loss_gradient(params, images, labels)
                 if gradient is not None:
@@ -68,4 +67,9 @@ def start_from(params: Params) -> Params:
 
 def descend(params: Params, gradient: tuple[Tensor, ...], lr: Tensor) -> Params:
     """Return the parameters after one step of gradient descent."""
-    return {name: parameter - lr * slope for (name, parameter), slope in zip(params.items(), gradient, strict=True)}
+    return {name: value - lr * part for (name, value), part in zip(params.items(), gradient, strict=True)}
+
+
+def is_tracked(inputs: tuple[Tensor, ...], lr: Tensor) -> bool:
+    """Return whether anyone will ask for gradients of the result."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (lr, *inputs))

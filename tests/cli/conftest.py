@@ -88,8 +88,8 @@ def start_pdd(*arguments: object) -> "subprocess.Popen[str]":
     )
 
 
-def run_pdd(*arguments: object, timeout: float = 240) -> "subprocess.CompletedProcess[str]":
+def run_pdd(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """Runs the command line in a process of its own; output and errors are in `stdout`."""
     process = start_pdd(*arguments)
-    output, _ = process.communicate(timeout=timeout)
+    output, _ = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, output)

@@ -31,13 +31,10 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
     [
         (["--data.real.root", "no/such/folder"], "no/such/folder"),
         (["--model.ipc", "10"], "class 'blue' has 9 training images"),
-        (["--model.ipc", "0"], "ipc (images per class and stage) must be >= 1, got 0"),
         (["--model.network.depth", "4"], "8"),
         (["--model.max_start_epoch", "5", "--stages.experts.epochs", "4"], "stages.experts.epochs records only 4"),
         (["--model.syn_stepz", "3"], "syn_stepz"),
         (["--stages.num_stages", "0"], "num_stages must be >= 1, got 0"),
-        (["--stages.discard.keep", "[0.5]"], "stages.discard.keep has 1 values, one per stage, but there are 2 stages"),
-        (["--stages.discard.min_score", "[0,1]", "--stages.discard.keep", "[1,1]"], "say the same in two ways"),
         (
             ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
             "there are no forgetting scores no.npz",
@@ -47,19 +44,10 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
             ["--stages.transition.at_once", "2", "--model.network", "tests.tiny.DropoutNet"],
             "DropoutNet cannot be trained at once",
         ),
-        (["--stages.discard.keep", "[0.5]"], "stages.discard.keep has 1 values, one per stage, but there are 2 stages"),
-        (["--stages.discard.min_score", "[0,1]", "--stages.discard.keep", "[1,1]"], "say the same in two ways"),
-        (
-            ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
-            "there are no forgetting scores no.npz",
-        ),
-        (["--model.lr_img", "-1"], "lr_img must be > 0"),
-        (["--model.augment", "colour"], "unknown operation 'colour'"),
         (["--seed_everything", "true"], "seed_everything must be a number"),
         (["--trainer.max_epochs", "3"], "set stages.num_stages"),
         (["--trainer.precision", "64-true"], "precision 64-true is not supported"),
         (["--evaluation.baselines", "[herding]", "--evaluation.full_data_epochs", "0"], "set full_data_epochs"),
-        (["--evaluation.augment", "colour"], "unknown operation 'colour'"),
         (["--ckpt_path", "no/such.ckpt"], "there is no checkpoint no/such.ckpt"),
     ],
 )

@@ -1,6 +1,7 @@
 """Continuing a run: what may change, and what has to stay as it is."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,29 @@ def test_other_settings_are_refused(words: list[str], change: str, recipe: Path,
     assert (stopped / "config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["--model.lr_img", "5.0"], "model.lr_img: '10.0' on disk, '5.0' asked for"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision: 'null' on disk, 'bf16-mixed' asked for"),
+        (["--stages.experts.number", "3"], "stages.experts.number: '2' on disk, '3' asked for"),
+    ],
+)
+def test_other_settings_of_a_finished_run_are_refused(words: list[str], change: str, recipe: Path, run: Path) -> None:
+    """They would have no effect: rates, too, which an unfinished run would take over."""
+    with pytest.raises(SystemExit, match="is finished, with other settings") as stop:
+        fit(recipe, run, "--ckpt_path", "last", *words)
+    assert change in str(stop.value.code)
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Path, run: Path) -> None:
+    """Settings of no effect on the images may be other ones."""
+    before = (run / "distilled.safetensors").stat().st_mtime_ns
+    other = ["--model.unroll_mode", "constant", "--stages.experts.folder", run / "experts", "--evaluation.epochs", 1]
+    fit(recipe, run, "--ckpt_path", "last", *other)
+    assert (run / "distilled.safetensors").stat().st_mtime_ns == before
+
+
 def test_a_lower_rate_is_taken_over(recipe: Path, stopped: Path, run: Path) -> None:
     fit(recipe, stopped, "--ckpt_path", "last", "--model.lr_img", 1e-9)
     before = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
@@ -66,11 +90,14 @@ def test_more_stages_can_be_added_to_a_finished_run(recipe: Path, tmp_path: Path
     assert torch.equal(both.union(1).images, first)
 
 
-def test_the_time_of_a_continued_stage_is_its_own(recipe: Path, stopped: Path) -> None:
-    fit(recipe, stopped, "--ckpt_path", "last")
-    stages = json.loads((stopped / "summary.json").read_text())["stages"]
-    assert all(0 < stage["seconds"]["distil"] < 60 for stage in stages)
-    assert stages[0]["seconds"]["experts"] > 0
+def test_the_time_of_a_continued_stage_is_its_own(recipe: Path, tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    fit(recipe, tmp_path, "--trainer.max_steps", 3)
+    fit(recipe, tmp_path, "--ckpt_path", "last")
+    elapsed = time.perf_counter() - begin
+    seconds = [stage["seconds"] for stage in json.loads((tmp_path / "summary.json").read_text())["stages"]]
+    assert all(stage["distil"] > 0 for stage in seconds) and seconds[0]["experts"] > 0
+    assert sum(sum(stage.values()) for stage in seconds) < elapsed
 
 
 def test_students_with_dropout_continue_to_the_same_images(recipe: Path, tmp_path: Path) -> None:

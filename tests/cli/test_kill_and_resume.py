@@ -41,8 +41,7 @@ def straight(long_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Dis
 def kill_when(reached: Callable[[], bool], recipe: Path, folder: Path) -> None:
     """Starts a run and sends SIGKILL as soon as `reached` holds."""
     process = start_pdd(*fit(recipe, folder))
-    deadline = time.monotonic() + 120
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
+    while not reached() and process.poll() is None:
         time.sleep(0.002)
     alive = process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -94,7 +93,7 @@ def test_sigterm_saves_says_how_to_continue_and_fails(long_recipe: Path, tmp_pat
     while iteration(tmp_path) < 10 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "--ckpt_path last continues the run" in output
 
@@ -104,7 +103,7 @@ def test_a_signal_ends_the_training_of_experts(long_recipe: Path, tmp_path: Path
     while not (tmp_path / "experts/theta_0/expert_000.json").exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "--ckpt_path last continues the run" in output
     assert not (tmp_path / "experts/theta_0/expert_049.safetensors").exists()

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from pdd_lightning import __version__
 from pdd_lightning.augment.zca import ZCA
+from pdd_lightning.cli import main
 from pdd_lightning.data import distilled
-from pdd_lightning.data.distilled import DistilledDataset, save_distilled
+from pdd_lightning.data.distilled import DistilledDataset, join_distilled, save_distilled
 from pdd_lightning.data.pixels import Standardized, Whitened
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError, PDDError
@@ -230,3 +231,38 @@ def test_a_factor_that_is_none_is_refused(tmp_path, staged_set):
     path = save_distilled(tmp_path / "odd.safetensors", staged_set, SPACE, NAMES, {})
     with pytest.raises(DataError, match=r"odd\.safetensors is not a distilled set that this version can use"):
         DistilledDataset(path)
+
+
+def saved(path, blobs, staged, names=None):
+    return save_distilled(
+        path, staged, blobs.pixels, names or blobs.class_names, {"method": "DM", "settings": {"a": 1}}
+    )
+
+
+def test_joined_stages_follow_each_other(blobs, staged_blobs, tmp_path):
+    both = saved(tmp_path / "both.safetensors", blobs, staged_blobs)
+    one = saved(tmp_path / "one.safetensors", blobs, staged_blobs.union(1))
+    joined = DistilledDataset(join_distilled([one, both, one], tmp_path / "joined.safetensors"), stored=True)
+    assert joined.num_stages == 4
+    assert joined.learning_rates == (0.02, 0.02, None, 0.02)
+    assert torch.equal(joined.synthetic.stage(3).images, staged_blobs.stage(2).images)
+    assert joined.metadata["method"] == "DM" and joined.metadata["settings"] == {"a": 1}
+    assert joined.metadata["joined"] == [DistilledDataset(path).metadata["sha256"] for path in (one, both, one)]
+
+
+def test_sets_that_do_not_belong_together_are_not_joined(blobs, staged_blobs, tmp_path):
+    one = saved(tmp_path / "one.safetensors", blobs, staged_blobs)
+    other = saved(tmp_path / "other.safetensors", blobs, staged_blobs, ["a", "b", "c"])
+    with pytest.raises(DataError, match=r"other.safetensors cannot be joined with .*another class names"):
+        join_distilled([one, other], tmp_path / "joined.safetensors")
+    with pytest.raises(DataError, match="another model space and data"):
+        metadata = {"dataset": {"name": "others"}}
+        save_distilled(other, staged_blobs, Standardized([0.5] * 3, [0.5] * 3), blobs.class_names, metadata)
+        join_distilled([one, other], tmp_path / "joined.safetensors")
+    with pytest.raises(ConfigError, match="nothing to join"):
+        join_distilled([], tmp_path / "joined.safetensors")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    with pytest.raises(SystemExit, match=r"--output .* is a folder: name a file"):
+        main(["join", "one.safetensors", "--output", str(tmp_path)])

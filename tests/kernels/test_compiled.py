@@ -1,6 +1,7 @@
 """How kernels are made, kept, and done without."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,22 @@ def run(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=variables)
 
 
-def test_they_are_compiled_once_and_kept(tmp_path):
-    first, second = run(tmp_path), run(tmp_path, CXX="c++")
-    (file,) = (tmp_path / "pdd_lightning").iterdir()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A cache, the file that was compiled there, and the process that did it."""
+    cache = tmp_path_factory.mktemp("cache")
+    process = run(cache)
+    (file,) = (cache / "pdd_lightning").iterdir()
+    return cache, file, process
+
+
+def test_they_are_compiled_once_and_kept(made):
+    cache, file, first = made
     assert f"INFO Fused CPU kernels: {file}" in first.stderr
-    assert first.stdout == second.stdout
     written = file.stat().st_mtime_ns
-    run(tmp_path)
-    assert file.stat().st_mtime_ns == written
+    second = run(cache, CXX="c++")
+    assert first.stdout == second.stdout
+    assert file.stat().st_mtime_ns == written and list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
@@ -41,11 +50,11 @@ def test_they_are_compiled_once_and_kept(tmp_path):
         ({"CXX": "false"}, "WARNING Fused CPU kernels: none"),
     ],
 )
-def test_without_them_networks_take_torchs_operations(tmp_path, environment, line):
-    with_kernels, without = run(tmp_path / "a"), run(tmp_path / "b", **environment)
+def test_without_them_networks_take_torchs_operations(tmp_path, environment, line, made):
+    without = run(tmp_path, **environment)
     assert line in without.stderr
-    assert float(without.stdout) == pytest.approx(float(with_kernels.stdout), rel=1e-5)
-    assert not list(tmp_path.glob("b/pdd_lightning/*.so"))
+    assert float(without.stdout) == pytest.approx(float(made[2].stdout), rel=1e-5)
+    assert not list(tmp_path.glob("pdd_lightning/*.so"))
 
 
 def test_a_compiler_that_fails_is_named_with_its_message(tmp_path):
@@ -56,9 +65,9 @@ def test_a_compiler_that_fails_is_named_with_its_message(tmp_path):
     assert f"{compiler} failed: no room" in result.stderr
 
 
-def test_a_damaged_file_is_made_again(tmp_path):
-    run(tmp_path)
+def test_a_damaged_file_is_removed_so_that_it_is_made_again(tmp_path, made):
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
     (file,) = (tmp_path / "pdd_lightning").iterdir()
     file.write_bytes(b"torn")
     assert "WARNING Fused CPU kernels: none" in run(tmp_path).stderr
-    assert f"INFO Fused CPU kernels: {file}" in run(tmp_path).stderr
+    assert not file.exists()

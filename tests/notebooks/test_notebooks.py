@@ -37,7 +37,10 @@ class Shown(NamedTuple):
 
 def execute(name: str) -> Shown:
     notebook = jupytext.read(FOLDER / f"{name}.py")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    here = {"metadata": {"path": str(FOLDER)}}
+    # Without a limit of time: the machine may be busy.
+    client = NotebookClient(notebook, timeout=None, startup_timeout=86400, resources=here)
+    client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
     streams = [(output.name, output.text) for output in outputs if output.output_type == "stream"]

@@ -6,11 +6,11 @@ import torch
 from benchmarks.cases import Case, Iteration
 from pdd_lightning.kernels.compiled import library
 
-TURNS = 20
+TURNS = 8
 
 
 def run(method: str, form: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses of 20 iterations, each followed by its update, and the images at the end."""
+    """Losses of some iterations, each followed by its update, and the images at the end."""
     case = Case(method, stage=2, ipc=2, real_batch=16, syn_steps=5, batch_syn=20, size=16, width=32)
     iteration = Iteration(case)
     optimizer = iteration.stage.configure_optimizers()

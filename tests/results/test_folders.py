@@ -20,7 +20,7 @@ def notes(folder: Path) -> str:
 def test_a_whole_run_has_no_notes(make_run: MakeRun) -> None:
     (run,) = read_folders([make_run("a")]).runs
     assert run.notes == []
-    assert (run.name, run.summary.dataset.name, run.settings["model"]) == ("a", "Blobs", "DistributionMatching")
+    assert (run.name, run.summary.dataset["name"], run.settings["model"]) == ("a", "Blobs", "DistributionMatching")
     assert [picture.caption for picture in run.pictures] == ["distilled images", "easiest"]
 
 
@@ -45,7 +45,7 @@ def test_a_run_without_usable_figures_is_named_and_the_others_are_shown(
     assert [run.name for run in folders.runs] == ["sound"]
     (broken,) = folders.broken
     assert broken.name == "damaged"
-    assert reason in broken.reason
+    assert reason in broken.notes[0]
 
 
 def test_a_run_without_a_finished_stage_is_named(make_run: MakeRun) -> None:
@@ -53,7 +53,7 @@ def test_a_run_without_a_finished_stage_is_named(make_run: MakeRun) -> None:
     for file in ("summary.json", "distilled.safetensors"):
         (begun / file).unlink()
     (broken,) = read_folders([begun, sound]).broken
-    assert (broken.name, broken.reason) == ("begun", "no stage is finished yet: there is no summary.json")
+    assert (broken.name, broken.notes) == ("begun", ["no stage is finished yet: there is no summary.json"])
 
 
 def test_a_damaged_set_is_noted_and_its_pictures_are_shown_instead(make_run: MakeRun) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_of_runs_stands_for_them_and_files_are_passed_over(make_run: Ma
     assert [run.name for run in read_folders([runs]).runs] == ["a", "b"]
     folders = read_folders(sorted(runs.iterdir()))
     assert [run.name for run in folders.runs] == ["a", "b"]
-    assert [broken.reason for broken in folders.broken] == ["it holds no run and no study"]
+    assert [broken.notes for broken in folders.broken] == [["it holds no run and no study"]]
 
 
 def test_a_folder_given_twice_is_shown_once_and_equal_names_are_told_apart(make_run: MakeRun) -> None:

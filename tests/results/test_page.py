@@ -88,7 +88,7 @@ def test_of_a_set_scored_at_every_stage_the_whole_set_counts(make_run: MakeRun) 
 
 
 def test_what_a_run_is_and_costs(make_run: MakeRun) -> None:
-    costs = ("iterations per stage", "iterations in total", "distillation s", "memory MB", "stages", "seed", "method")
+    costs = ("iterations per stage", "iterations in total", "distil seconds", "memory MB", "stages", "seed", "method")
     expected = ("1500", "3000", "48", "802", "2", "0", "DistributionMatching")
     assert entries(comparison(read(make_run("a"))), *costs)[0] == expected
     folder = make_run("b")
@@ -202,6 +202,19 @@ def test_text_from_files_cannot_break_the_page(make_run: MakeRun, make_study: Ca
     assert {"b", "i"}.isdisjoint(tag for tag, _ in page.tags)
     for part in (evil, "<b>", "a<i>b", "Three seeds <each>."):
         assert part in page.text
+
+
+@pytest.mark.parametrize("name", ["a$b_{$", "_hidden", "caf\udce9", "two\nlines"])
+def test_any_name_of_a_folder_can_be_shown(name: str, make_run: MakeRun) -> None:
+    assert len(images(show(make_run(name)))) == 4
+
+
+def test_figures_that_are_no_numbers_are_left_out(make_run: MakeRun) -> None:
+    folders = [make_run(name, seed) for seed, name in enumerate("ab")]
+    for folder in folders:
+        write_summary(folder, stages=[stage(1, 0.5), stage(2, float("nan"))], evaluation=[row("x", float("nan"))])
+    page = show(*folders)
+    assert len(images(page)) == 4 and "nan" not in page.text
 
 
 def test_the_page_needs_nothing_else(make_run: MakeRun, make_study: Callable[[str], Path]) -> None:

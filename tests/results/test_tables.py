@@ -48,7 +48,7 @@ def test_numbers_keep_three_digits_and_their_spread() -> None:
         {"row": "b", "low": 0.25, "seconds": 2.5},
     ]
     lines = [cells(line) for line in markdown_table(rows).splitlines()]
-    assert lines[0] == ["training images", "low", "evaluation s"]
+    assert lines[0] == ["training images", "low", "evaluation seconds"]
     assert lines[2:] == [["a", "0.518 ± 0.0123", "1234"], ["b", "0.25", "2.5"]]
 
 
@@ -112,7 +112,7 @@ def report(**more: Any) -> StageReport:
 def test_stages_are_described_by_start_points_not_by_symbols() -> None:
     table = stages_table([report(), report(stage=2, val_networks=1, val_std=0.0)])
     found = entry(table)
-    assert (found["start-point accuracy %"], found["distillation s"], found["memory MB"]) == (
+    assert (found["start-point accuracy %"], found["distil seconds"], found["memory MB"]) == (
         "75.0 ± 2.0",
         "250",
         "800",

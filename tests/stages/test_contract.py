@@ -18,6 +18,7 @@ import pdd_lightning.stages
 from pdd_lightning import DistilledDataset, distributed
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.progression import StageAdvance, StageObserver, TransitionSettings
@@ -227,6 +228,13 @@ def test_each_argument_is_a_setting_of_its_own(kind: type[DistillationStage]) ->
         changed = build(kind, **{**hard, name: another(name, plain[name])}).settings
         assert {key for key, value in changed.items() if value != plain[key]} == {name}
         assert name == "network" or changed[name] == another(name, plain[name])
+
+
+@pytest.mark.parametrize("bad", [{"ipc": 0}, {"lr_img": -1.0}, {"momentum": 1.0}, {"augment": "colour"}])
+@every_stage
+def test_settings_that_cannot_work_are_refused(kind: type[DistillationStage], bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="colour" if "augment" in bad else next(iter(bad))):
+        build(kind, **bad)
 
 
 @every_stage

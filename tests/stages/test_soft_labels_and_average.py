@@ -81,8 +81,8 @@ class Alone(DATM):
 def precise(request, factory):
     """Makes stages in float64, without or with frozen images, and the batch to try them on."""
 
-    def make(form):
-        stage = Alone(factory, lr_label=1.0, unroll_mode=form)
+    def make(mode):
+        stage = Alone(factory, lr_label=1.0, unroll_mode=mode)
         if request.param == "second stage":
             change(stage.data, union=stage.data.union.append(*stage.distilled, 0.02))
             stage.restart(torch.Generator().manual_seed(1))
@@ -94,9 +94,9 @@ def precise(request, factory):
     return make
 
 
-@pytest.mark.parametrize("form", ["stored", "constant", "higher"])
-def test_the_labels_gradient_is_that_of_finite_differences(precise, form):
-    stage, batch = precise(form)
+@pytest.mark.parametrize("mode", ["stored", "constant", "higher"])
+def test_the_labels_gradient_is_that_of_finite_differences(precise, mode):
+    stage, batch = precise(mode)
     stage.matching_loss(batch).backward()
     for parameter in (stage.label_logits, stage.images, stage.log_lr):
         direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -1,91 +1,40 @@
-"""What studies run, and what they make of it, without running it."""
+"""What studies of accuracy run, and what they make of it, without running it."""
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonargparse.typing import Path_fr
+from matplotlib.figure import Figure
 
 from pdd_lightning.cli import PDDCLI, main
 from pdd_lightning.commands import COMMANDS
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.results.tables import NUMBERS
-from pdd_lightning.studies import (
-    BaseMethods,
-    Conditioning,
-    CrossArchitecture,
-    GridSettings,
-    LargerSets,
-    Method,
-    StageCount,
-    StepRunner,
-    Study,
-)
-from pdd_lightning.studies.larger_sets import crossing
+from pdd_lightning.studies.arms import Method
+from pdd_lightning.studies.engine import Step
+from pdd_lightning.studies.kinds import AccuracyStudy, crossing, read_study
+from pdd_lightning.studies.recipe import Recipe
+from pdd_lightning.studies.study import Study
 from tests.cli.conftest import PROJECT
+from tests.studies.conftest import finish, value
 
 CONFIGS = sorted((PROJECT / "configs" / "study").glob("*.yaml"))
-RECIPE = """
-model:
-  class_path: pdd_lightning.stages.IDC
-  init_args: {network: net.yaml, ipc: 2, factor: 2}
-data: {real: data.yaml}
-stages: {num_stages: 2, iterations: 30}
-evaluation: {epochs: 10, batch_size: 16}
-"""
+Methods = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def method(tmp_path: Path) -> Method:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    return Method(Path_fr(str(tmp_path / "recipe.yaml")), one_stage={"model": {"init_args": {"lr_img": 0.5}}})
+def study(*methods: dict[str, Any], **entries: Any) -> AccuracyStudy:
+    return AccuracyStudy.model_validate({"title": "t", "methods": methods, "num_classes": 3, "seeds": [0], **entries})
 
 
 def words_of(study: Study, folder: Path) -> dict[str, tuple[str, ...]]:
     return {step.name: step.words for step in study.steps(folder)}
 
 
-def value(words: tuple[str, ...], option: str) -> str:
-    return words[words.index(option) + 1]
-
-
-def finish(study: Study, folder: Path, accuracy: Any) -> None:
-    """Writes what the steps of a study would leave; `accuracy(step)` is that of its networks."""
-    for step in study.steps(folder):
-        if step.words[0] == "fit":
-            run = Path(value(step.words, "--trainer.default_root_dir"))
-            seconds = {"experts": 1.0, "distil": 2.0, "transition": 3.0}
-            run.mkdir(parents=True, exist_ok=True)
-            (run / "summary.json").write_text(json.dumps({"stages": [{"seconds": seconds, "real_images": 7}] * 2}))
-        if step.words[0] == "evaluate":
-            about = {"protocol": "progressive", "part": "val", "images": 12, "seconds": 1.5, "steps": 99}
-            rows = [{"row": "distilled", "accuracies": accuracy(step), **about}]
-            if "--full_data_epochs" in step.words and value(step.words, "--full_data_epochs") != "0":
-                rows.append({"row": "full real", "accuracies": [0.9], **about, "images": 1200})
-            Path(value(step.words, "--output")).write_text(json.dumps({"rows": rows}))
-        if step.words[0] == "describe":
-            numbers = {"images": 3, **dict.fromkeys(NUMBERS, 0.6)}
-            rows = [{"row": "a row", "stage": stage, **numbers} for stage in (1, 2, None)]
-            Path(value(step.words, "--output")).write_text(json.dumps({"rows": rows}))
-        if step.words[0] == "continual":
-            about = {"protocol": "gdumb", "part": "val", "images": 12, "seconds": 1.5, "forgetting": 0.1}
-            rows = [{"row": "distilled", "accuracies": accuracy(step), "average_accuracy": [0.9, 0.6], **about}]
-            Path(value(step.words, "--output")).write_text(json.dumps({"rows": rows}))
-
-
-class Nothing(StepRunner):
+def nothing(steps: Sequence[Step]) -> dict[str, float]:
     """Takes the steps for done."""
-
-    def run(self, steps: Any) -> None:
-        pass
-
-
-def shipped(path: Path, folder: Path) -> Any:
-    parser = COMMANDS["study"].parser()
-    return parser.instantiate(parser.parse_args([str(path), "--folder", str(folder)]))["study"]
+    return {step.name: 1.0 for step in steps}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -93,9 +42,9 @@ def test_shipped_studies_consist_of_commands_that_exist(path: Path, tmp_path: Pa
     """Their words are accepted by the parsers, and what they name is there."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr(PDDCLI, "fit", lambda self, **_: None)
-    study = shipped(path, tmp_path)
     # One of those that differ only in their values.
-    kinds = {tuple(word for word in step.words if word.startswith("--")): step for step in study.steps(tmp_path)}
+    steps = read_study(path).steps(tmp_path)
+    kinds = {tuple(word for word in step.words if word.startswith("--")): step for step in steps}
     for step in kinds.values():
         if step.words[0] == "fit":
             main(step.words)
@@ -105,78 +54,109 @@ def test_shipped_studies_consist_of_commands_that_exist(path: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_studies_make_a_table_and_a_plot(path: Path, tmp_path: Path) -> None:
-    study = shipped(path, tmp_path)
-    finish(study, tmp_path, lambda step: [0.5, 0.7])
-    study.run(tmp_path, Nothing(tmp_path))
+    shipped = read_study(path)
+    finish(shipped, tmp_path, lambda step: [0.5, 0.7])
+    shipped.make(tmp_path, nothing)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"60\.0 ±|0\.6 ±", (tmp_path / "table.md").read_text())
+    assert re.search(r"60\.0|0\.5 ", (tmp_path / "table.md").read_text())
 
 
-def test_evaluation_follows_the_recipe_at_equal_steps(method: Method, tmp_path: Path) -> None:
-    study = StageCount(method, GridSettings(3, [5], {"lr": 0.2}, "test"), [2, 1, 4], ["total"])
-    words = words_of(study, tmp_path)
+def test_evaluation_follows_the_recipe_at_equal_steps(recipe: Methods, tmp_path: Path) -> None:
+    grid = {"stages": [2, 1, 4], "budgets": ["total"], "evaluate": {"lr": 0.2}, "part": "test", "seeds": [5]}
+    words = words_of(study(recipe(), **grid), tmp_path)
     # A stage of 2 images per class is 2 * 3 * 4 training images: 2 + 3 batches of 16 an epoch.
     one, two, four = (words[f"recipe/{run}/seed_5/evaluation"] for run in ("1x4_60", "2x2_30", "4x1_15"))
     assert [value(each, "--epochs") for each in (one, two, four)] == ["17", "10", "6"]  # 50 steps; 3 and 9 an epoch
-    assert (value(two, "--lr"), value(two, "--batch_size"), value(two, "--seed"), value(two, "--part")) == (
-        "0.2",
-        "16",
-        "5",
-        "test",
-    )
-    assert value(two, "--data") == str(tmp_path / "data.yaml")
-    assert "--baselines" in one and "--baselines" not in two
+    found = [value(two, f"--{name}") for name in ("lr", "batch_size", "seed", "part", "data")]
+    assert found == ["0.2", "16", "5", "test", str(tmp_path / "data.yaml")]
+    unmatched = words_of(study(recipe(), **grid, match_steps=False), tmp_path)
+    assert value(unmatched["recipe/1x4_60/seed_5/evaluation"], "--epochs") == "10"
+
+
+def test_real_images_are_evaluated_once(recipe: Methods, tmp_path: Path) -> None:
+    """Random ones for each number of images, all of them for each kind of evaluation."""
+    arms = {"a": {}, "b": {"fit": {"x": 1}}, "c": {"ipc": 5}, "d": {"evaluate": {"network": "ResNet10"}}}
+    words = words_of(study(recipe(), arms=arms, evaluate={"full_data_epochs": 7}), tmp_path)
+    evaluated = [each for each in words.values() if each[0] == "evaluate"]
+    assert [value(each, "--full_data_epochs") for each in evaluated] == ["7", "0", "0", "7"]
+    assert ["--baselines" in each for each in evaluated] == [False, True, False, False]
+
+
+def test_arms_that_only_evaluate_otherwise_share_their_runs(recipe: Methods, tmp_path: Path) -> None:
+    arms = {
+        "own": {},
+        "other": {"evaluate": {"network": "ResNet10"}},
+        "hard": {"fit": {"stages.discard.keep": [1, 0.5]}},
+    }
+    kinds = study(recipe(), arms=arms, column="network")
+    steps = kinds.steps(tmp_path)
+    assert [step.name.removeprefix("recipe/2x2_30") for step in steps] == [
+        "/seed_0/fit",
+        "/seed_0/evaluation",
+        "/seed_0/evaluation_other",
+        "_hard/seed_0/fit",
+        "_hard/seed_0/evaluation",
+    ]
+    assert value(steps[2].words, "--network") == "ResNet10" and "--network" not in steps[1].words
+    assert value(steps[3].words, "--stages.discard.keep") == "[1,0.5]"
+    finish(kinds, tmp_path)
+    assert [row["network"] for row in kinds.rows(tmp_path)] == ["own", "other", "hard"]
+    assert 'network hard: {"stages.discard.keep": [1, 0.5]}.' in kinds.remarks([])
 
 
 @pytest.mark.parametrize(("said", "count"), [(", factor: 3", 9), ("", 4)], ids=["said", "by default"])
-def test_training_images_of_a_stored_one(tmp_path: Path, said: str, count: int) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE.replace(", factor: 2", said))
-    assert Method(Path_fr(str(tmp_path / "r.yaml"))).read().images_per_stored_image == count
+def test_training_images_of_a_stored_one(recipe: Methods, said: str, count: int) -> None:
+    assert Recipe(recipe(", factor: 2", said)["recipe"], {}).images_per_stored_image == count
 
 
-def test_runs_of_a_seed_may_share_experts(method: Method, tmp_path: Path) -> None:
-    method = replace(method, fit={"stages": {"experts": {"folder": "{folder}/experts/{seed}"}}})
-    study = StageCount(method, GridSettings(3, [4, 5]), [2, 1], ["total"])
-    found = {
-        (value(words, "--seed_everything"), value(words, "--stages.experts.folder"))
-        for words in words_of(study, tmp_path).values()
-        if words[0] == "fit"
+def test_places_are_filled(recipe: Methods, tmp_path: Path) -> None:
+    """Runs of a seed may share experts; data may lie in the study's folder."""
+    fit = {
+        "stages": {"experts": {"folder": "{folder}/experts/{seed}"}},
+        "data.real.class_path": "ImageFolder",
+        "data.real.root": "{folder}/images/{seed}",
     }
-    assert found == {(seed, f"{tmp_path}/experts/{seed}") for seed in ("4", "5")}
+    words = words_of(study(recipe(fit=fit), stages=[2, 1], budgets=["total"], seeds=[4, 5]), tmp_path)
+    for seed in ("4", "5"):
+        fits = [each for each in words.values() if each[0] == "fit" and value(each, "--seed_everything") == seed]
+        assert {value(each, "--stages.experts.folder") for each in fits} == {f"{tmp_path}/experts/{seed}"}
+        assert {value(each, "--data.real.root") for each in fits} == {f"{tmp_path}/images/{seed}"}
+        assert value(words[f"recipe/2x2_30/seed_{seed}/evaluation"], "--data.root") == f"{tmp_path}/images/{seed}"
 
 
-def test_places_are_filled_wherever_the_data_are_named(method: Method, tmp_path: Path) -> None:
-    method = replace(method, fit={"data.real.class_path": "ImageFolder", "data.real.root": "{folder}/images/{seed}"})
-    words = words_of(StageCount(method, GridSettings(3, [4]), [2], ["total"]), tmp_path)
-    assert value(words["recipe/2x2_30/seed_4/fit"], "--data.real.root") == f"{tmp_path}/images/4"
-    assert value(words["recipe/2x2_30/seed_4/evaluation"], "--data.root") == f"{tmp_path}/images/4"
-
-
-def test_budgets_keep_iterations_in_total_or_per_stage(method: Method, tmp_path: Path) -> None:
-    study = StageCount(method, GridSettings(3, [0]), [1, 2], ["total", "per_stage"])
-    fits = [words for words in words_of(study, tmp_path).values() if words[0] == "fit"]
+def test_budgets_keep_iterations_in_total_or_per_stage(recipe: Methods, tmp_path: Path) -> None:
+    method = recipe(one_stage={"model": {"init_args": {"lr_img": 0.5}}})
+    grid = {"stages": [1, 2], "budgets": ["total", "per_stage"]}
+    fits = [words for words in words_of(study(method, **grid), tmp_path).values() if words[0] == "fit"]
     names = ("--stages.num_stages", "--model.ipc", "--stages.iterations")
     found = {tuple(value(fit, name) for name in names) for fit in fits}
     assert found == {("1", "4", "60"), ("1", "4", "30"), ("2", "2", "30")}
     assert {value(fit, "--stages.num_stages"): "--model.lr_img" in fit for fit in fits} == {"1": True, "2": False}
     with pytest.raises(ConfigError, match="4 images per class cannot be made in 3 stages"):
-        StageCount(method, GridSettings(3, [0]), [3], ["total"]).steps(tmp_path)
+        study(method, stages=[3], budgets=["total"]).steps(tmp_path)
 
 
-def test_data_of_a_recipe_with_changes(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(
-        RECIPE.replace("data.yaml", "{class_path: ImageFolder, init_args: {root: here, val_fraction: 0.3}}")
-    )
-    method = Method(Path_fr(str(tmp_path / "r.yaml")), fit={"data.real.root": "there"})
-    words = method.read().data_words()
-    assert words == ["--data", "ImageFolder", "--data.root", "there", "--data.val_fraction", "0.3"]
-    method = Method(Path_fr(str(tmp_path / "r.yaml")), fit={"data.real": "other.yaml"})
-    assert method.read().data_words() == ["--data", "other.yaml"]
+def test_the_recipes_own_run_is_part_of_both_lines(recipe: Methods, tmp_path: Path) -> None:
+    grid = {"stages": [1, 2], "budgets": ["total", "per_stage"], "x": "stages", "series": "{budget}"}
+    counts = study(recipe(), **grid)
+    finish(counts, tmp_path)
+    figure = Figure()
+    counts.plot(figure, counts.rows(tmp_path))
+    lines = {line.get_label(): [len(part) for part in line[0].get_xydata()] for line in figure.axes[0].containers}
+    assert lines == {"same total": [2, 2], "same per stage": [2, 2]}
 
 
-def test_conditioning_off_joins_single_stages_of_other_seeds(method: Method, tmp_path: Path) -> None:
-    steps = Conditioning(method, GridSettings(3, [7])).steps(tmp_path)
-    off = [step for step in steps if "/off/" in step.name]
+def test_data_of_a_recipe_with_changes(recipe: Methods) -> None:
+    method = recipe("data.yaml", "{class_path: ImageFolder, init_args: {root: here, val_fraction: 0.3}}")
+    found = Recipe(method["recipe"], {"data.real.root": "there"}).data()
+    assert found == {"data": "ImageFolder", "data.root": "there", "data.val_fraction": 0.3}
+    assert Recipe(method["recipe"], {"data.real": "other.yaml"}).data() == {"data": "other.yaml"}
+
+
+def test_independent_stages_are_joined_sets_of_other_seeds(recipe: Methods, tmp_path: Path) -> None:
+    arms = {"on": {}, "off": {"independent": True}}
+    steps = study(recipe(), arms=arms, column="conditioning", seeds=[7]).steps(tmp_path)
+    off = [step for step in steps if "_off/" in step.name]
     assert [step.words[0] for step in off] == ["fit", "fit", "join", "evaluate"]
     assert [value(step.words, "--seed_everything") for step in off[:2]] == ["7", "1007"]
     assert {value(step.words, "--stages.num_stages") for step in off[:2]} == {"1"}
@@ -186,44 +166,32 @@ def test_conditioning_off_joins_single_stages_of_other_seeds(method: Method, tmp
     assert value(off[2].words, "--output") == off[3].words[1]
 
 
-def test_rows_summarise_networks_and_seeds(method: Method, tmp_path: Path) -> None:
-    study = BaseMethods([method], GridSettings(3, [0, 1]), [2, 1], ["total"])
-    finish(study, tmp_path, lambda step: [0.5, 0.7] if value(step.words, "--seed") == "0" else [0.7, 0.9])
-    row = study.rows(tmp_path)[0]
+def test_rows_summarise_networks_and_seeds(recipe: Methods, tmp_path: Path) -> None:
+    grid = study(recipe(), stages=[2, 1], budgets=["total"], seeds=[0, 1], columns=["real_images", "seconds_saved"])
+    finish(grid, tmp_path, lambda step: [0.5, 0.7] if value(step.words, "--seed") == "0" else [0.7, 0.9])
+    row = grid.rows(tmp_path)[0]
     assert row["mean"] == pytest.approx(0.7)
     assert row["std"] == pytest.approx((0.08 / 3) ** 0.5)
     assert row["seed_std"] == pytest.approx(0.02**0.5)
     assert (row["seeds"], row["networks"], row["steps"], row["part"]) == (2, 2, 99, "val")
     assert (row["stages"], row["ipc"], row["iterations"], row["iterations_per_stage"]) == (2, 2, 60, 30)
-    assert row["distil_seconds"] == 12.0
+    assert (row["distil_seconds"], row["seconds_saved"], row["real_images"]) == (12.0, 0.0, 7.0)
 
 
-def test_results_are_written_only_when_everything_is_done(method: Method, tmp_path: Path) -> None:
-    study = BaseMethods([method], GridSettings(3, [0, 1]), [2, 1], ["total"])
-    finish(study, tmp_path, lambda step: [0.5, 0.7])
-
-    study.run(tmp_path, Nothing(tmp_path))
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert "60.0 ± 11.5" in (tmp_path / "table.md").read_text()
+def test_results_are_written_only_when_everything_is_done(recipe: Methods, tmp_path: Path) -> None:
+    grid = study(recipe(), stages=[2, 1], budgets=["total"], seeds=[0, 1])
+    finish(grid, tmp_path, lambda step: [0.5, 0.7])
+    grid.make(tmp_path, nothing)
     assert (tmp_path / "table.csv").read_text().count("\n") == 3
     stored = json.loads((tmp_path / "study.json").read_text())
     assert stored["rows"][0]["mean"] == pytest.approx(0.6)
-    assert stored["steps"][0]["command"].startswith("pdd fit --config ")
+    assert stored["steps"][0]["command"].startswith("pdd fit --config ") and stored["steps"][0]["seconds"] == 1.0
 
-    class Refused(StepRunner):
-        def check(self, steps: Any) -> None:
-            raise ConfigError("other words")
-
-    with pytest.raises(ConfigError):
-        study.run(tmp_path, Refused(tmp_path))
-    assert (tmp_path / "table.md").exists()
-
-    class Interrupted(StepRunner):
-        def run(self, steps: Any) -> None:
-            raise KeyboardInterrupt
+    def interrupted(steps: Sequence[Step]) -> dict[str, float]:
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run(tmp_path, Interrupted(tmp_path))
+        grid.make(tmp_path, interrupted)
     assert not {"study.json", "table.md", "table.csv", "plot.png"} & {path.name for path in tmp_path.iterdir()}
 
 
@@ -233,27 +201,51 @@ def test_crossing_is_found_between_sizes() -> None:
     assert crossing([(1, 0.5), (4, 0.6)], 0.7) is None
 
 
-def test_larger_sets_are_fractions_of_the_full_set(method: Method, tmp_path: Path) -> None:
-    study = LargerSets(method, GridSettings(3, [0], {"full_data_epochs": 3}), [(1, 2), (2, 2)])
-    finish(study, tmp_path, lambda step: [0.45 if "1x2" in step.name else 0.81])
-    rows = study.rows(tmp_path)
+def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) -> None:
+    arms = {"small": {"stages": 1, "ipc": 2}, "large": {"stages": 2, "ipc": 2}}
+    entries = {"arms": arms, "goal": 0.9, "columns": ["per_class", "of_images", "of_accuracy"]}
+    sizes = study(recipe(), evaluate={"full_data_epochs": 3}, **entries)
+    finish(sizes, tmp_path, lambda step: [0.45 if "1x2" in step.name else 0.81])
+    rows = sizes.rows(tmp_path)
     assert [row["of_accuracy"] for row in rows] == ["50.0 %", "100.0 %", "90.0 %"]
     assert [row["of_images"] for row in rows] == ["1.0 %", "100.0 %", "1.0 %"]
+    assert "stages" not in rows[1] and "network" not in rows[0]
+    said = "90% of the full set's accuracy, distilled (progressive): at about 4.0 images per class."
+    assert said in sizes.remarks(rows)
     with pytest.raises(ConfigError, match="full_data_epochs > 0"):
-        LargerSets(method, GridSettings(3, [0]), [(1, 2)])
+        study(recipe(), **entries).steps(tmp_path)
 
 
-def test_seeds_must_differ() -> None:
-    with pytest.raises(ConfigError, match="none twice"):
-        GridSettings(10, [1, 1])
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"seeds": [1, 1]}, "a seed counts once"),
+        ({"stages": [2]}, "nothing to compare"),
+        ({"budgets": ["total"]}, "nothing to compare"),
+        ({"methods": 2}, "two different steps would be called recipe/"),
+    ],
+)
+def test_what_cannot_be_studied(recipe: Methods, tmp_path: Path, entries: dict[str, Any], message: str) -> None:
+    methods = [recipe(), recipe(fit={"x": 1})][: entries.pop("methods", 1)]
+    with pytest.raises(ConfigError, match=message):
+        study(*methods, **entries).steps(tmp_path)
 
 
-def test_there_must_be_something_to_compare(method: Method, tmp_path: Path) -> None:
-    grid = GridSettings(3, [0])
-    with pytest.raises(ConfigError, match="at least one recipe"):
-        BaseMethods([], grid, [2], ["total"])
-    for stages, budgets in (([], ["total"]), ([2], [])):
-        with pytest.raises(ConfigError, match="nothing to compare"):
-            StageCount(method, grid, stages, budgets).steps(tmp_path)
-    with pytest.raises(ConfigError, match="another name"):
-        CrossArchitecture(method, grid, {"own": "ResNet10"})
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "holds no settings"),
+        ("command: nonsense", "command must be one of evaluate, describe, continual, got 'nonsense'"),
+        ("title: t\nmethods: []", r"methods: .*; num_classes: Field required"),
+        ("title: t\nmethods: [{recipe: r.yaml, x: 1}]\nnum_classes: 3", r"methods\.0\.x: Extra inputs"),
+    ],
+)
+def test_a_file_that_is_no_study(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_study(tmp_path / "study.yaml")
+
+
+def test_files_are_named_relative_to_the_study(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("title: t\nnum_classes: 3\nmethods: [{recipe: sub/r.yaml}]")
+    assert read_study(tmp_path / "study.yaml").methods == (Method(recipe=tmp_path / "sub" / "r.yaml"),)

@@ -1,4 +1,4 @@
-"""One small float64 problem with pre-drawn augmentation, and a way to differentiate it in any form."""
+"""One small float64 problem with pre-drawn augmentation, and a way to differentiate it in any mode."""
 
 from collections.abc import Callable
 
@@ -49,11 +49,11 @@ def augmented(data) -> Callable[..., tuple[Tensor, Tensor]]:
 def differentiate() -> Callable[..., list[Tensor]]:
     """Give the loss of the trained parameters and its gradients by the inputs and the learning rate."""
 
-    def run(problem: InnerProblem, inputs, lr, form, **options) -> list[Tensor]:
+    def run(problem: InnerProblem, inputs, lr, mode, **options) -> list[Tensor]:
         inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in inputs]
         lr = lr.detach().requires_grad_()
         params = dict(problem.network.named_parameters())
-        final = flatten(unroll(problem, params, tuple(inputs), lr, STEPS, form, **options))
+        final = flatten(unroll(problem, params, tuple(inputs), lr, STEPS, mode, **options))
         loss = (final - flatten(params).detach() - 0.01).square().sum() / flatten(params).detach().square().sum()
         loss.backward()
         assert all(parameter.grad is None for parameter in params.values())

@@ -93,29 +93,33 @@ class ForeignFormat(Format):
         metadata = {"dataset": {"name": real.name}, "imported_from": self.title, **contents.metadata}
         return DistilledDataset.of(synthetic, real.pixels, real.class_names, metadata, stored=True)
 
-    def losses(self, dataset: DistilledDataset) -> list[str]:
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
         """Return what of a set the format does not keep, or how it has to be read, a sentence each."""
-        losses = []
+        omissions = []
         if self.in_model_space:
-            losses.append(_describe_space(dataset.pixels))
+            omissions.append(_describe_space(dataset.pixels))
         else:
             pixels = dataset.pixels.decode(dataset.images)
             if share := float(((pixels < 0) | (pixels > 1)).float().mean()):
-                losses.append(f"{share:.1%} of the pixel values lay outside [0, 1] and were clipped")
+                omissions.append(f"{share:.1%} of the pixel values lay outside [0, 1] and were clipped")
         if self.eight_bits:
-            losses.append("images are rounded to 8 bits per channel")
+            omissions.append("images are rounded to 8 bits per channel")
         if dataset.labels.dim() == 2 and "soft labels" not in self.keeps:
-            losses.append("soft labels are not kept: each image has its most probable class")
+            omissions.append("soft labels are not kept: each image has its most probable class")
         if set(dataset.learning_rates) != {None} and not self.keeps_rates(dataset):
             rates = ", ".join("none" if rate is None else f"{rate:.4g}" for rate in dataset.learning_rates)
-            losses.append(f"learned rates are not kept: {rates}")
+            omissions.append(f"learned rates are not kept: {rates}")
         if dataset.num_stages > 1 and "stages" not in self.keeps and not self.keeps_rates(dataset):
             how = f"named: read it with --num_stages {dataset.num_stages}"
-            losses.append(f"stages are not {how if self.tells_stages(dataset) else 'kept, since they differ in size'}")
+            omissions.append(
+                f"stages are not {how if self.tells_stages(dataset) else 'kept, since they differ in size'}"
+            )
         factor = dataset.synthetic.decode_factor
         if factor > 1 and "decode factor" not in self.keeps:
-            losses.append(f"each image stands for {factor**2} training images: read it with --decode_factor {factor}")
-        return losses
+            omissions.append(
+                f"each image stands for {factor**2} training images: read it with --decode_factor {factor}"
+            )
+        return omissions
 
     def keeps_rates(self, dataset: DistilledDataset) -> bool:
         """Whether a set has learned rates, and they are kept."""

@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -35,7 +35,7 @@ class ImageFiles(ForeignFormat):
     is_folder = eight_bits = True
     keeps = ("stages",)
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether it is a folder with a folder `train`."""
         return (path / _PART).is_dir()
 

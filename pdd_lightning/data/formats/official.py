@@ -1,40 +1,24 @@
-"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them.
-
-Out of such files come tensors, and no code runs.
-"""
+"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them."""
 
 from __future__ import annotations
 
 import io
-import pickle
-import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
-from pdd_lightning.data.formats.registry import first_bytes, register
-from pdd_lightning.errors import DamagedFileError, DataError
+from pdd_lightning.data.formats.registry import load_tensors, register
+from pdd_lightning.errors import DataError
 from pdd_lightning.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
 
 _IMAGES, _LABELS, _RATES = "images_", "labels_", "syn_lr_"
-
-# Accuracies beside the images are often numpy's scalars. Files name the constructor by the module it lay in when they
-# were written, which numpy 2 renamed.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS = [
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
-]
 
 
 @register
@@ -48,9 +32,9 @@ class MTT(ForeignFormat):
     is_folder = in_model_space = True
     keeps = ("soft labels", "rates")
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether it is a folder of such files, or a file of one tensor."""
-        return self.targets(path)[0].is_file() or isinstance(read_tensors(path), Tensor)
+        return self.targets(path)[0].is_file() or isinstance(content, Tensor)
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
         """Return the images, and what lies beside them."""
@@ -76,16 +60,16 @@ class MTT(ForeignFormat):
         # What an earlier set left would be taken for this one's. Labels come last: without them the set is refused.
         for former in (labels, rates):
             former.unlink(missing_ok=True)
-        atomic_write_bytes(images, tensor_bytes(dataset.images[order]))
+        _write(images, dataset.images[order])
         if self.keeps_rates(dataset):
             values = dataset.synthetic.rates_tensor()
-            atomic_write_bytes(rates, tensor_bytes(values if len(values) > 1 else values[0]))
-        atomic_write_bytes(labels, tensor_bytes(dataset.labels[order]))
+            _write(rates, values if len(values) > 1 else values[0])
+        _write(labels, dataset.labels[order])
 
-    def losses(self, dataset: DistilledDataset) -> list[str]:
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
         """Return what is not kept, and what other code may not expect."""
-        soft = ["soft labels are kept; code that expects class numbers cannot read them"]
-        return super().losses(dataset) + (soft if dataset.labels.dim() == 2 else [])
+        note = ["soft labels are kept; code that expects class numbers cannot read them"]
+        return super().omissions(dataset) + (note if dataset.labels.dim() == 2 else [])
 
 
 @register
@@ -95,9 +79,8 @@ class IDC(ForeignFormat):
     name, title, files = "idc", "IDC", "data.pt (IDC)"
     needs_factor = True
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether it is a file of a pair whose first part is a tensor."""
-        content = read_tensors(path)
         return _is_pair(content) and isinstance(content[0], Tensor)
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
@@ -107,7 +90,7 @@ class IDC(ForeignFormat):
     def write(self, path: Path, dataset: DistilledDataset) -> None:
         """Write the pair, images clipped to [0, 1]."""
         images, labels = _class_by_class(dataset)
-        atomic_write_bytes(path, tensor_bytes([dataset.pixels.decode(images).clamp(0, 1), labels]))
+        _write(path, [dataset.pixels.decode(images).clamp(0, 1), labels])
 
 
 @register
@@ -117,9 +100,8 @@ class DC(ForeignFormat):
     name, title, files = "dc", "DC", "res_*.pt (DC, DSA, DM)"
     in_model_space = True
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether it is a file with an entry `data`."""
-        content = read_tensors(path)
         return isinstance(content, dict) and "data" in content
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
@@ -131,7 +113,7 @@ class DC(ForeignFormat):
 
     def write(self, path: Path, dataset: DistilledDataset) -> None:
         """Write a file of one experiment without accuracies, class by class."""
-        atomic_write_bytes(path, tensor_bytes({"data": [list(_class_by_class(dataset))], "accs_all_exps": {}}))
+        _write(path, {"data": [list(_class_by_class(dataset))], "accs_all_exps": {}})
 
 
 def _is_pair(content: Any) -> bool:
@@ -157,40 +139,8 @@ def _rates(path: Path) -> tuple[float, ...]:
         raise DataError(f"{path} should hold learning rates, but holds a {type(content).__name__}") from error
 
 
-def read_tensors(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, see `load_tensors`; None of any other file, and of a folder."""
-    looks_like_it = first_bytes(path).startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")
-    return load_tensors(path) if looks_like_it and not path.is_dir() else None
-
-
-def load_tensors(path: Path) -> Any:
-    """Read a file of `torch.save` that holds tensors, numbers, text, and lists and dictionaries of these.
-
-    Raises:
-        DataError: The file is missing, or holds anything else, which could run code when it is loaded.
-        DamagedFileError: The file is truncated, or not one of `torch.save`.
-    """
-    try:
-        # Mapped, where the file allows it: expert trajectories are large, and some are only looked at.
-        mapped = zipfile.is_zipfile(path)
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):  # type: ignore[arg-type]
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # many unrelated types on damaged files
-        # The unpickler's own messages advise to switch its protection off.
-        refused = isinstance(error, pickle.UnpicklingError)
-        if refused and (foreign := re.search(r"GLOBAL (\S+)", str(error))):
-            raise DataError(
-                f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
-                " else could run code. Save its images and labels as plain tensors."
-            ) from error
-        reason = "" if refused else f" ({str(error).partition(chr(10))[0]})"
-        raise DamagedFileError(f"{path} is damaged, or not a file of tensors{reason}: copy it again") from error
-
-
-def tensor_bytes(content: Any) -> bytes:
-    """Return what `torch.save` would write, for a file that appears whole."""
+def _write(path: Path, content: Any) -> None:
+    """Write what `torch.save` would, as a file that appears whole."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return buffer.getvalue()
+    atomic_write_bytes(path, buffer.getvalue())

@@ -15,7 +15,7 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.folder import decode_image
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
 from pdd_lightning.data.formats.image_folder import png_files
-from pdd_lightning.data.formats.registry import first_bytes, register
+from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
@@ -35,9 +35,9 @@ class Parquet(ForeignFormat):
     eight_bits = True
     keeps = ("soft labels", "stages", "rates", "decode factor")
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether the file begins as such files do."""
-        return first_bytes(path)[:4] == b"PAR1"
+        return isinstance(content, bytes) and content.startswith(b"PAR1")
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
         """Return the columns, of which `image` and `label` are needed; classes go by name where the file has names."""
@@ -51,9 +51,9 @@ class Parquet(ForeignFormat):
             raise DataError(f"{path} lacks the column {' and '.join(sorted(missing))}; it has {', '.join(columns)}")
         return Contents(
             images=_images(path, table["image"].to_pylist(), grayscale=real.image_shape[0] == 1),
-            labels=_labels(path, table, _parse(metadata.get(_FEATURES)), real),
+            labels=_labels(path, table, metadata, real),
             stages=_tensor(path, table, "stage", torch.int64) if "stage" in columns else None,
-            **_description(path, _parse(metadata.get(_OWN))),
+            **_description(path, metadata),
         )
 
     def write(self, path: Path, dataset: DistilledDataset) -> None:
@@ -86,11 +86,11 @@ class Parquet(ForeignFormat):
         atomic_write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def _labels(path: Path, table: Any, features: dict[str, Any], real: RealDataModule) -> Tensor:
+def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealDataModule) -> Tensor:
     """Return labels `[N]`, or soft ones `[N, classes]`, in the numbering of the real data."""
     try:
-        names = [str(name) for name in features["info"]["features"]["label"]["names"]]
-    except (KeyError, TypeError):
+        names = [str(name) for name in json.loads(metadata[_FEATURES])["info"]["features"]["label"]["names"]]
+    except (KeyError, TypeError, ValueError):
         names = real.class_names
     if not set(names) <= set(real.class_names):
         raise DataError(
@@ -131,23 +131,16 @@ def _tensor(path: Path, table: Any, name: str, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype)
 
 
-def _description(path: Path, own: dict[str, Any]) -> dict[str, Any]:
+def _description(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     """Return what a file that was written here says beside its columns."""
-    if not own:
+    if _OWN not in metadata:
         return {}
     try:
+        own = json.loads(metadata[_OWN])
         rates = tuple(None if rate is None else float(rate) for rate in own["learning_rates"])
         return {"learning_rates": rates, "decode_factor": int(own["decode_factor"]), "metadata": dict(own["about"])}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} was altered: its own description cannot be read ({error})") from error
-
-
-def _parse(text: bytes | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _pyarrow() -> Any:

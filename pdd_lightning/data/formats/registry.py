@@ -6,16 +6,32 @@ A new format is one subclass of `Format`, with the decorator `register`, in one 
 
 from __future__ import annotations
 
+import pickle
+import re
+import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
 
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
+
+
+# Accuracies beside the images are often numpy's scalars. Files name the constructor by the module it lay in when they
+# were written, which numpy 2 renamed.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,13 @@ class Format(ABC):
     in_model_space: ClassVar[bool] = False
 
     @abstractmethod
-    def sniff(self, path: Path) -> bool:
-        """Whether a file or folder is of this format."""
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether a file or folder is of this format.
+
+        Args:
+            path: The file or folder.
+            content: What a file of `torch.save` holds, the first 9 bytes of any other file, None for a folder.
+        """
 
     @abstractmethod
     def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> DistilledDataset:
@@ -89,12 +110,12 @@ class Format(ABC):
         """Return the files or folders that `write` replaces."""
         return [path]
 
-    def losses(self, dataset: DistilledDataset) -> list[str]:
+    def omissions(self, dataset: DistilledDataset) -> list[str]:
         """Return what of a set the format does not keep, or how it has to be read, a sentence each."""
         return []
 
     def save(self, path: str | Path, dataset: DistilledDataset, overwrite: bool = False) -> list[str]:
-        """Write a set, its images as they are, stored or decoded, and return the `losses`.
+        """Write a set, its images as they are, stored or decoded, and return the `omissions`.
 
         Args:
             path: The file, or the folder if the format is one.
@@ -111,7 +132,7 @@ class Format(ABC):
         if path.exists() and path.is_dir() != self.is_folder:
             raise ConfigError(f"{path} is a {'folder' if path.is_dir() else 'file'}: choose another name")
         self.write(path, dataset)
-        return self.losses(dataset)
+        return self.omissions(dataset)
 
 
 FORMATS: dict[str, Format] = {}
@@ -128,16 +149,13 @@ def register(kind: Kind) -> Kind:
 
 @register
 class Safetensors(Format):
-    """This package's own format, which keeps everything.
-
-    It is tried first: the length that such a file begins with can look like the beginning of any other.
-    """
+    """This package's own format, which keeps everything."""
 
     name, files, suffix = "safetensors", "a distilled .safetensors file", ".safetensors"
 
-    def sniff(self, path: Path) -> bool:
-        """Whether the file's header is JSON."""
-        return first_bytes(path)[8:] == b"{" or path.suffix == self.suffix
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether the file's header is JSON, after its length of 8 bytes."""
+        return isinstance(content, bytes) and (content[8:] == b"{" or path.suffix == self.suffix)
 
     def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> DistilledDataset:
         """Return the set; neither real data nor options are needed."""
@@ -175,8 +193,9 @@ def find_format(path: str | Path) -> Format:
         DataError: It is missing, of no known format, or holds code.
         DamagedFileError: It is truncated or altered.
     """
+    content = _peek(Path(path))
     for kind in FORMATS.values():
-        if kind.sniff(Path(path)):
+        if kind.sniff(Path(path), content):
             return kind
     known = ", ".join(kind.files for kind in FORMATS.values())
     raise DataError(f"{path} is no distilled set of a known format: expected one of {known}")
@@ -212,16 +231,42 @@ def open_distilled(
     return read if stored else DistilledDataset.of(read.synthetic, read.pixels, read.class_names, read.metadata)
 
 
-def first_bytes(path: Path) -> bytes:
-    """Return the first 9 bytes of a file, nothing of a folder.
-
-    Raises:
-        DataError: The file is missing, or cannot be read.
-    """
+def _peek(path: Path) -> Any:
+    """Return what a file of `torch.save` holds, the first bytes of any other file, and None for a folder."""
     if path.is_dir():
-        return b""
+        return None
     try:
         with path.open("rb") as file:
-            return file.read(9)
+            head = file.read(9)
     except OSError as error:
         raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
+    # The length that safetensors files begin with, before their header in JSON, can look like anything.
+    is_json = head[8:] == b"{"
+    is_saved = head.startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")
+    return load_tensors(path) if is_saved and not is_json else head
+
+
+def load_tensors(path: Path) -> Any:
+    """Read a file of `torch.save` that holds tensors, numbers, text, and lists and dictionaries of these.
+
+    Raises:
+        DataError: The file is missing, or holds anything else, which could run code when it is loaded.
+        DamagedFileError: The file is truncated, or not one of `torch.save`.
+    """
+    try:
+        # Mapped, where the file allows it: expert trajectories are large, and some are only looked at.
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):  # type: ignore[arg-type]
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # many unrelated types on damaged files
+        # The unpickler's own messages advise to switch its protection off.
+        refused = isinstance(error, pickle.UnpicklingError)
+        if refused and (foreign := re.search(r"GLOBAL (\S+)", str(error))):
+            raise DataError(
+                f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
+                " else could run code. Save its images and labels as plain tensors."
+            ) from error
+        reason = "" if refused else f" ({str(error).partition(chr(10))[0]})"
+        raise DamagedFileError(f"{path} is damaged, or not a file of tensors{reason}: copy it again") from error

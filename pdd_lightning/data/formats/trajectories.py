@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.formats.official import load_tensors, read_tensors
-from pdd_lightning.data.formats.registry import Format, ImportOptions, register
+from pdd_lightning.data.formats.registry import Format, ImportOptions, load_tensors, register
 from pdd_lightning.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class TrajectoryFiles(Format):
 
     name, files = "trajectories", "replay_buffer_*.pt (expert trajectories of MTT)"
 
-    def sniff(self, path: Path) -> bool:
+    def sniff(self, path: Path, content: Any) -> bool:
         """Whether it is a file of a list (experts) of lists (epochs) of lists (parameters)."""
-        return _is_nested(read_tensors(path))
+        return _is_nested(content)
 
     def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> NoReturn:
         """Refuse: there are no images.
@@ -60,9 +60,8 @@ class ReplayBuffers:
                     f"{path} holds no expert trajectories: expected a list of experts, each a list of epochs"
                 )
             for number, expert in enumerate(content):
-                where = f"{path}, expert {number}"
-                _check_expert(where, expert, shapes)
-                self._experts.append((where, expert))
+                self._experts.append((f"{path}, expert {number}", expert))
+                _check_expert(*self._experts[-1], shapes)
         lengths = {len(expert) - 1 for _, expert in self._experts}
         if len(lengths) > 1:
             raise DataError(f"experts differ in their number of epochs ({sorted(lengths)}): convert them apart")
@@ -98,16 +97,12 @@ def _check_expert(where: str, expert: Any, shapes: list[tuple[int, ...]]) -> Non
         raise DataError(f"{where} is no trajectory: expected its parameters before the first and after every epoch")
     for epoch, values in enumerate(expert):
         values = values if isinstance(values, list | tuple) else [values]
-        found = [tuple(value.shape) if isinstance(value, Tensor) else None for value in values]
-        if found != shapes:
-            pairs = enumerate(zip(found, shapes, strict=False))
-            differences = [
-                f"parameter {number} is {one}, the network's {other}" for number, (one, other) in pairs if one != other
-            ]
-            count = f"it has {len(found)} parameters, the network {len(shapes)}"
-            raise DataError(
-                f"{where}, epoch {epoch}: {[*differences, count][0]}: name the network and the data that it was"
-                " recorded with"
-            )
+        found = [tuple(value.shape) if isinstance(value, Tensor) else "no tensor" for value in values]
+        for number, (one, other) in enumerate(zip_longest(found, shapes, fillvalue="none")):
+            if one != other:
+                raise DataError(
+                    f"{where}, epoch {epoch}: parameter {number} is {one}, the network's {other}: name the network and"
+                    " the data that it was recorded with"
+                )
         if any(value.dtype != torch.float32 for value in values):
             raise DataError(f"{where}, epoch {epoch}: parameters must be float32")

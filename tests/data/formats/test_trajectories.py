@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pdd_lightning.data.formats import ReplayBuffers
+from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import DataError
 from pdd_lightning.networks import ConvNet
 
@@ -54,9 +54,10 @@ def spoil(content, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda epoch: epoch[:-1], "expert 1, epoch 2: it has 5 parameters, the network 6"),
+        (lambda epoch: epoch[:-1], r"expert 1, epoch 2: parameter 5 is none, the network's \(3,\)"),
         (lambda epoch: [value.half() for value in epoch], "expert 1, epoch 2: parameters must be float32"),
-        (lambda epoch: ["text", *epoch[1:]], "expert 1, epoch 2: parameter 0 is None"),
+        (lambda epoch: [*epoch, "text"], "expert 1, epoch 2: parameter 6 is no tensor, the network's none"),
+        (lambda epoch: ["text", *epoch[1:]], "expert 1, epoch 2: parameter 0 is no tensor"),
         (lambda epoch: [value * float("inf") for value in epoch], "expert 1: parameters are infinite"),
     ],
 )

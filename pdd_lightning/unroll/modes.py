@@ -1,27 +1,27 @@
-"""One call for the unrolled loop, in interchangeable forms."""
+"""One call for the unrolled loop, in interchangeable modes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.typing import Params
 from pdd_lightning.unroll.constant import unroll_constant
-from pdd_lightning.unroll.higher_form import InnerOptimizer, unroll_higher
-from pdd_lightning.unroll.problem import InnerProblem, start_from
-from pdd_lightning.unroll.stored import unroll_stored
+from pdd_lightning.unroll.problem import InnerProblem, descend, is_tracked, start_from
 
-Form: TypeAlias = Literal["stored", "constant", "higher"]
+Mode: TypeAlias = Literal["stored", "constant", "higher"]
 """How the unrolled loop is differentiated; see `unroll`."""
 
 SHARE = 0.5
 """Share of a device's memory that the graph of all steps may take before `auto` chooses constant memory."""
 
-_SGD_FORMS = {"stored": unroll_stored, "constant": unroll_constant}
+InnerOptimizer: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+"""`optimizer(parameters)` builds the optimizer of the inner loop; its learning rate is not used."""
 
 
 def unroll(
@@ -30,14 +30,14 @@ def unroll(
     inputs: tuple[Tensor, ...],
     lr: Tensor,
     steps: int,
-    form: Form = "stored",
+    mode: Mode = "stored",
     optimizer: InnerOptimizer | None = None,
 ) -> Params:
     """Train from `params`; the resulting parameters are differentiable in the inputs and the learning rate.
 
     One ordinary `.backward()` of any function of the result gives exact gradients to those of `inputs` and
     `lr` that require them, and to nothing else: the start is a constant. The result can be differentiated
-    once. The forms give the same numbers:
+    once. The modes give the same numbers:
 
     * `stored` keeps the graph of every step: fastest, with memory in proportion to the steps;
     * `constant` keeps the parameters of every step, and computes each step again in the backward pass:
@@ -50,12 +50,12 @@ def unroll(
         inputs: What `problem.batch` takes besides the step: images, and soft labels where these are learned.
         lr: Learning rate, a scalar tensor.
         steps: Number of steps, at least one.
-        form: `stored`, `constant` or `higher`.
+        mode: `stored`, `constant` or `higher`.
         optimizer: Builds the inner optimizer from the parameters; by default plain gradient descent. Only
             for `higher`.
 
     Raises:
-        ConfigError: If the form is unknown, an optimizer is given to another form than `higher`, `higher`
+        ConfigError: If the mode is unknown, an optimizer is given to another mode than `higher`, `higher`
             does not support it, `steps` is below 1, `lr` is not a scalar, or the names of the parameters
             are not the network's.
 
@@ -63,18 +63,20 @@ def unroll(
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, algorithm 1.
     """
     _check(problem, params, lr, steps)
-    if form == "higher":
-        return unroll_higher(problem, params, inputs, lr, steps, optimizer)
-    if form not in _SGD_FORMS:
-        raise ConfigError(f"unknown form {form!r} of the unrolled loop; choose stored, constant or higher")
+    if mode == "higher":
+        return _unroll_higher(problem, params, inputs, lr, steps, optimizer)
+    if mode not in ("stored", "constant"):
+        raise ConfigError(f"unknown mode {mode!r} of the unrolled loop; choose stored, constant or higher")
     if optimizer is not None:
-        raise ConfigError(f"form {form!r} of the unrolled loop is plain SGD only; use form 'higher' with an optimizer")
-    return _SGD_FORMS[form](problem, params, inputs, lr, steps)
+        raise ConfigError(f"mode {mode!r} of the unrolled loop is plain SGD only; use mode 'higher' with an optimizer")
+    if mode == "constant" and is_tracked(inputs, lr):
+        return unroll_constant(problem, params, inputs, lr, steps)
+    return _unroll_stored(problem, params, inputs, lr, steps)
 
 
-def choose_form(
+def choose_mode(
     problem: InnerProblem, params: Params, inputs: tuple[Tensor, ...], steps: int, memory: int | None
-) -> tuple[Form, str]:
+) -> tuple[Mode, str]:
     """Choose between `stored` and `constant`: the first if the graph of all steps takes half of the memory at most.
 
     The size of the graph is measured on the first step. The rule looks at the memory that the device has, not at what
@@ -88,16 +90,16 @@ def choose_form(
         memory: Bytes that the device has; None if unknown, which is taken for enough.
 
     Returns:
-        The form, and the reason as a sentence for the log.
+        The mode, and the reason as a sentence for the log.
     """
     devices = [tensor.device for tensor in inputs[:1] if tensor.device.type == "cuda"]
     with torch.random.fork_rng(devices):  # dropout in this step must not change what is drawn later
         size = steps * graph_size(lambda: problem.gradient(0, start_from(params), inputs, create_graph=True))
-    form: Form = "stored" if memory is None or size <= SHARE * memory else "constant"
+    mode: Mode = "stored" if memory is None or size <= SHARE * memory else "constant"
     has = "an unknown amount" if memory is None else f"{memory / 2**30:.1f} GiB"
     return (
-        form,
-        f"the graph of {steps} student steps takes {size / 2**20:,.0f} MiB, the device has {has}: form {form!r}",
+        mode,
+        f"the graph of {steps} student steps takes {size / 2**20:,.0f} MiB, the device has {has}: mode {mode!r}",
     )
 
 
@@ -116,8 +118,69 @@ def graph_size(build: Callable[[], object]) -> int:
     return sum(blocks.values())
 
 
+def _unroll_stored(problem: InnerProblem, params: Params, inputs: tuple[Tensor, ...], lr: Tensor, steps: int) -> Params:
+    """Return the parameters after `steps` of gradient descent; memory grows with the steps. See `unroll`."""
+    track = is_tracked(inputs, lr)
+    params = start_from(params)
+    for step in range(steps):
+        params = descend(params, problem.gradient(step, params, inputs, create_graph=track), lr)
+        if not track:
+            params = start_from(params)
+    return params if track else {name: parameter.detach() for name, parameter in params.items()}
+
+
+def _unroll_higher(
+    problem: InnerProblem,
+    params: Params,
+    inputs: tuple[Tensor, ...],
+    lr: Tensor,
+    steps: int,
+    optimizer: InnerOptimizer | None = None,
+) -> Params:
+    """Return the parameters after `steps` of an optimizer; memory grows with the steps. See `unroll`.
+
+    Raises:
+        ConfigError: If `higher` does not support the optimizer.
+
+    Reference:
+        Grefenstette et al., "Generalized Inner Loop Meta-Learning", 2019.
+    """
+    import higher  # here, because only this mode needs it
+
+    track = is_tracked(inputs, lr)
+    network = _with_params(problem.network, params)
+    parameters = [parameter for _, parameter in network.named_parameters()]
+    inner = torch.optim.SGD(parameters, lr=1.0) if optimizer is None else optimizer(parameters)
+    student = higher.monkeypatch(network, track_higher_grads=track)
+    try:
+        stepper = higher.get_diff_optim(
+            inner, parameters, fmodel=student, override={"lr": [lr]}, track_higher_grads=track
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"{type(inner).__name__} is not supported by `higher`; choose SGD, Adam, "
+            "Adagrad, Adadelta, Adamax, ASGD, RMSprop or Rprop"
+        ) from error
+    for step in range(steps):
+        with torch.enable_grad():
+            images, labels = problem.batch(step, *inputs)
+            loss = problem.criterion(student(images), labels)
+        stepper.step(loss)
+    final = zip(params, student.parameters(), strict=True)
+    return {name: parameter if track else parameter.detach() for name, parameter in final}
+
+
+def _with_params(network: nn.Module, params: Params) -> nn.Module:
+    """Return a copy of the network, buffers included, that holds the parameters."""
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(params[name])
+    return network
+
+
 def _check(problem: InnerProblem, params: Params, lr: Tensor, steps: int) -> None:
-    """Raise `ConfigError` for arguments that no form can work with."""
+    """Raise `ConfigError` for arguments that no mode can work with."""
     if steps < 1:
         raise ConfigError(f"the number of student steps must be >= 1, got {steps}")
     if lr.ndim != 0:

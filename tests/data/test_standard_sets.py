@@ -6,10 +6,50 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from pdd_lightning.data.standard_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST, TorchvisionData
-from pdd_lightning.errors import DataError
+from pdd_lightning.data.standard_sets import (
+    CIFAR10,
+    CIFAR100,
+    MNIST,
+    SVHN,
+    Digits,
+    FashionMNIST,
+    TinyImageNet,
+    TorchvisionData,
+)
+from pdd_lightning.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = Digits(test_fraction=0.2, val_fraction=0.1)
+    data.setup()
+    return data
+
+
+def test_the_parts_cover_all_digits_once(data):
+    parts = (data.train, data.val, data.test)
+    assert sorted(i for part in parts for i in part.indices.tolist()) == list(range(1797))
+    assert len(data.test) == pytest.approx(0.2 * 1797, abs=5)
+    assert len(data.val) == pytest.approx(0.08 * 1797, abs=5)
+    assert (data.class_names, data.image_shape) == ([str(i) for i in range(10)], (1, 8, 8))
+
+
+def test_images_and_labels_are_those_of_scikit_learn(data):
+    source = load_digits()
+    assert data.test.labels.tolist() == source.target[data.test.indices].tolist()
+    levels = data.test.images[:, 0].numpy() * (16 / 255)
+    assert np.abs(levels - source.images[data.test.indices]).max() < 0.04
+    assert (int(data.train.images.min()), int(data.train.images.max())) == (0, 255)
+
+
+def test_a_share_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="test_fraction"):
+        Digits(test_fraction=0)
+
 
 PER_PART = 40
 
@@ -170,3 +210,61 @@ def test_a_failed_download_is_reported(tmp_path, monkeypatch):
 def test_published_statistics_are_complete(kind):
     assert hasattr(datasets, kind.READER)
     assert len(kind.PUBLISHED_MEAN) == len(kind.PUBLISHED_STD) in (1, 3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in the official layout; the grey level tells which image it is."""
+    base = tmp_path / "tiny-imagenet-200"
+    for start, wnid in [(100, "n02"), (0, "n01")]:
+        images = base / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (64, 64), start + 10 * i).save(images / f"{wnid}_{i}.JPEG")
+    images = base / "val" / "images"
+    images.mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (64, 64), (200 + i,) * 3).save(images / f"val_{i}.JPEG")
+    rows = [f"val_{i}.JPEG\t{wnid}\t0\t0\t9\t9\n" for i, wnid in enumerate(["n02", "n01", "n02"])]
+    (base / "val" / "val_annotations.txt").write_text("".join(rows))
+    (base / "wnids.txt").write_text("n02\nn01\n")
+    (base / "words.txt").write_text("n00\tentity\nn01\tgoldfish, Carassius auratus\nn02\tox\n")
+    return base
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_the_official_folder_is_read(folder, inner):
+    data = TinyImageNet(str(folder if inner else folder.parent))
+    data.setup()
+    assert data.class_names == ["goldfish, Carassius auratus", "ox"]
+    assert data.image_shape == (3, 64, 64)
+    source = data.load()[0]
+    assert source.images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 100, 110, 120, 130]
+    assert source.labels.tolist() == [0] * 4 + [1] * 4
+    assert data.test.images[:, 0, 0, 0].tolist() == [200, 201, 202]
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.pixels.tensors()["mean"][0].item() == pytest.approx(0.4802)
+
+
+def test_a_missing_set_says_where_to_get_it(tmp_path):
+    with pytest.raises(DataError, match=r"lacks wnids.txt.*cs231n.stanford.edu/tiny-imagenet-200.zip"):
+        TinyImageNet(str(tmp_path)).setup()
+
+
+def test_an_incomplete_folder_says_what_is_missing(folder):
+    (folder / "words.txt").unlink()
+    with pytest.raises(DataError, match=r"lacks words.txt;"):
+        TinyImageNet(str(folder)).setup()
+
+
+def test_an_annotation_of_an_unknown_class_is_quoted(folder):
+    path = folder / "val" / "val_annotations.txt"
+    path.write_text(path.read_text() + "val_9.JPEG\tn99\t0\t0\t9\t9\n")
+    with pytest.raises(DataError, match=r"without a known class.*n99"):
+        TinyImageNet(str(folder)).setup()
+
+
+def test_a_missing_image_is_named(folder):
+    (folder / "val" / "images" / "val_1.JPEG").unlink()
+    with pytest.raises(DataError, match=r"cannot read image .*val_1\.JPEG"):
+        TinyImageNet(str(folder)).setup()

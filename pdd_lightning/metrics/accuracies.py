@@ -1,7 +1,8 @@
-"""DD-Ranking's scores: how much of a set's accuracy is due to its images rather than to labels and augmentation.
+"""Measures made of accuracies in [0, 1]: of learning task after task, and DD-Ranking's scores of distilled sets.
 
-All accuracies are in [0, 1]. The authors' code puts percent into the same exponential, which is then no longer in
-[0, 1], so that its numbers cannot be compared with these.
+DD-Ranking's scores say how much of a set's accuracy is due to its images rather than to labels and augmentation. The
+authors' code puts percent into the same exponential, which is then no longer in [0, 1], so that its scores cannot be
+compared with these.
 
 Reference:
     Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation (2025, arXiv 2505.13300).
@@ -11,7 +12,51 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 from pdd_lightning.errors import ConfigError
+
+
+def average_accuracy(accuracies: Tensor) -> Tensor:
+    """Mean accuracy over all tasks after the last one was learned, a scalar.
+
+    Args:
+        accuracies: `[T, T]`; row i, column j is the accuracy on task j after task i was learned.
+
+    Raises:
+        ValueError: The matrix is not square or is empty.
+
+    Reference:
+        Chaudhry et al., Riemannian Walk for Incremental Learning (ECCV 2018), section 3.
+    """
+    _check_square(accuracies, 1)
+    return accuracies[-1].mean()
+
+
+def average_forgetting(accuracies: Tensor) -> Tensor:
+    """How much accuracy was lost, a scalar: the mean over earlier tasks of best former minus final accuracy.
+
+    Negative where later tasks helped the earlier ones.
+
+    Args:
+        accuracies: See `average_accuracy`; NaN where nothing was measured, as usual for tasks not learned yet.
+
+    Raises:
+        ValueError: The matrix is not square, or there are fewer than two tasks.
+
+    Reference:
+        Chaudhry et al., Riemannian Walk for Incremental Learning (ECCV 2018), section 3.
+    """
+    _check_square(accuracies, 2)
+    former = accuracies[:-1, :-1]
+    best = torch.where(former.isnan(), -torch.inf, former).amax(0)
+    return (best - accuracies[-1, :-1]).mean()
+
+
+def _check_square(accuracies: Tensor, tasks: int) -> None:
+    if accuracies.dim() != 2 or accuracies.shape[0] != accuracies.shape[1] or len(accuracies) < tasks:
+        raise ValueError(f"accuracies must be [T, T] with T >= {tasks} tasks, got {list(accuracies.shape)}")
 
 
 def label_robust_score(
@@ -35,7 +80,7 @@ def label_robust_score(
     Raises:
         ConfigError: An argument is not in [0, 1].
     """
-    _check(full_hard, distilled_hard, distilled_any, random_any, weight)
+    _check_fractions(full_hard, distilled_hard, distilled_any, random_any, weight)
     improvement = distilled_any - random_any
     missing = full_hard - distilled_hard
     return _normalised(weight * improvement - (1 - weight) * missing)
@@ -65,7 +110,7 @@ def augmentation_robust_score(
     Raises:
         ConfigError: An argument is not in [0, 1].
     """
-    _check(distilled_augmented, random_augmented, distilled_plain, random_plain, weight)
+    _check_fractions(distilled_augmented, random_augmented, distilled_plain, random_plain, weight)
     augmented = distilled_augmented - random_augmented
     plain = distilled_plain - random_plain
     return _normalised(weight * augmented + (1 - weight) * plain)
@@ -76,7 +121,7 @@ def _normalised(value: float) -> float:
     return (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 
-def _check(*fractions: float) -> None:
+def _check_fractions(*fractions: float) -> None:
     for fraction in fractions:
         if not 0 <= fraction <= 1:
             raise ConfigError(f"accuracies and weights must be fractions in [0, 1], not percent, got {fraction}")

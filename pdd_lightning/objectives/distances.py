@@ -1,0 +1,156 @@
+"""Distances that the methods minimise: of gradients, of mean features, and of ends of trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from pdd_lightning.errors import ConfigError
+
+Metric: TypeAlias = Literal["ours", "mse", "cos"]
+"""Name of a distance between gradients, see `gradient_distance`."""
+
+KernelMetric: TypeAlias = Literal["mse", "l1"]
+
+_EPS = 1e-6
+
+
+def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: Metric = "ours") -> Tensor:
+    """Return the distance between two gradients, a scalar; differentiable in both.
+
+    - `ours`: 1 - cosine of each output channel's weights, summed over channels and layers. A row is an output
+      channel: convolutions are out x (in * h * w), linear layers out x in. Tensors of one dimension (biases,
+      norms) do not count.
+    - `mse`: sum of squared differences over everything.
+    - `cos`: 1 - cosine of the two gradients, each as one vector.
+
+    Args:
+        synthetic: Gradient on the synthetic images, one tensor per parameter.
+        real: Gradient on the real images, in the same order and of the same shapes.
+        metric: One of the above.
+
+    Raises:
+        ConfigError: Unknown metric.
+
+    Reference:
+        Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equation 10 (`ours`).
+
+    Example:
+        >>> import torch
+        >>> gradient_distance([torch.eye(2)], [torch.tensor([[2.0, 0.0], [0.0, -1.0]])]).round(decimals=3)
+        tensor(2.)
+    """
+    check_metric(metric)
+    return _METRICS[metric](synthetic, real)
+
+
+def check_metric(metric: str) -> None:
+    """Refuses an unknown metric.
+
+    Raises:
+        ConfigError: It is not one of `Metric`.
+    """
+    if metric not in _METRICS:
+        raise ConfigError(f"unknown metric {metric!r}: choose one of {', '.join(get_args(Metric))}")
+
+
+def _layer_wise(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    pairs = [(s.flatten(1), r.flatten(1)) for s, r in zip(synthetic, real, strict=True) if s.dim() > 1]
+    return torch.stack([(1 - _cosine(s, r)).sum() for s, r in pairs]).sum()
+
+
+def _squared(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(s - r).square().sum() for s, r in zip(synthetic, real, strict=True)]).sum()
+
+
+def _whole(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    vectors = [torch.cat([part.flatten() for part in parts]) for parts in (synthetic, real)]
+    return 1 - _cosine(vectors[0], vectors[1])
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine along the last dimension; 0 where a vector is zero, with gradient 0."""
+    lengths = vector_norm(first, dim=-1) * vector_norm(second, dim=-1)
+    cosine: Tensor = (first * second).sum(-1) / (lengths + _EPS)
+    return cosine
+
+
+_METRICS: dict[str, Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]] = {
+    "ours": _layer_wise,
+    "mse": _squared,
+    "cos": _whole,
+}
+
+
+def kernel_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], metric: KernelMetric = "mse") -> Tensor:
+    """Return the distance between two gradients, summed over all entries of convolution kernels; a scalar.
+
+    Tensors of other than four dimensions (biases, norm layers, the classifier) are passed over. Differentiable in
+    both gradients.
+
+    Args:
+        real: Gradients of a network's parameters on real images, one tensor per parameter.
+        synthetic: The same on synthetic images.
+        metric: `mse` sums the squared differences (32-pixel images), `l1` the absolute ones (larger images).
+
+    Reference:
+        Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 5
+        and appendix C.
+
+    Example:
+        >>> real, synthetic = [torch.ones(1, 1, 2, 2), torch.ones(3)], [torch.zeros(1, 1, 2, 2), torch.zeros(3)]
+        >>> kernel_distance(real, synthetic)
+        tensor(4.)
+    """
+    differences = [(a - b).flatten() for a, b in zip(real, synthetic, strict=True) if a.dim() == 4]
+    flat = torch.cat(differences)
+    return flat.square().sum() if metric == "mse" else flat.abs().sum()
+
+
+def distribution_distance(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Return sum_c || mean features of class c, synthetic - real ||^2, a scalar; differentiable in both.
+
+    Args:
+        synthetic: Mean features of each class's synthetic images `[classes, F]`.
+        real: Mean features of each class's real images `[classes, F]`.
+
+    Reference:
+        Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 6.
+
+    Example:
+        >>> import torch
+        >>> distribution_distance(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor(6.)
+    """
+    return (synthetic - real).square().sum()
+
+
+def trajectory_distance(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
+    """Return ||student - target||^2 / ||start - target||^2, a scalar; differentiable in `student`.
+
+    1 means that the student is as far from the expert's later parameters as where both began, 0 that it is
+    there.
+
+    Args:
+        student: Parameters of the student after its steps `[P]`.
+        start: Parameters of the expert where the student started `[P]`.
+        target: Parameters of the expert some epochs later `[P]`.
+
+    Returns:
+        The distance. If the expert did not move (`start` equals `target`) it is infinite or not a number:
+        drawing such a segment is an error that the caller can name, for it knows the expert and the epoch.
+
+    Reference:
+        Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2.
+
+    Example:
+        >>> import torch
+        >>> start, target = torch.zeros(2), torch.ones(2)
+        >>> trajectory_distance(torch.tensor([1.0, 0.0]), start, target)
+        tensor(0.5000)
+    """
+    return (student - target).square().sum() / (start - target).square().sum()

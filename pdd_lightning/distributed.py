@@ -8,10 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +23,12 @@ T = TypeVar("T")
 _HOST = "127.0.0.1"
 # A process may wait for the others for as long as their networks take.
 _LONGEST_WAIT = timedelta(days=365)
+# Seconds in which a process ends that has nothing more to do.
+_PATIENCE = 5.0
+_LOST = (
+    "another process ended before its work was done, perhaps for lack of memory: the same command continues, take fewer"
+    " processes if need be"
+)
 
 
 def is_distributed() -> bool:
@@ -46,7 +51,8 @@ def gather(value: T) -> list[T]:
     if not is_distributed():
         return [value]
     values: list[T] = [value] * world_size()
-    dist.all_gather_object(values, value)
+    with _all_present():
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -55,14 +61,16 @@ def broadcast(value: T) -> T:
     if not is_distributed():
         return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    with _all_present():
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 
 def barrier() -> None:
     """Waits until every process is here."""
     if is_distributed():
-        dist.barrier()
+        with _all_present():
+            dist.barrier()
 
 
 @contextmanager
@@ -104,31 +112,30 @@ def process_group(processes: int, others: Callable[[], object]) -> Iterator[None
     try:
         for process in started:
             process.start()
-        _wait_for(started, store)
+        while not store.check([f"started {number}" for number in range(1, processes)]):
+            if any(process.exitcode for process in started):
+                raise ProcessError(_LOST)
+            time.sleep(0.05)
         _initialize(store, 0, processes, share)
         yield
-        for process in started:
-            process.join()
-    except RuntimeError as error:  # of a collective operation
-        _check_alive(started, error)
-        raise
     finally:
-        for process in started:
-            process.terminate()
         if dist.is_initialized():
             dist.destroy_process_group()
+        for process in started:
+            process.join(_PATIENCE)
+            process.terminate()
         torch.set_num_threads(threads)
 
 
 def _join(port: int, number: int, processes: int, threads: int, work: Callable[[], object]) -> None:
-    """What another process does."""
+    """What another process does. The errors that it is silent about are those of the first process, too."""
     keep_freed_memory()
     store = dist.TCPStore(_HOST, port, is_master=False)  # type: ignore[attr-defined]
     store.set(f"started {number}", "")
     _initialize(store, number, processes, threads)
     try:
         work()
-    except PDDError:  # which the first process raises, too
+    except (PDDError, KeyboardInterrupt):
         sys.exit(1)
 
 
@@ -137,18 +144,10 @@ def _initialize(store: Any, number: int, processes: int, threads: int) -> None:
     dist.init_process_group("gloo", store=store, rank=number, world_size=processes, timeout=_LONGEST_WAIT)
 
 
-def _wait_for(started: Sequence[SpawnProcess], store: Any) -> None:
-    keys = [f"started {number}" for number in range(1, len(started) + 1)]
-    while not store.check(keys):
-        _check_alive(started)
-        time.sleep(0.05)
-
-
-def _check_alive(started: Sequence[SpawnProcess], cause: Exception | None = None) -> None:
-    for number, process in enumerate(started, 2):
-        process.join(0 if cause is None else 5)
-        if process.exitcode:
-            raise ProcessError(
-                f"process {number} of {len(started) + 1} ended with exit code {process.exitcode}, perhaps for lack of"
-                " memory: the same command continues, take fewer processes if need be"
-            ) from cause
+@contextmanager
+def _all_present() -> Iterator[None]:
+    """Says what it means if a collective operation fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(_LOST) from error

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.data.pixels import PixelSpace
-from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
@@ -24,34 +22,52 @@ Baseline: TypeAlias = Literal["random", "herding", "kmeans"]
 BASELINES: tuple[str, ...] = get_args(Baseline)
 
 
-def random_choice(real: RealDataModule, like: SyntheticSet, seed: int) -> Tensor:
-    """Random real training images with the labels of a synthetic set, without repeats.
+def random_set(subject: Subject, seed: int) -> SyntheticSet:
+    """Random real images with the labels and stages of the distilled set, without repeats.
+
+    Baselines have as many images as the distilled set stores, also where each of these stands for several. The
+    comparison is then at equal storage: a real image stands for itself.
 
     Args:
-        real: Real images, set up.
-        like: The set whose number of images per stage and class is taken over: that of stored images, where each
-            of them stands for several. The comparison is then at equal storage: a real image stands for itself.
+        subject: The distilled set, and the real images.
         seed: Seed of the choice.
-
-    Returns:
-        Indices `[N]` in the train part.
     """
     generator = generator_for(seed, "random real images")
-    chosen = torch.empty(len(like), dtype=torch.int64)
-    for members, indices in _classes(real, like):
+    chosen = torch.empty(len(subject.synthetic), dtype=torch.int64)
+    for members, indices in _classes(subject):
         chosen[indices] = members[torch.randperm(len(members), generator=generator)[: len(indices)]]
-    return chosen
+    return chosen_set(subject, chosen)
 
 
-def herding_choice(real: RealDataModule, like: SyntheticSet, features: Tensor) -> Tensor:
+def kmeans_set(subject: Subject) -> SyntheticSet:
+    """Centres of k-means in model space, class by class; the largest clusters go to the first stage."""
+    from sklearn.cluster import KMeans
+
+    real = subject.real
+    images = torch.empty(len(subject.synthetic), *real.image_shape)
+    for label, (members, indices) in enumerate(_classes(subject)):
+        state = derive_seed(subject.seed, "kmeans", label) % 2**32
+        flat = subject.pixels.encode(to_unit(real.train.images[members])).flatten(1).numpy()
+        fitted = KMeans(len(indices), random_state=state).fit(flat)
+        sizes = torch.bincount(torch.from_numpy(fitted.labels_).long(), minlength=len(indices))
+        centres = torch.from_numpy(fitted.cluster_centers_).float().view(-1, *real.image_shape)
+        images[indices] = centres[sizes.argsort(descending=True, stable=True)]
+    return _staged(images, subject.synthetic)
+
+
+def chosen_set(subject: Subject, chosen: Tensor) -> SyntheticSet:
+    """Real training images, given by their indices `[N]`, as a set with the stages of the distilled one."""
+    return _staged(subject.pixels.encode(to_unit(subject.real.train.images[chosen])), subject.synthetic)
+
+
+def herding_choice(subject: Subject, features: Tensor) -> Tensor:
     """Real training images whose mean feature follows the class mean, chosen one by one without repeats.
 
     Each step takes the image that brings the mean of the chosen features nearest to the mean of the class. Those taken
     first go to the first stage. Features are compared as they are; iCaRL scales them to unit length before.
 
     Args:
-        real: Real images, set up.
-        like: See `random_choice`.
+        subject: The distilled set, and the real images.
         features: Features of the train part `[images, F]`.
 
     Returns:
@@ -61,67 +77,17 @@ def herding_choice(real: RealDataModule, like: SyntheticSet, features: Tensor) -
         Welling, Herding Dynamical Weights to Learn (ICML 2009), in the form of Rebuffi et al., iCaRL (CVPR 2017),
         algorithm 4; Castro et al., End-to-End Incremental Learning (ECCV 2018).
     """
-    chosen = torch.empty(len(like), dtype=torch.int64)
-    for members, indices in _classes(real, like):
+    chosen = torch.empty(len(subject.synthetic), dtype=torch.int64)
+    for members, indices in _classes(subject):
         chosen[indices] = members[_herd(features[members.to(features.device)], len(indices)).cpu()]
     return chosen
-
-
-def chosen_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet, chosen: Tensor) -> SyntheticSet:
-    """Real training images as a set with the stages of a synthetic one.
-
-    Args:
-        real: Real images, set up.
-        pixels: The model space of the result.
-        like: The set whose stages are taken over.
-        chosen: Indices `[N]` in the train part.
-    """
-    return _staged(pixels.encode(to_unit(real.train.images[chosen])), like)
-
-
-def kmeans_set(real: RealDataModule, pixels: PixelSpace, like: SyntheticSet, seed: int) -> SyntheticSet:
-    """Centres of k-means in model space, class by class; the largest clusters go to the first stage.
-
-    Args:
-        real: Real images, set up.
-        pixels: The model space.
-        like: See `random_choice`.
-        seed: Seed of the first centres.
-    """
-    from sklearn.cluster import KMeans
-
-    images = torch.empty(len(like), *real.image_shape)
-    for label, (members, indices) in enumerate(_classes(real, like)):
-        state = derive_seed(seed, "kmeans", label) % 2**32
-        flat = pixels.encode(to_unit(real.train.images[members])).flatten(1).numpy()
-        fitted = KMeans(len(indices), random_state=state).fit(flat)
-        sizes = torch.bincount(torch.from_numpy(fitted.labels_).long(), minlength=len(indices))
-        centres = torch.from_numpy(fitted.cluster_centers_).float().view(-1, *real.image_shape)
-        images[indices] = centres[sizes.argsort(descending=True, stable=True)]
-    return _staged(images, like)
-
-
-def check_counts(real: RealDataModule, like: SyntheticSet) -> None:
-    """Refuses real images that are too few for a baseline.
-
-    Raises:
-        DataError: A class has fewer real images than the synthetic set has.
-    """
-    labels = hard_labels(like)
-    for label in labels.unique().tolist():
-        there, needed = len(real.train.images_of_class(label)), int((labels == label).sum())
-        if there < needed:
-            raise DataError(
-                f"class {real.class_names[label]!r} has {there} training images, fewer than the {needed} that the"
-                " baselines need: leave them out, or add images"
-            )
 
 
 def herding_task(subject: Subject, training: TrainingSettings, augment: DSA, *purpose: str | int) -> Task:
     """The task of choosing real images by herding, in the features of a network trained on all of them.
 
     Args:
-        subject: The set whose number of images is taken over, and the real images.
+        subject: The distilled set, and the real images.
         training: Training of the network.
         augment: Its augmentation.
         purpose: What the choice is for, which its random numbers depend on.
@@ -135,13 +101,28 @@ def herding_task(subject: Subject, training: TrainingSettings, augment: DSA, *pu
         network = subject.network("herding init", *purpose)
         generator = generator_for(subject.seed, "herding", *purpose)
         train_counting(network, images, labels, training, augment, generator, on_steps)
-        return herding_choice(subject.real, subject.synthetic, outputs_of(network, images).features).tolist()
+        return herding_choice(subject, outputs_of(network, images).features).tolist()
 
     about = {"training": training, "augment": vars(augment), "network": network_spec(subject.factory)}
     depends_on = {**subject.identity, "herding": about, "seed": subject.seed}
     if purpose:
         depends_on["purpose"] = purpose
     return Task("network of herding", training.steps(len(subject.real.train)), depends_on, compute)
+
+
+def check_counts(subject: Subject) -> None:
+    """Refuses real images that are too few for a baseline.
+
+    Raises:
+        DataError: A class has fewer real images than the distilled set has.
+    """
+    for label, needed in enumerate(hard_labels(subject.synthetic).bincount().tolist()):
+        there = len(subject.real.train.images_of_class(label))
+        if there < needed:
+            raise DataError(
+                f"class {subject.real.class_names[label]!r} has {there} training images, fewer than the {needed} that"
+                " the baselines need: leave them out, or add images"
+            )
 
 
 def hard_labels(synthetic: SyntheticSet) -> Tensor:
@@ -162,12 +143,12 @@ def _herd(features: Tensor, count: int) -> Tensor:
     return torch.stack(chosen)
 
 
-def _classes(real: RealDataModule, like: SyntheticSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each class, the indices of its images in the train part, and in the set, those of stage 1 first."""
-    labels = hard_labels(like).cpu()
+def _classes(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each class, the indices of its images in the train part, and in the distilled set, those of stage 1 first."""
+    labels, stages = hard_labels(subject.synthetic).cpu(), subject.synthetic.stages.cpu()
     for label in labels.unique().tolist():
         indices = (labels == label).nonzero().flatten()
-        yield real.train.images_of_class(label), indices[like.stages.cpu()[indices].argsort(stable=True)]
+        yield subject.real.train.images_of_class(label), indices[stages[indices].argsort(stable=True)]
 
 
 def _staged(images: Tensor, like: SyntheticSet) -> SyntheticSet:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_choice
+from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_set
 from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
-from pdd_lightning.evaluation.protocols import check_choices
+from pdd_lightning.evaluation.plan import check_choices
 from pdd_lightning.evaluation.subject import train_counting
 from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.networks.spec import network_spec
@@ -103,20 +103,16 @@ def learn_tasks(
         section 4.3. Replay: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019.
     """
     learner = _Learner(tasks, settings)
-    numbers = range(settings.num_networks)
-    values = iter(
-        run_tasks([learner.task(*arm, n) for arm in settings.arms for n in numbers], tasks[0].store, progress)
-    )
+    arms, numbers = settings.arms, range(settings.num_networks)
+    work = [learner.task(*arm, number) for arm in arms for number in numbers]
+    values = iter(run_tasks(work, tasks[0].store, progress))
     rows = []
-    for protocol, memory in settings.arms:
+    for protocol, memory in arms:
         networks = [next(values) for _ in numbers]
         images = 0 if memory == "none" else sum(len(task.synthetic) for task in tasks)
+        facts = {"row": memory, "protocol": protocol, "part": tasks[0].part, "images": images}
         figures = summary([_matrix(network["accuracies"]) for network in networks])
-        seconds = sum(network["seconds"] for network in networks)
-        part = tasks[0].part
-        rows.append(
-            {"row": memory, "protocol": protocol, "part": part, "images": images, **figures, "seconds": seconds}
-        )
+        rows.append({**facts, **figures, "seconds": sum(network["seconds"] for network in networks)})
     return rows
 
 
@@ -157,7 +153,7 @@ class _Learner:
         self.num_classes = tasks[-1].seen
         if {"random", "herding"} & set(settings.memories):
             for task in tasks:
-                check_counts(task.real, task.synthetic)
+                check_counts(task)
         self._herding = [herding_task(task, settings.replay, task.augment, task.first) for task in tasks]
 
     def task(self, protocol: ContinualProtocol, memory: Memory, number: int) -> Task:
@@ -201,14 +197,10 @@ class _Learner:
             return []
         if memory == "distilled":
             return [task.synthetic for task in self.tasks]
+        if memory == "herding":
+            return [chosen_set(task, torch.tensor(own)) for task, own in zip(self.tasks, herded, strict=True)]
         seed = derive_seed(self.common.seed, memory, number)
-        chosen = [torch.tensor(indices) for indices in herded] or [
-            random_choice(task.real, task.synthetic, seed) for task in self.tasks
-        ]
-        return [
-            chosen_set(task.real, task.pixels, task.synthetic, indices)
-            for task, indices in zip(self.tasks, chosen, strict=True)
-        ]
+        return [random_set(task, seed) for task in self.tasks]
 
     def _network(self, number: int) -> nn.Module:
         return self.common.network("continual init", number, num_classes=self.num_classes)

@@ -19,11 +19,10 @@ from pdd_lightning.evaluation.baselines import (
     hard_labels,
     herding_task,
     kmeans_set,
-    random_choice,
+    random_set,
 )
 from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
-from pdd_lightning.evaluation.plan import EvaluationSettings, PlannedRow, plan_rows
-from pdd_lightning.evaluation.protocols import Phase
+from pdd_lightning.evaluation.plan import EvaluationSettings, Phase, PlannedRow, plan_rows
 from pdd_lightning.evaluation.subject import Subject, train_counting
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.metrics import augmentation_robust_score, label_robust_score
@@ -78,10 +77,7 @@ def evaluation_tasks(subject: Subject, settings: EvaluationSettings, suffix: str
         ConfigError: See `evaluate`.
         DataError: See `evaluate`.
     """
-    evaluator = _Evaluator(subject, settings)
-    return [
-        evaluator.task(row, number, expert) for row in evaluator.rows(suffix) for number, expert in enumerate(row.inits)
-    ]
+    return _Evaluator(subject, settings).tasks(suffix)
 
 
 def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Task]:
@@ -137,20 +133,20 @@ class _Evaluator:
         self.subject = subject
         self.settings = settings
         self._sets: dict[tuple[str, int], SyntheticSet] = {}
+        self._trajectories = _trajectories_of(subject) if settings.expert_inits else None
+        self._experts = self._trajectories.checksums() if self._trajectories else {}
         # Found out now rather than after hours.
         if settings.baselines:
-            check_counts(subject.real, subject.synthetic)
+            check_counts(subject)
         for expert in list(self._experts)[:1]:
             self._network(0, expert)
 
-    def rows(self, suffix: str) -> list[PlannedRow]:
-        """What is to be trained on what and how."""
-        subject = self.subject
-        real_images, experts = len(subject.real.train), list(self._experts)
-        return plan_rows(self.settings, subject.synthetic, real_images, subject.augment, experts, suffix)
+    def tasks(self, suffix: str) -> list[Task]:
+        """The tasks of all rows."""
+        rows = plan_rows(self.subject, self.settings, list(self._experts), suffix)
+        return [self._task(row, number, expert) for row in rows for number, expert in enumerate(row.inits)]
 
-    def task(self, row: PlannedRow, number: int, expert: int | None) -> Task:
-        """Trains and scores a network of a row."""
+    def _task(self, row: PlannedRow, number: int, expert: int | None) -> Task:
         about = self._about(row)
         checksum = None if expert is None else self._experts[expert]
         return Task(
@@ -190,22 +186,6 @@ class _Evaluator:
             "network": network_spec(subject.factory),
         }
 
-    @cached_property
-    def _trajectories(self) -> TrajectoryStore | None:
-        if not self.settings.expert_inits:
-            return None
-        if self.subject.experts is None:
-            raise ConfigError("expert_inits needs the trajectories of a run: name their folder")
-        store = TrajectoryStore.existing(self.subject.experts)
-        if not store.checksums():
-            raise ConfigError(f"{self.subject.experts} has no expert recorded yet: leave expert_inits out")
-        return store
-
-    @cached_property
-    def _experts(self) -> dict[int, str]:
-        """Experts in whose initialisations networks begin, and the checksums of their files."""
-        return {} if self._trajectories is None else self._trajectories.checksums()
-
     def _network(self, number: int, expert: int | None) -> nn.Module:
         """Network `number`, fresh or as an expert began."""
         network = self.subject.network("evaluation init", number)
@@ -229,18 +209,24 @@ class _Evaluator:
 
     def _make_set(self, source: str, number: int, herded: Sequence[int]) -> SyntheticSet:
         """A set as it is stored."""
-        subject = self.subject
-        real, pixels, like = subject.real, subject.pixels, subject.synthetic
         if source == "distilled":
-            return like
+            return self.subject.synthetic
         if source == "kmeans":
-            return kmeans_set(real, pixels, like, subject.seed)
+            return kmeans_set(self.subject)
         if source == "herding":
-            return chosen_set(real, pixels, like, torch.tensor(herded))
-        seed = derive_seed(subject.seed, "random real", number)
-        return chosen_set(real, pixels, like, random_choice(real, like, seed))
+            return chosen_set(self.subject, torch.tensor(herded))
+        return random_set(self.subject, derive_seed(self.subject.seed, "random real", number))
 
     @cached_property
     def _herding(self) -> Task:
         training = replace(self.settings.training, epochs=self.settings.full_data_epochs)
         return herding_task(self.subject, training, self.settings.augmentation(self.subject.augment))
+
+
+def _trajectories_of(subject: Subject) -> TrajectoryStore:
+    if subject.experts is None:
+        raise ConfigError("expert_inits needs the trajectories of a run: name their folder")
+    store = TrajectoryStore.existing(subject.experts)
+    if not store.checksums():
+        raise ConfigError(f"{subject.experts} has no expert recorded yet: leave expert_inits out")
+    return store

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.evaluation.subject import (
-    Part,
-    Subject,
-    note_other_source,
-    stored_augmentation,
-    stored_network,
-)
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.evaluation.subject import Subject, note_other_source, stored_augmentation, stored_network
 from pdd_lightning.typing import NetworkFactory
 
 
@@ -47,13 +41,7 @@ class LearningTask(Subject):
 
 
 def stored_tasks(
-    paths: Sequence[str | Path],
-    real: RealDataModule,
-    factory: NetworkFactory | None = None,
-    part: Part = "test",
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    store: ResultStore | None = None,
+    paths: Sequence[str | Path], real: RealDataModule, factory: NetworkFactory | None = None, **others: Any
 ) -> list[LearningTask]:
     """Makes a task of the classes of each distilled set.
 
@@ -61,10 +49,7 @@ def stored_tasks(
         paths: Sets, each distilled from the images of its own classes alone, in the order of learning.
         real: Real images of all classes, which are loaded.
         factory: Makes the networks; `None` takes the kind of network that the first set was distilled with.
-        part: Real images to score on.
-        seed: Seed of initialisations, orders, and random real images.
-        device: Where to train.
-        store: Keeps what is computed.
+        others: Other attributes of the tasks.
 
     Raises:
         DataError: There are fewer than two sets, they share a class, have images of another shape than the real ones,
@@ -78,8 +63,8 @@ def stored_tasks(
     with distributed.first_before_others():
         real.prepare_data()
     real.setup()
-    factory = factory or stored_network(paths[0], sets[0])
-    pixels, augment, store = sets[0].pixels, stored_augmentation(sets[0]), store or ResultStore()
+    factory, augment = factory or stored_network(paths[0], sets[0]), stored_augmentation(sets[0])
+    pixels = sets[0].pixels
     tasks: list[LearningTask] = []
     seen: dict[str, str | Path] = {}
     for path, memory in zip(paths, sets, strict=True):
@@ -88,8 +73,7 @@ def stored_tasks(
         own.setup()
         note_other_source(path, memory, own)
         synthetic = replace(memory.synthetic, images=pixels.encode(memory.pixels.decode(memory.images)))
-        common = factory, augment, part, seed, torch.device(device)
-        tasks.append(LearningTask(synthetic, own, pixels, *common, store=store, first=len(seen)))
+        tasks.append(LearningTask(synthetic, own, pixels, factory, augment, **others, first=len(seen)))
         seen |= dict.fromkeys(memory.class_names, path)
     return tasks
 

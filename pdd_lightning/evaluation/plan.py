@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import BASELINES, Baseline
-from pdd_lightning.evaluation.protocols import PROTOCOLS, Phase, Protocol, check_choices, protocol_phases, stage_steps
+from pdd_lightning.evaluation.subject import Subject
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
 from pdd_lightning.training import TrainingSettings
 
-Source = Literal["distilled", "full"] | Baseline
+Protocol: TypeAlias = Literal["progressive", "union", "sequential"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+Source: TypeAlias = Literal["distilled", "full"] | Baseline
 ROW_NAMES: dict[Source, str] = {
     "distilled": DISTILLED,
     "random": RANDOM,
@@ -94,6 +95,20 @@ class EvaluationSettings:
         return DSA(self.augment, distilled_with.align_corners, distilled_with.together)
 
 
+class Phase(NamedTuple):
+    """Part of a training, with a fresh optimiser, as plain data.
+
+    Attributes:
+        stages: First and last stage whose images are trained on.
+        training: How; its epochs are those that are begun.
+        steps: Optimiser steps; the last epoch is cut where they are no whole epochs.
+    """
+
+    stages: tuple[int, int]
+    training: TrainingSettings
+    steps: int
+
+
 @dataclass(frozen=True)
 class PlannedRow:
     """Networks that are trained on the same images in the same way.
@@ -143,27 +158,23 @@ class PlannedRow:
 
 
 def plan_rows(
-    settings: EvaluationSettings,
-    synthetic: SyntheticSet,
-    real_images: int,
-    distilled_with: DSA,
-    experts: Sequence[int] = (),
-    suffix: str = "",
+    subject: Subject, settings: EvaluationSettings, experts: Sequence[int] = (), suffix: str = ""
 ) -> list[PlannedRow]:
     """The rows of an evaluation: distilled set, experts' initialisations, baselines, full real set.
 
     All rows but that of the full real set take the same number of optimiser steps.
 
     Args:
-        settings: How the set is evaluated.
-        synthetic: The set as it is stored.
-        real_images: Number of real training images.
-        distilled_with: The augmentation that the set was distilled with.
+        subject: What is evaluated.
+        settings: How.
         experts: The experts in whose initialisations networks begin, at most one for each network of a row.
         suffix: What the names of the rows end with.
     """
-    augment = settings.augmentation(distilled_with)
+    synthetic, count = subject.synthetic, len(subject.real.train)
+    augment, training = settings.augmentation(subject.augment), settings.training
     stored = torch.bincount(synthetic.stages, minlength=synthetic.num_stages + 1)[1:].tolist()
+    decoded = [images * synthetic.decode_factor**2 for images in stored]
+    steps, no_rates = stage_steps(decoded, training), [None] * len(stored)
     fresh = (None,) * settings.num_networks
     sets: list[tuple[Source, str, tuple[int | None, ...]]] = [("distilled", "", fresh)]
     if settings.expert_inits:
@@ -171,24 +182,80 @@ def plan_rows(
     sets += [(baseline, "", fresh) for baseline in settings.baselines]
     rows = []
     for source, init, inits in sets:
+        counts, rates = (decoded, synthetic.learning_rates) if source == "distilled" else (stored, no_rates)
         for protocol in settings.protocols:
-            phases = _staged_phases(source, protocol, synthetic, stored, settings.training)
+            phases = tuple(protocol_phases(protocol, counts, rates, training, steps))
             images = tuple(sum(stored[: phase.stages[1]]) for phase in phases)
             name = f"{ROW_NAMES[source]}{init}{suffix}"
             rows.append(PlannedRow(name, source, protocol, images, phases, augment, inits))
     if settings.full_data_epochs:
-        training = replace(settings.training, epochs=settings.full_data_epochs)
-        phases = (Phase((1, 1), training, training.steps(real_images)),)
-        rows.append(PlannedRow(f"{FULL}{suffix}", "full", "all images", (real_images,), phases, augment, fresh))
+        training = replace(training, epochs=settings.full_data_epochs)
+        phases = (Phase((1, 1), training, training.steps(count)),)
+        rows.append(PlannedRow(f"{FULL}{suffix}", "full", "all images", (count,), phases, augment, fresh))
     return rows
 
 
-def _staged_phases(
-    source: Source, protocol: str, synthetic: SyntheticSet, stored: Sequence[int], training: TrainingSettings
-) -> tuple[Phase, ...]:
-    """The training on a set with as many stored images in each stage."""
-    decoded = [count * synthetic.decode_factor**2 for count in stored]
-    steps = stage_steps(decoded, training)
-    if source == "distilled":
-        return tuple(protocol_phases(protocol, decoded, synthetic.learning_rates, training, steps))
-    return tuple(protocol_phases(protocol, stored, [None] * len(stored), training, steps))
+def stage_steps(counts: Sequence[int], training: TrainingSettings) -> list[int]:
+    """Optimiser steps of each phase of progressive training.
+
+    Args:
+        counts: Images that each stage adds, as networks are trained on them (decoded).
+        training: Training of each phase.
+    """
+    return [training.steps(sum(counts[:stage])) for stage in range(1, len(counts) + 1)]
+
+
+def protocol_phases(
+    protocol: str,
+    counts: Sequence[int],
+    rates: Sequence[float | None],
+    training: TrainingSettings,
+    steps: Sequence[int],
+) -> list[Phase]:
+    """Phases of a protocol; all protocols take exactly `sum(steps)` optimiser steps.
+
+    - `progressive`: the unions U_1, U_2, .. U_P in turn.
+    - `union`: U_P alone, for as many steps as all of these together.
+    - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there.
+
+    Steps that are no whole epochs cut the last epoch of a phase. The learning rate drops between epochs, at the
+    first that begins at or after the milestone, counted in epochs of the phase.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        counts: Images that each stage adds, as networks are trained on them.
+        rates: Learning rate learned in each stage, if any; a phase uses that of its last stage.
+        training: Training; its learning rate is used where none was learned, its epochs follow from the steps.
+        steps: Optimiser steps of each progressive phase, see `stage_steps`. Sets that are compared are given the
+            same steps, whatever the number of their images.
+
+    Raises:
+        ConfigError: Unknown protocol.
+
+    Reference:
+        Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3: progressive training.
+    """
+    check_choices("protocols", [protocol], PROTOCOLS)
+    last = len(counts)
+    if protocol == "union":
+        spans, shares = [(1, last)], [sum(steps)]
+    else:
+        spans = [(1 if protocol == "progressive" else stage, stage) for stage in range(1, last + 1)]
+        shares = list(steps)
+    phases = []
+    for (start, end), share in zip(spans, shares, strict=True):
+        epochs = -(-share // replace(training, epochs=1).steps(sum(counts[start - 1 : end])))
+        learned = rates[end - 1]
+        lr = training.lr if learned is None else learned
+        phases.append(Phase((start, end), replace(training, epochs=epochs, lr=lr), share))
+    return phases
+
+
+def check_choices(name: str, chosen: Sequence[str], known: Sequence[str], some: bool = True) -> None:
+    """Refuses what is not known, repetitions, and no choice where there must be `some`.
+
+    Raises:
+        ConfigError: With the name of the setting and what may be chosen.
+    """
+    if not set(chosen) <= set(known) or len(set(chosen)) < len(chosen) or (some and not chosen):
+        raise ConfigError(f"{name} must name some of {', '.join(known)}, each once, got {list(chosen)}")

@@ -56,9 +56,9 @@ class Subject:
     pixels: PixelSpace
     factory: NetworkFactory
     augment: DSA
-    part: Part
-    seed: int
-    device: torch.device
+    part: Part = "test"
+    seed: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
     experts: Path | None = None
     store: ResultStore = field(default_factory=ResultStore)
     method: str = "distilled"
@@ -125,13 +125,9 @@ def outputs_of(network: nn.Module, images: Images, batch_size: int = 512) -> Out
 def stored_subject(
     path: str | Path,
     real: RealDataModule,
-    factory: NetworkFactory | None,
-    part: Part = "test",
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    experts: Path | None = None,
-    store: ResultStore | None = None,
+    factory: NetworkFactory | None = None,
     options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
+    **others: Any,
 ) -> Subject:
     """A distilled set that is stored in a file, beside real images, which are loaded.
 
@@ -139,12 +135,8 @@ def stored_subject(
         path: A distilled set of any format, see `open_distilled`.
         real: Real images of the same classes.
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
-        part: Which real images the networks are scored on.
-        seed: Seed of initialisations, batch orders, augmentation and baselines.
-        device: Where to train.
-        experts: Folder of the experts' trajectories, for networks that begin where they began.
-        store: Keeps what is computed.
         options: What files of other formats do not say.
+        others: Other attributes of the subject.
 
     Raises:
         DataError: The file is missing, does not name its network, or its images or classes are not those of the real
@@ -158,19 +150,9 @@ def stored_subject(
     real.setup()
     check_match(path, distilled, real)
     note_other_source(path, distilled, real)
-    return Subject(
-        synthetic=distilled.synthetic,
-        real=real,
-        pixels=distilled.pixels,
-        factory=factory or stored_network(path, distilled),
-        augment=stored_augmentation(distilled),
-        part=part,
-        seed=seed,
-        device=torch.device(device),
-        experts=experts,
-        store=store or ResultStore(),
-        method=distilled.metadata.get("method", "distilled"),
-    )
+    factory, augment = factory or stored_network(path, distilled), stored_augmentation(distilled)
+    others = {"method": distilled.metadata.get("method", "distilled"), **others}
+    return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
 
 
 def stored_augmentation(distilled: DistilledDataset) -> DSA:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.figure import Figure
+from pdd_lightning.evaluation.memory import joined, tasks_of
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data import ImageSplit, RealDataModule
@@ -16,7 +17,6 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.evaluation import continual
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, summary
-from pdd_lightning.evaluation.memory import joined, tasks_of
 from pdd_lightning.results.plots import draw_continual
 from pdd_lightning.results.tables import continual_table
 from pdd_lightning.training import TrainingSettings

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,23 +9,19 @@ from torch import nn
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.pixels import Standardized
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import (
-    EvaluationSettings,
-    Subject,
-    evaluation_tasks,
-    ranking_scores,
-    ranking_tasks,
-    run_tasks,
-)
-from pdd_lightning.evaluation import evaluator as evaluator_module
-from pdd_lightning.evaluation.protocols import PROTOCOLS
+from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate, ranking_scores
+from pdd_lightning.evaluation import subject as subject_module
+from pdd_lightning.evaluation.engine import run_tasks
+from pdd_lightning.evaluation.evaluator import evaluation_tasks, ranking_tasks
+from pdd_lightning.evaluation.plan import PROTOCOLS
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten
-from pdd_lightning.results.store import ResultStore, rows_from_results
+from pdd_lightning.results.store import ResultStore, TaskResult, rows_from_results
 from tests.tiny import Watched, image_set
 
 SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)
+ALONE = replace(SETTINGS, baselines=(), full_data_epochs=0)
 ROWS = ["distilled"] * 3 + ["random real"] * 3 + ["full real"] * 3
 
 
@@ -38,14 +34,13 @@ class Inits:
 
     def make(self, in_channels, num_classes, image_size):
         network = self.factory(in_channels, num_classes, image_size)
-        self.made.append(torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()]))
+        self.made.append(flatten(dict(network.named_parameters())).detach().clone())
         return network
 
 
 @pytest.fixture
 def subject(blobs, staged_blobs, factory):
-    device = torch.device("cpu")
-    return Subject(staged_blobs, blobs, blobs.pixels, factory, DSA("color_crop"), "test", 0, device)
+    return Subject(staged_blobs, blobs, blobs.pixels, factory, DSA("color_crop"))
 
 
 @pytest.fixture
@@ -58,15 +53,10 @@ def make_tasks(subject):
     return make
 
 
-ALONE = replace(SETTINGS, baselines=(), full_data_epochs=0)
-
-
-def without_time(results):
-    return [replace(result, seconds=[]) for result in results]
-
-
-def run(tasks):
-    return without_time([task.run() for task in tasks])
+def run(tasks, store=None):
+    """Results without the time that they took."""
+    values = run_tasks(list(tasks), store or ResultStore(), progress=False)
+    return [replace(TaskResult.of_value(value), seconds=[0.0] * len(value["scores"])) for value in values]
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +98,8 @@ def test_labels_name_row_and_network(make_tasks):
 
 def test_the_order_of_the_tasks_does_not_matter(make_tasks, results):
     torch.manual_seed(99)
-    tasks = make_tasks()
-    assert run(reversed(tasks)) == results[::-1]
+    assert run(reversed(make_tasks())) == results[::-1]
     assert run(make_tasks()[1::2]) == results[1::2]
-    assert without_time([task.result for task in tasks]) == results
 
 
 def test_the_order_does_not_matter_where_networks_draw_for_themselves(make_tasks, factory):
@@ -138,8 +126,8 @@ def batches_of_each_network(tasks):
     seen = {}
     for task in tasks:
         Watched.seen.clear()
-        task.run()
-        seen.setdefault(task.plan.row, []).append(list(Watched.seen))
+        (result,) = run([task])
+        seen.setdefault(result.about["row"], []).append(list(Watched.seen))
     return seen
 
 
@@ -179,49 +167,29 @@ def test_another_seed_gives_other_networks(make_tasks, factory):
     assert len(set(made)) == 6
 
 
-@pytest.mark.parametrize(
-    ("baselines", "epochs", "rows"),
-    [
-        (("random",), 0, ["distilled", "random real"]),
-        ((), 2, ["distilled", "full real"]),
-        ((), 0, ["distilled"]),
-        (("kmeans", "herding"), 2, ["distilled", "k-means centres", "herding", "full real"]),
-    ],
-)
-def test_rows_are_those_that_are_asked_for(make_tasks, baselines, epochs, rows):
-    tasks = make_tasks(replace(SETTINGS, num_networks=1, full_data_epochs=epochs, baselines=baselines))
-    assert [task.plan.row for task in tasks] == rows
-
-
 def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs, monkeypatch):
-    """Whatever the protocol, and though a stored image is four to train on."""
-    taken = []
+    """Whatever the protocol, and though a stored image is four to train on. The bar is told of as many."""
+    taken, told = [], []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self)))
     baselines = ("random", "herding", "kmeans")
     settings = replace(SETTINGS, num_networks=1, epochs=3, batch_size=5, protocols=PROTOCOLS, baselines=baselines)
-    tasks = make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2))
-    counted = {}
-    for task in tasks:
-        done = counted.setdefault(task.label, [])
-        task.on_steps = lambda _, steps, done=done: done.append(steps)
     results = []
-    for task in tasks:
-        taken.clear()
-        results.append(task.run())
-        if task.plan.source != "herding":  # whose first task trains another network, too
-            assert len(taken) == sum(phase["steps"] for phase in results[-1].about["phases"])
+    for task in make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2)):
+        needed = [need.compute(lambda _: None) for need in task.needs]
+        taken.clear(), told.clear()
+        results.append(TaskResult.of_value(task.compute(told.append, *needed)))
+        assert len(taken) == sum(told) == task.steps
     rows = rows_from_results(results, list("abc"))
     staged = [row for row in rows if row["protocol"] != "all images"]
     assert len(staged) == 4 * 3
     assert {row["steps"] for row in staged} == {3 * 3 + 3 * 8}  # 12 and 36 images in batches of 5
-    assert {sum(done) for label, done in counted.items() if "all images" not in label} == {33}
     assert (rows[-1]["protocol"], rows[-1]["steps"]) == ("all images", 2 * 11)
 
 
 def test_accuracies_after_each_stage_are_those_of_a_set_that_ends_there(make_tasks, staged_blobs):
     results = run(make_tasks(ALONE))
-    rows = rows_from_results([replace(result, seconds=[0.0, 0.0]) for result in results], list("abc"), True)
+    rows = rows_from_results(results, list("abc"), True)
     assert [(row["stage"], row["images"], row["steps"]) for row in rows] == [(1, 3, 4), (2, 9, 8)]
     first = run(make_tasks(ALONE, synthetic=staged_blobs.union(1)))
     assert rows[0]["accuracies"] == [result.scores[-1].accuracy for result in first]
@@ -249,64 +217,17 @@ def test_training_on_the_set_helps(make_tasks):
     assert accuracies["distilled"] > 0.7 and accuracies["random real"] > 0.7
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"num_networks": 0},
-        {"epochs": 0},
-        {"full_data_epochs": -1},
-        {"protocols": ()},
-        {"protocols": ("all",)},
-        {"protocols": ("union", "union")},
-        {"baselines": ("nearest",)},
-        {"baselines": ("herding",), "full_data_epochs": 0},
-        {"augment": "colour"},
-        {"lr": -1.0},
-        {"batch_size": 0},
-        {"momentum": 2.0},
-        {"milestones": (0.5, 2.0)},
-        {"gamma": -0.1},
-        {"cutmix": 1.1},
-    ],
-)
-def test_settings_that_cannot_work_are_refused_at_once(bad):
-    with pytest.raises(ConfigError, match=r"unknown operation" if "augment" in bad else next(iter(bad))):
-        EvaluationSettings(**bad)
-
-
-def test_schedule_and_mixing_are_those_of_the_settings():
-    settings = EvaluationSettings(epochs=60, milestones=(2 / 3, 5 / 6), gamma=0.2, batch_size=64, cutmix=0.5)
-    expected = {"epochs": 60, "milestones": (2 / 3, 5 / 6), "gamma": 0.2, "batch_size": 64, "cutmix": 0.5}
-    assert expected.items() <= asdict(settings.training).items()
-
-
-def test_networks_train_on_decoded_images_and_the_stored_ones_are_counted(blobs, staged_blobs, factory):
+def test_networks_train_on_decoded_images_and_the_stored_ones_are_counted(make_tasks, blobs, staged_blobs):
     """Nine stored images are 36 to train on; random real images are nine."""
-    seen = []
-
-    class Watching(nn.Module):
-        def __init__(self, *shape):
-            super().__init__()
-            self.network = factory(*shape)
-
-        def forward(self, images):
-            seen.append(images.detach().clone())
-            return self.network(images)
-
     stored = replace(staged_blobs, decode_factor=2)
-    settings = EvaluationSettings(num_networks=1, epochs=1, protocols=("union",), batch_size=100)
-    device = torch.device("cpu")
-    subject = Subject(stored, blobs, blobs.pixels, Watching, DSA("none"), "val", 0, device)
-    results = run(evaluation_tasks(subject, settings))
+    settings = replace(SETTINGS, num_networks=1, epochs=1, protocols=("union",), batch_size=100, full_data_epochs=0)
+    Watched.seen.clear()
+    results = run(make_tasks(settings, synthetic=stored, factory=Watched, augment=DSA("none")))
     abouts = [result.about for result in results]
     assert [(about["row"], about["images"]) for about in abouts] == [("distilled", [9]), ("random real", [9])]
-    trained = [batch for batch in seen if len(batch) in (36, 9)]
-    assert [len(batch) for batch in trained] == [36, 36, 9, 9]  # 3 + 9 stored images: as many steps as two phases
-    decoded = stored.decoded(blobs.pixels).images.flatten(1)
-    assert (
-        float(torch.cdist(trained[0].flatten(1), decoded, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max())
-        < 1e-2
-    )
+    # 3 + 9 stored images: as many steps as two phases.
+    assert [len(batch) for batch in Watched.seen] == [36, 36, 9, 9]
+    assert image_set(Watched.seen[0]) == image_set(stored.decoded(blobs.pixels).images)
 
 
 @pytest.fixture
@@ -321,13 +242,13 @@ def experts(subject, tmp_path):
 
 def test_networks_begin_where_experts_began_if_asked_to_and_nowhere_near_otherwise(make_tasks, experts, monkeypatch):
     begins = []
-    train = evaluator_module.train_network
+    train = subject_module.train_network
 
     def watch(network, *rest):
         begins.append(flatten(dict(network.named_parameters())).detach().clone())
         return train(network, *rest)
 
-    monkeypatch.setattr(evaluator_module, "train_network", watch)
+    monkeypatch.setattr(subject_module, "train_network", watch)
     settings = replace(ALONE, protocols=("union",), expert_inits=True)
     results = run(make_tasks(settings, experts=experts.folder))
     assert [(result.about["row"], result.about["init"], result.number) for result in results] == [
@@ -353,38 +274,30 @@ def test_experts_that_are_missing_or_of_another_network_are_refused_before_anyth
 
 def test_augmentation_is_the_sets_own_unless_another_is_chosen(make_tasks):
     settings = replace(ALONE, num_networks=1)
-    tasks = [*make_tasks(settings), *make_tasks(replace(settings, augment="none"))]
-    assert [task.plan.augment.strategy for task in tasks] == ["color_crop", "none"]
-    own, none = run(tasks)
-    assert own.scores != none.scores or own.about != none.about
-    assert none.about["augment"] == "none"
+    own, none = run([*make_tasks(settings), *make_tasks(replace(settings, augment="none"))])
+    assert (own.about["augment"], none.about["augment"]) == ("color_crop", "none")
+    assert own.scores != none.scores
 
 
 def test_herding_is_computed_once_and_kept(make_tasks, tmp_path, monkeypatch):
     settings = replace(SETTINGS, num_networks=2, baselines=("herding",))
     trained = []
-    choose = evaluator_module.herding_choice
-    monkeypatch.setattr(evaluator_module, "herding_choice", lambda *rest: trained.append(1) or choose(*rest))
+    train = subject_module.train_network
+    monkeypatch.setattr(subject_module, "train_network", lambda *rest: (trained.append(1), train(*rest)))
     path = tmp_path / "results.jsonl"
-    first = run(make_tasks(settings, store=ResultStore(path))[2:4])
-    assert trained == [1]
-    lines = [line for line in path.read_text().splitlines() if "scores" not in line]
-    path.write_text("\n".join(lines))  # the choice alone
-    assert run(make_tasks(settings, store=ResultStore(path))[2:4]) == first
-    assert trained == [1]
+    first = run(make_tasks(settings)[2:4], ResultStore(path))
+    assert len(trained) == 1 + 2 * 2  # herding's network, and two of two phases
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "scores" not in line))
+    assert run(make_tasks(settings)[2:4], ResultStore(path)) == first
+    assert len(trained) == 1 + 2 * 2 + 2 * 2
 
 
 def test_finished_networks_are_not_trained_again(make_tasks, results, tmp_path, monkeypatch):
-    """Killed after four networks, and while the fifth was being written."""
     path = tmp_path / "results.jsonl"
-    run(make_tasks(store=ResultStore(path))[:5])
-    path.write_text(path.read_text()[:-20])
-    tasks = make_tasks(store=ResultStore(path))
-    assert [task.result is not None for task in tasks] == [True] * 4 + [False] * 5
-    assert (tasks[3].steps, tasks[4].steps) == (0, 8)
-    assert run(tasks) == results
-    monkeypatch.setattr(evaluator_module, "train_network", None)
-    assert run(make_tasks(store=ResultStore(path))) == results
+    run(make_tasks()[:5], ResultStore(path))
+    assert run(make_tasks(), ResultStore(path)) == results
+    monkeypatch.setattr(subject_module, "train_network", None)
+    assert run(make_tasks(), ResultStore(path)) == results
 
 
 @pytest.mark.parametrize(
@@ -405,33 +318,33 @@ def test_finished_networks_are_not_trained_again(make_tasks, results, tmp_path, 
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_depends_on_something_else_is_not_taken(changed, make_tasks, staged_blobs, tmp_path):
-    path = tmp_path / "results.jsonl"
-    run(make_tasks(ALONE, store=ResultStore(path)))
+def test_what_depends_on_something_else_is_not_taken(changed, make_tasks, staged_blobs):
+    store = ResultStore()
+    run(make_tasks(ALONE), store)
     if "synthetic" in changed:
         changed = {"synthetic": replace(staged_blobs, images=staged_blobs.images + 1e-4)}
-    assert all(task.result is None for task in make_tasks(**{"settings": ALONE, **changed}, store=ResultStore(path)))
+    tasks = make_tasks(**{"settings": ALONE, **changed})
+    assert [store.get(task.depends_on) for task in tasks] == [None] * 3
 
 
-def test_more_networks_are_added_to_those_that_are_there(make_tasks, tmp_path):
-    path = tmp_path / "results.jsonl"
-    run(make_tasks(ALONE, store=ResultStore(path)))
-    tasks = make_tasks(replace(SETTINGS, num_networks=4), store=ResultStore(path))
-    assert [task.result is not None for task in tasks[:4]] == [True] * 3 + [False]
+def test_more_networks_are_added_to_those_that_are_there(make_tasks):
+    store = ResultStore()
+    run(make_tasks(ALONE), store)
+    tasks = make_tasks(replace(SETTINGS, num_networks=4))
+    assert [store.get(task.depends_on) is not None for task in tasks[:4]] == [True] * 3 + [False]
 
 
 def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
     soft = torch.full((9, 3), 0.1).scatter_(1, staged_blobs.labels[:, None], 0.8)
     settings = replace(SETTINGS, num_networks=1, protocols=("progressive", "union"))
     tasks = ranking_tasks(replace(subject, synthetic=replace(staged_blobs, labels=soft)), settings)
-    extra = {(task.plan.row, task.plan.protocol, task.plan.augment.strategy) for task in tasks[5:]}
-    assert extra == {
+    abouts = [result.about for result in run(tasks)]
+    assert {(about["row"], about["protocol"], about["augment"]) for about in abouts[5:]} == {
         ("distilled, hard labels", "progressive", "color_crop"),
         ("distilled, no augmentation", "progressive", "none"),
         ("random real, no augmentation", "progressive", "none"),
     }
-    results = run_tasks(tasks, progress=False)
-    assert {result.about["row"]: result.about["labels"] for result in results} == {
+    assert {about["row"]: about["labels"] for about in abouts} == {
         "distilled": "soft",
         "random real": "hard",
         "full real": "hard",
@@ -440,10 +353,10 @@ def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
         "random real, no augmentation": "hard",
     }
     with pytest.raises(ConfigError, match="full_data_epochs"):
-        ranking_tasks(subject, ALONE)
+        evaluate(subject, ALONE, ranking=True)
     plain = replace(subject, augment=DSA("none"))
     with pytest.raises(ConfigError, match="with and without augmentation"):
-        ranking_tasks(plain, SETTINGS)
+        evaluate(plain, SETTINGS, ranking=True)
     assert ranking_tasks(plain, replace(SETTINGS, augment="crop"))
 
 

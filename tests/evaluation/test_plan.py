@@ -1,7 +1,11 @@
+from dataclasses import asdict
+
 import pytest
 
+from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import PROTOCOLS, protocol_phases, stage_steps
+from pdd_lightning.evaluation import EvaluationSettings, Subject
+from pdd_lightning.evaluation.plan import PROTOCOLS, plan_rows, protocol_phases, stage_steps
 from pdd_lightning.training import TrainingSettings
 
 TRAINING = TrainingSettings(epochs=6, lr=0.05, momentum=0.5, weight_decay=0.01, batch_size=4)
@@ -70,5 +74,51 @@ def test_all_else_is_as_given(protocol):
 
 
 def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ConfigError, match="'progresive' in protocols: choose from progressive, union, sequential"):
+    with pytest.raises(ConfigError, match=r"protocols must name some of progressive, union, sequential.*'progresive'"):
         phases("progresive", (2,))
+
+
+@pytest.mark.parametrize(
+    ("baselines", "epochs", "rows"),
+    [
+        (("random",), 0, ["distilled", "random real"]),
+        ((), 2, ["distilled", "full real"]),
+        ((), 0, ["distilled"]),
+        (("kmeans", "herding"), 2, ["distilled", "k-means centres", "herding", "full real"]),
+    ],
+)
+def test_rows_are_those_that_are_asked_for(blobs, staged_blobs, factory, baselines, epochs, rows):
+    subject = Subject(staged_blobs, blobs, blobs.pixels, factory, DSA("none"))
+    settings = EvaluationSettings(num_networks=1, full_data_epochs=epochs, baselines=baselines)
+    assert [row.row for row in plan_rows(subject, settings)] == rows
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"num_networks": 0},
+        {"epochs": 0},
+        {"full_data_epochs": -1},
+        {"protocols": ()},
+        {"protocols": ("all",)},
+        {"protocols": ("union", "union")},
+        {"baselines": ("nearest",)},
+        {"baselines": ("herding",), "full_data_epochs": 0},
+        {"augment": "colour"},
+        {"lr": -1.0},
+        {"batch_size": 0},
+        {"momentum": 2.0},
+        {"milestones": (0.5, 2.0)},
+        {"gamma": -0.1},
+        {"cutmix": 1.1},
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(bad):
+    with pytest.raises(ConfigError, match=r"unknown operation" if "augment" in bad else next(iter(bad))):
+        EvaluationSettings(**bad)
+
+
+def test_schedule_and_mixing_are_those_of_the_settings():
+    settings = EvaluationSettings(epochs=60, milestones=(2 / 3, 5 / 6), gamma=0.2, batch_size=64, cutmix=0.5)
+    expected = {"epochs": 60, "milestones": (2 / 3, 5 / 6), "gamma": 0.2, "batch_size": 64, "cutmix": 0.5}
+    assert expected.items() <= asdict(settings.training).items()

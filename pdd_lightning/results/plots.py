@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pdd_lightning.results.images import tiled
 from pdd_lightning.results.schema import FULL
-from pdd_lightning.results.tables import STATISTICS, PARTS, Row, cell_of, heading_of, spread_of
+from pdd_lightning.results.tables import PARTS, STATISTICS, Row, cell_of, heading_of, spread_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

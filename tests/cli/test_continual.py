@@ -45,5 +45,17 @@ def test_tasks_are_distilled_and_learned(
     said = capsys.readouterr().out
     assert "forgetting" in said and "another split" not in said
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "rows.networks.jsonl").read_text().splitlines()) == 7 + 2  # herding's choices, too
     main(["continual", *memories, "--data", DIGITS, "--data.seed", "1", *few, "--protocols", "[gdumb]"])
     assert capsys.readouterr().out.count("another split") == 2
+
+
+@pytest.mark.slow
+def test_rows_do_not_depend_on_the_number_of_processes(memories: list[str], tmp_path: Path) -> None:
+    few = ["--num_networks", "2", "--gdumb.epochs", "1", "--replay.epochs", "1", "--device", "cpu", "--part", "val"]
+    rows = []
+    for processes in ("1", "2"):
+        output = tmp_path / f"{processes}.json"
+        main(["continual", *memories, "--data", DIGITS, *few, "--output", str(output), "--processes", processes])
+        rows.append([{**row, "seconds": 0} for row in json.loads(output.read_text())["rows"]])
+    assert rows[0] == rows[1]

@@ -20,6 +20,7 @@ def test_it_prints_a_table_and_writes_rows_and_a_picture(
     assert [row["row"] for row in written["rows"]] == ["stage 1", "stage 2", "real, held out"]
     assert written["training"]["epochs"] == 1 and written["network"]["init_args"]["width"] == 4
     assert "stage 2" in capsys.readouterr().out
+    assert len((tmp_path / "d" / "rows.networks.jsonl").read_text().splitlines()) == 1
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pdd_lightning import DistilledDataset
+from pdd_lightning.cli import main
 from tests.cli.conftest import run_pdd
 
 pytestmark = pytest.mark.slow
@@ -101,3 +102,36 @@ def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
         ("test", "distilled"),
         ("test", "random real"),
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--epochs", 2, "--full_data_epochs", 1, "--baselines", "[random,herding]"],
+        ["describe", "--training.epochs", 1],
+    ],
+    ids=lambda words: words[0],
+)
+def test_networks_do_not_depend_on_the_number_of_processes(
+    words: list[object], run: Path, image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    verb, *options = words
+    options = [run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", image_folder, *options]
+    options += ["--num_networks", 3, "--device", "cpu"]
+    rows, tables = [], []
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.json"
+        main([str(word) for word in [verb, *options, "--output", output, "--processes", processes]])
+        rows.append([{**row, "seconds": 0} for row in json.loads(output.read_text())["rows"]])
+        tables.append(len(capfd.readouterr().out.splitlines()))
+    assert rows[0] == rows[1]
+    assert tables[0] == tables[1] > 3, "another process than the first has printed something"
+    kept = [(tmp_path / f"{processes}.networks.jsonl").read_text().splitlines() for processes in (1, 2)]
+    assert len(kept[0]) == len(kept[1]) == (10 + 3 if verb == "evaluate" else 3)
+
+
+def test_bad_input_is_refused_by_all_processes_in_one_message(image_folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", tmp_path / "none.safetensors", "--data", "ImageFolder", "--data.root", image_folder]
+    result = run_pdd(*words, "--device", "cpu", "--processes", 2)
+    assert result.returncode == 1
+    assert result.stdout.startswith("pdd: error: cannot read distilled set") and len(result.stdout.splitlines()) == 1

@@ -1,5 +1,6 @@
 """What the benchmarks share: timing, peak memory, and how results are written down."""
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import lightning
 import torch
@@ -18,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pdd_lightning import __version__
+from pdd_lightning.kernels import operators
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -68,11 +71,27 @@ class _Flops(TorchDispatchMode):
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation, and count what it does."""
-        result = func(*args, **(kwargs or {}))
+        """Run one operation, and count what it does: if it consists of others, what these do."""
+        kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
-        self.total += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        if formula is None:
+            with self:
+                if func.namespace == "pdd_lightning":
+                    return _by_plain_convolutions(operators.KERNELS[func.overloadpacket.__name__][0], args)
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        self.total += formula(*args, **kwargs, out_val=result) if formula else 0
         return result
+
+
+def _by_plain_convolutions(kernel: Callable[..., Any], args: Any) -> Any:
+    """What one of our own operators does, with torch's convolutions."""
+    with contextlib.ExitStack() as stack:
+        for choice in ("convolution.suits_winograd", "chain.suits_image_block"):
+            stack.enter_context(mock.patch(f"pdd_lightning.kernels.{choice}", return_value=False))
+        return kernel(*args)
 
 
 def peak_bytes(device: str) -> int:

@@ -17,7 +17,7 @@ from pdd_lightning.networks import unflatten
 
 def torch_alone() -> AbstractContextManager[object]:
     """Have networks computed by torch's own operations, one after another."""
-    return mock.patch("pdd_lightning.networks.blocks.can_fuse", return_value=False)
+    return mock.patch("pdd_lightning.kernels.usable", return_value=False)
 
 
 def gradient(network: nn.Module, images: Tensor, label: Tensor | int, create_graph: bool = False) -> tuple[Tensor, ...]:
@@ -87,7 +87,7 @@ def trajectory_loss(stage: Any, batch: Any) -> Tensor:
     labels = torch.cat([stage.data.union.labels, stage.labels])
     for chosen, draw in zip(batch.indices, batch.draws, strict=True):
         logits = functional_call(student, unflatten(theta, like), (stage.augment(images[chosen], draw),))
-        (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels[chosen]), theta, create_graph=True)
-        theta = theta - lr * slope
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels[chosen]), theta, create_graph=True)
+        theta = theta - lr * gradient
     start, target = batch.start, batch.target
     return (theta - target).square().sum() / (start - target).square().sum()

@@ -23,7 +23,7 @@ class OffersLossGradient(Protocol):
     ) -> tuple[Tensor, ...] | None:
         """Return the gradient of the cross-entropy by every parameter, or None where that is left to autograd.
 
-        It can be differentiated once, in all that it is given.
+        Where gradients are enabled it can be differentiated once, in all that it is given; else it is a constant.
 
         Args:
             params: All parameters, in the place of the network's own.

@@ -12,8 +12,8 @@ from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.evaluation.engine import OnSteps, Task
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
+from pdd_lightning.evaluation.tasks import OnSteps, Task
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
 from pdd_lightning.training import TrainingSettings

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_set
-from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
 from pdd_lightning.evaluation.plan import check_choices
 from pdd_lightning.evaluation.subject import train_counting
+from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for

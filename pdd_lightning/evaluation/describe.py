@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import hard_labels
-from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
+from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.images import (
     centroid_silhouette,
     colourfulness,
@@ -25,7 +25,7 @@ from pdd_lightning.metrics.images import (
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.results.images import ranks
-from pdd_lightning.results.tables import NUMBERS
+from pdd_lightning.results.tables import STATISTICS
 from pdd_lightning.training import TrainingSettings
 
 REAL = "real, held out"
@@ -80,7 +80,7 @@ def describe_stages(
 ) -> list[dict[str, Any]]:
     """One row of statistics per stage, and one for real images that no network was trained on (the validation part).
 
-    Each of `NUMBERS` is a mean over the images of the row, with the standard deviation over images as `<name>_std`:
+    Each of `STATISTICS` is a mean over the images of the row, with the standard deviation over images as `<name>_std`:
 
     - of the pixels, clipped to [0, 1]: `colourfulness`, the shares `low`, `middle` and `high` of the spectrum's power
       in three bands, and `variation`, the total variation, see `pdd_lightning.metrics.images`;
@@ -176,7 +176,7 @@ def _means(networks: Sequence[dict[str, list[float]]]) -> dict[str, Tensor]:
 
 def _row(group: Group, columns: dict[str, Tensor]) -> dict[str, Any]:
     row: dict[str, Any] = {"row": group.row, "stage": group.stage, "images": len(group.labels)}
-    for name in NUMBERS:
+    for name in STATISTICS:
         values = columns[name].double()
         row[name] = float(values.mean())
         row[f"{name}_std"] = float(values.std()) if len(values) > 1 else 0.0

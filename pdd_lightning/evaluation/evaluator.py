@@ -21,9 +21,9 @@ from pdd_lightning.evaluation.baselines import (
     kmeans_set,
     random_set,
 )
-from pdd_lightning.evaluation.engine import OnSteps, Task, run_tasks
 from pdd_lightning.evaluation.plan import EvaluationSettings, Phase, PlannedRow, plan_rows
 from pdd_lightning.evaluation.subject import Subject, train_counting
+from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.metrics import augmentation_robust_score, label_robust_score
 from pdd_lightning.networks.parameters import load_flat

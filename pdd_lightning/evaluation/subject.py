@@ -20,7 +20,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.evaluation.engine import OnSteps
+from pdd_lightning.evaluation.tasks import OnSteps
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.networks.features import Outputs, features_and_logits
 from pdd_lightning.networks.spec import factory_from_spec

@@ -1,9 +1,9 @@
 """The passes of a block of convolution, instance norm, ReLU and 2x2 average pooling over some images on a CPU.
 
-There are a forward, a backward and a double backward pass, the last in two halves; `pdd_lightning.kernels.chain` has how
-those of several blocks follow each other. `MapBlock` holds the convolution's map in memory. `ImageBlock` is for images
-of few channels: the first block of a ConvNet has the largest map, and little to compute for each of its numbers. In
-memory, it is written and read again by every pass; here it stays in the processor's cache, and is computed again in
+There are a forward, a backward and a double backward pass, the last in two halves; `pdd_lightning.kernels.chain` has
+how those of several blocks follow each other. `MapBlock` holds the convolution's map in memory. `ImageBlock` is for
+images of few channels: the first block of a ConvNet has the largest map, and little to compute for each of its numbers.
+In memory, it is written and read again by every pass; here it stays in the processor's cache, and is computed again in
 each pass, image by image.
 
 With y the map, M its area, mu and r its mean and the inverse of its standard deviation (per image and channel):

@@ -80,7 +80,7 @@ class Chain:
             gradient: Gradient of the features `[N, F]`.
             wanted: Derivatives by images and kernels; the others are empty.
         """
-        of_x, of_params = self._of_last(gradient), []
+        of_x, of_params = self._of_last(gradient), list[Tensor]()
         for number, block in reversed(list(enumerate(self._blocks))):
             of_x, *rest = block.backward(of_x, self._wanted(number, wanted))
             of_params[:0] = self._with_bias(number, rest)
@@ -97,7 +97,7 @@ class Chain:
 
     def double_backward_inputs(self, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
         """Return the derivatives of images and parameters, with those that follow from a gradient of the features."""
-        tp, of_params = self._of_last(gradient), []
+        tp, of_params = self._of_last(gradient), list[Tensor]()
         for number, block in reversed(list(enumerate(self._blocks))):
             tp, *rest = block.double_backward_inputs(tp, self._wanted(number, wanted))
             of_params[:0] = self._with_bias(number, rest)

@@ -1,8 +1,8 @@
 """Convolutions of stride 1 on a CPU, and their gradients: each a product of its own, without a history.
 
 Those of 3x3 are computed with a quarter of the multiplications by Winograd's algorithm F(4x4, 3x3) where that is
-faster; others by torch. A tile of 4x4 numbers of the result depends on 6x6 numbers d of the map. With w the kernel and g the
-gradient of the tile, and sums over input channels, output channels, or tiles where there are several:
+faster; others by torch. A tile of 4x4 numbers of the result depends on 6x6 numbers d of the map. With w the kernel and
+g the gradient of the tile, and sums over input channels, output channels, or tiles where there are several:
 
     result = A^T [(G w G^T) * (B^T d B)] A
     gradient of the kernel = G^T [(B^T d B) * (A g A^T)] G

@@ -98,9 +98,8 @@ def loss_gradient(geometry: Geometry, images: Tensor, targets: Tensor, params: S
     operator, parts = _operator("loss_gradient", len(geometry.eps)), in_parts(geometry, images, params[0])
     # Of the mean over the part's images each part gives what is its share in the mean over all.
     shares = [some * (len(some) / len(images)) for some in targets.tensor_split(len(parts))]
-    gradients = [
-        operator(*geometry, part, share, *params)[: len(params)] for part, share in zip(parts, shares, strict=True)
-    ]
+    given = zip(parts, shares, strict=True)
+    gradients = [operator(*geometry, part, share, *params)[: len(params)] for part, share in given]
     return tuple(sum(rest, first) for first, *rest in zip(*gradients, strict=True))
 
 
@@ -113,7 +112,8 @@ def in_parts(geometry: Geometry, images: Tensor, weight: Tensor) -> _Tensors:
         weight: Kernel of the first convolution, whose map is the largest.
     """
     of_image = images.shape[2] * images.shape[3] * len(weight) * images.dtype.itemsize
-    if suits_image_block(images, weight, geometry.padding[:2]):  # it is in memory only after pooling
+    rows, columns = geometry.padding[:2]
+    if suits_image_block(images, weight, (rows, columns)):  # it is in memory only after pooling
         of_image //= 4
     largest = max(1, _BYTES // max(1, of_image))
     return images.tensor_split(max(1, -(-len(images) // largest)))
@@ -198,8 +198,8 @@ def _plain_features(padding: list[int], eps: list[float], images: Tensor, *param
 
 def _refuse(*_: object) -> _Tensors:
     raise KernelError(
-        "a ConvNet on a CPU can be differentiated twice (its gradient once), by one vector at a time, and its gradient"
-        " not by `torch.func`: for more set the environment variable PDD_KERNELS=off, and torch's own operations take over"
+        "a ConvNet on a CPU can be differentiated twice, its loss gradient once, and not by `torch.func`: for more set"
+        " the environment variable PDD_KERNELS=off, and torch's own operations take over"
     )
 
 
@@ -210,11 +210,11 @@ def _differentiate_features(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tenso
 
 
 def _differentiate_features_backward(ctx: Any, v_images: Tensor | None, *v: Tensor | None) -> tuple[Any, ...]:
-    depth, saved = ctx.depth, ctx.saved_tensors
-    wanted = [ctx.needs_input_grad[4], any(ctx.needs_input_grad[5 : 5 + EACH * depth])]
-    vectors = _or_zeros(v[: EACH * depth], saved[2:])
-    operator = _operator("features_double_backward", ctx.depth)
-    return None, None, None, *operator(*ctx.geometry, wanted, v_images, *vectors, *saved), *(None,) * _saved(depth)
+    params, saved = EACH * ctx.depth, ctx.saved_tensors
+    wanted = [ctx.needs_input_grad[4], any(ctx.needs_input_grad[5 : 5 + params])]
+    vectors, operator = _or_zeros(v[:params], saved[2:]), _operator("features_double_backward", ctx.depth)
+    derivatives = operator(*ctx.geometry, wanted, v_images, *vectors, *saved)
+    return None, None, None, *derivatives, *(None,) * _saved(ctx.depth)
 
 
 def _differentiate_loss_gradient(ctx: Any, *v: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -257,7 +257,7 @@ def _schema(name: str, depth: int) -> _Schema:
     return schemas[name]
 
 
-_KERNELS: dict[str, tuple[Callable[..., _Tensors], ...]] = {
+KERNELS: dict[str, tuple[Callable[..., _Tensors], Callable[..., _Tensors], Callable[..., tuple[Any, ...]]]] = {
     "features": (_features, _plain_features, _differentiate_features),
     "features_backward": (_features_backward, _refuse, _differentiate_features_backward),
     "features_double_backward": (_features_double_backward, _refuse, _refuse),
@@ -271,7 +271,11 @@ _KERNELS: dict[str, tuple[Callable[..., _Tensors], ...]] = {
 def _operator(name: str, depth: int) -> Callable[..., _Tensors]:
     """Make an operator for a number of blocks known to torch, and return it."""
     schema, overload = _schema(name, depth), f"{name}.depth{depth}"
-    kernel, under_func, differentiate = _KERNELS[name]
+    kernel, under_func, differentiate = KERNELS[name]
+
+    def exact(*arguments: Any) -> _Tensors:
+        with torch.autocast("cpu", enabled=False):
+            return kernel(*arguments)
 
     def fake(*arguments: Any) -> _Tensors:
         with shapes_only():
@@ -281,15 +285,16 @@ def _operator(name: str, depth: int) -> Callable[..., _Tensors]:
         ctx.depth, ctx.geometry = depth, inputs[:2]
         ctx.set_materialize_grads(False)
         if schema.kept:
-            ctx.save_for_backward(*inputs[schema.kept[0] :], *output[schema.kept[1] :])
+            kept = output[schema.kept[1] :]
+            ctx.mark_non_differentiable(*kept)
+            ctx.save_for_backward(*inputs[schema.kept[0] :], *kept)
 
     tensors = "".join(f", Tensor t{number}" for number in range(schema.tensors))
     results = ", ".join(["Tensor"] * schema.results)
     _LIBRARY.define(f"{overload}(int[] padding, float[] eps{schema.more}{tensors}) -> ({results})")
-    _LIBRARY.impl(overload, kernel, "CPU")
+    _LIBRARY.impl(overload, exact, "CPU")
     _LIBRARY.impl(overload, under_func, _FUNC)
     torch.library.register_fake(f"{_NAME}::{overload}", fake, lib=_LIBRARY)
     torch.library.register_autograd(f"{_NAME}::{overload}", differentiate, setup_context=save, lib=_LIBRARY)
-    torch.library.register_autocast(f"{_NAME}::{overload}", "cpu", torch.float32, lib=_LIBRARY)
     operator: Callable[..., _Tensors] = getattr(getattr(torch.ops, _NAME), name).__getattr__(f"depth{depth}")
     return operator

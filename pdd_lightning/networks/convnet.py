@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,15 +93,16 @@ class ConvNet(nn.Module):
         Raises:
             KernelError: The parameters' shapes do not fit each other.
         """
-        values, geometry = tuple(params.values()), _geometry(self.features)
+        values, blocks = tuple(params.values()), _known_blocks(self.features)
         own = (type(self), type(self.classifier)) == (ConvNet, nn.Linear) and not any(map(_hooked, self.modules()))
-        named = list(params) == [name for name, _ in self.named_parameters()]
-        if geometry is None or not own or not named or not kernels.usable(images, values):
+        named = list(params) == [name for name, _ in self.named_parameters()] and len(params) == 4 * len(blocks) + 2
+        if not blocks or not own or not named or not kernels.usable(images, values):
             return None
-        targets = labels if labels.is_floating_point() else F.one_hot(labels, len(values[-1])).to(values[-1].dtype)
+        targets = labels if labels.is_floating_point() else F.one_hot(labels, len(values[-1]))
+        targets = targets.to(images.dtype)
         if weights is not None:
             targets = targets * weights.unsqueeze(1) * len(images)
-        return kernels.loss_gradient(geometry, images, targets, values)
+        return kernels.loss_gradient(_geometry(blocks), images, targets, values)
 
 
 class Blocks(nn.Sequential):
@@ -112,38 +114,44 @@ class Blocks(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of images `[N, C, H, W]`."""
-        geometry, params = _geometry(self), tuple(self.parameters())
-        if geometry is None or not kernels.usable(images, params):
+        blocks = _known_blocks(self)
+        params = [
+            one for conv, norm in blocks for one in (conv.weight, cast(Tensor, conv.bias), norm.weight, norm.bias)
+        ]
+        if not blocks or not kernels.usable(images, params):
             features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
             return features
-        return kernels.features(geometry, images, params)
+        return kernels.features(_geometry(blocks), images, params)
 
 
-def _geometry(features: nn.Module) -> kernels.Geometry | None:
-    """What of a network's blocks is no parameter; None if it is something else, or must run module by module."""
+def _geometry(blocks: list[tuple[nn.Conv2d, nn.GroupNorm]]) -> kernels.Geometry:
+    padding = (int(size) for conv, _ in blocks for size in conv.padding)
+    return kernels.Geometry(tuple(padding), tuple(norm.eps for _, norm in blocks))
+
+
+def _known_blocks(features: nn.Module) -> list[tuple[nn.Conv2d, nn.GroupNorm]]:
+    """The modules with parameters of each block; none if it is something else, or must run module by module."""
     *modules, last = features.children()
     flattened = type(last) is nn.Flatten and (last.start_dim, last.end_dim) == (1, -1)
     if type(features) is not Blocks or not flattened or any(map(_hooked, features.children())):
-        return None
-    groups = [modules[first : first + 4] for first in range(0, len(modules), 4)]
-    if not groups or not all(map(_is_block, groups)):
-        return None
-    padding = (size for conv, *_ in groups for size in conv.padding)  # type: ignore[union-attr]
-    return kernels.Geometry(tuple(padding), tuple(norm.eps for _, norm, *_ in groups))  # type: ignore[misc]
+        return []
+    blocks = [_as_block(*modules[first : first + 4]) for first in range(0, len(modules), 4)]
+    return [block for block in blocks if block] if all(blocks) else []
 
 
-def _is_block(modules: list[nn.Module]) -> bool:
-    """Whether these are a convolution of stride 1, an instance norm, a ReLU and a pooling by halves."""
+def _as_block(*modules: nn.Module) -> tuple[nn.Conv2d, nn.GroupNorm] | None:
+    """The first two, if these are a convolution of stride 1, an instance norm, a ReLU and a pooling by halves."""
     # Their own classes: a subclass, or a parametrised module, may compute something else.
     if [type(module) for module in modules] != [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d]:
-        return False
+        return None
     conv, norm, _, pool = modules
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.GroupNorm) and isinstance(pool, nn.AvgPool2d)
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
     known = plain and conv.bias is not None and not isinstance(conv.padding, str)
     each = norm.num_groups == norm.num_channels == conv.out_channels and norm.affine
     halves = (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
-    return known and each and halves and not pool.ceil_mode and pool.divisor_override is None
+    halves = halves and not pool.ceil_mode and pool.divisor_override is None
+    return (conv, norm) if known and each and halves else None
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pdd_lightning.results.images import tiled
 from pdd_lightning.results.schema import FULL
-from pdd_lightning.results.tables import NUMBERS, PARTS, Row, cell_of, heading_of, spread_of
+from pdd_lightning.results.tables import PARTS, STATISTICS, Row, cell_of, heading_of, spread_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def draw_stages(figure: Figure, rows: Sequence[Row], examples: Mapping[str, Tens
         axes.spines[:].set_visible(False)
         axes.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center")
     # Right or wrong: of single images the spread would say nothing more.
-    _draw_numbers(right, [{**row, "accuracy_std": None} for row in rows], "images")
+    _draw_statistics(right, [{**row, "accuracy_std": None} for row in rows], "images")
 
 
 def draw_methods(figure: Figure, rows: Sequence[Row]) -> None:
@@ -123,7 +123,7 @@ def draw_methods(figure: Figure, rows: Sequence[Row]) -> None:
         rows: Rows of `pdd_lightning.evaluation.describe.describe_stages`, over seeds, with a column `method`.
     """
     figure.set_size_inches(12, 8)
-    _draw_numbers(figure, rows, "distillation seeds")
+    _draw_statistics(figure, rows, "distillation seeds")
 
 
 def _accuracy_axes(figure: Figure | SubFigure, rows: Sequence[Row]) -> Axes:
@@ -170,17 +170,17 @@ def _draw_line(
         )
 
 
-def _draw_numbers(figure: Figure | SubFigure, rows: Sequence[Row], spread: str) -> None:
+def _draw_statistics(figure: Figure | SubFigure, rows: Sequence[Row], spread: str) -> None:
     """A panel for each number, but for colour where there is none; `spread` is what bars are deviations over."""
     figure.supxlabel(f"bars: standard deviation over {spread}; dashed: mean of held-out real images", fontsize=9)
-    names = [name for name in NUMBERS if name != "colourfulness" or any(row[name] > 0.01 for row in rows)]
+    names = [name for name in STATISTICS if name != "colourfulness" or any(row[name] > 0.01 for row in rows)]
     methods = list(dict.fromkeys(row.get("method") for row in rows))
     for axes, name in zip(figure.subplots(3, 3).flat, names, strict=False):
         for number, method in enumerate(methods):
             aside = 0.06 * (number - (len(methods) - 1) / 2)
             line = [row for row in rows if row.get("method") == method]
             _draw_line(axes, line, "stage", name, str(method), number, place=partial(operator.add, aside))
-        axes.set_title(NUMBERS[name], fontsize=10)
+        axes.set_title(STATISTICS[name], fontsize=10)
         axes.set_xticks(sorted({row["stage"] for row in rows if row["stage"] is not None}))
         axes.set_xlabel("stage")
         _lighten(axes)

@@ -26,7 +26,7 @@ ACCURACIES = ("mean", "std", "seed_std", "forgetting", "val_accuracy")
 SPREADS = {"mean": "std", "val_accuracy": "val_std"}
 """Columns with the standard deviation of another one; by default it is `<name>_std`."""
 PARTS = {"val": "validation part", "test": "test part"}
-NUMBERS = {
+STATISTICS = {
     "colourfulness": "Colourfulness",
     "low": "Power at low frequencies",
     "middle": "Power at middle frequencies",
@@ -37,7 +37,7 @@ NUMBERS = {
     "silhouette": "Silhouette of features",
     "nearest_real": "Distance to nearest real image",
 }
-"""The numbers that describe the images of a stage, and what plots call them."""
+"""The statistics that describe the images of a stage, and what plots call them."""
 HEADINGS = {
     "row": "training images",
     "budget": "iterations",
@@ -178,7 +178,7 @@ def stage_line(report: StageReport, num_stages: int) -> str:
 
 def description_table(rows: Sequence[Row]) -> Table:
     """Means over images, of rows of `pdd_lightning.evaluation.describe.describe_stages`."""
-    return whole_table([{name: row[name] for name in ("row", "images", *NUMBERS)} for row in rows])
+    return whole_table([{name: row[name] for name in ("row", "images", *STATISTICS)} for row in rows])
 
 
 def continual_table(rows: Sequence[Row]) -> Table:

@@ -17,7 +17,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
 from pdd_lightning.results.schema import DISTILLED, FULL, RunSummary, read_stored
-from pdd_lightning.results.tables import AFTER, NUMBERS, PARTS, mean_and_spread, over_seeds
+from pdd_lightning.results.tables import AFTER, PARTS, STATISTICS, mean_and_spread, over_seeds
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import dotted, overridden, read_yaml
@@ -244,7 +244,7 @@ class StageStatistics(Study):
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """Mean of each number over seeds, and the spread."""
         row = {**run.labels, **{name: same[0][name] for name in ("row", "stage", "images")}, "seeds": len(same)}
-        for name in NUMBERS:
+        for name in STATISTICS:
             row[name], row[f"{name}_std"] = mean_and_spread([one[name] for one in same])
         return row
 

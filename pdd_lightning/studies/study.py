@@ -14,7 +14,7 @@ from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import figure_png
-from pdd_lightning.results.schema import Stored, StudyResult, read_stored, write_stored
+from pdd_lightning.results.schema import Stored, StudyResult, StudyStep, read_stored, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
@@ -154,7 +154,7 @@ class Study(Part, ABC):
             notes=remarks,
             package_version=__version__,
             rows=rows,
-            steps=[{"name": step.name, "command": step.command, "seconds": seconds[step.name]} for step in steps],
+            steps=[StudyStep(name=step.name, command=step.command, seconds=seconds[step.name]) for step in steps],
         )
         atomic_write_bytes(folder / "table.csv", csv_table(rows).encode())
         atomic_write_bytes(folder / "table.md", table.encode())

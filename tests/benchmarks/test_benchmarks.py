@@ -83,12 +83,12 @@ def test_disagreement_stops_the_benchmark(monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ours_does_the_work_of_the_floor_and_plain_loops_do_more(method):
-    """The first convolution needs no gradient by constant images, so that there is a little less to do."""
+    """The first convolution needs no gradient by constant images, but is computed again in the backward pass."""
     iteration = Iteration(Case(method, 3, **{**TINY, "width": 32}))
     floor = iteration.floor_passes * iteration.pass_flops
     iteration("ours")  # the first one also chooses the form of the inner loop
     ours, plain = (flops(lambda form=form: iteration(form)) / floor for form in ("ours", "plain"))
-    assert 0.8 < ours < 1.01
+    assert 0.8 < ours < 1.04
     assert plain > 1.09 * ours or (method == "MTT" and plain == pytest.approx(ours, rel=0.05))
 
 

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.figure import Figure
-from pdd_lightning.evaluation.memory import joined, tasks_of
 
-from pdd_lightning.augment import DSA
 from pdd_lightning.data import ImageSplit, RealDataModule
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.pixels import Standardized
@@ -16,8 +14,12 @@ from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.evaluation import continual
+from pdd_lightning.evaluation import subject as subject_module
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, summary
+from pdd_lightning.evaluation.learning_tasks import joined, stored_tasks
+from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.plots import draw_continual
+from pdd_lightning.results.store import ResultStore
 from pdd_lightning.results.tables import continual_table
 from pdd_lightning.training import TrainingSettings
 
@@ -28,6 +30,7 @@ SETTINGS = ContinualSettings(
     gdumb=TrainingSettings(epochs=50, lr=0.05),
     replay=TrainingSettings(epochs=8, lr=0.05, batch_size=16),
 )
+SHORT = replace(SETTINGS, num_networks=1, gdumb=TrainingSettings(epochs=1), replay=TrainingSettings(epochs=1))
 
 
 class Sides(RealDataModule):
@@ -59,7 +62,7 @@ def sides():
 
 
 @pytest.fixture
-def save(sides, tmp_path):
+def save(sides, factory, tmp_path):
     """Saves a set of two stages of one real image per class of a task."""
 
     def write(classes, rates=(0.05, None), soft=False, stages=2, name=None):
@@ -72,22 +75,19 @@ def save(sides, tmp_path):
             kept = torch.nn.functional.one_hot(labels).float() if soft else labels
             synthetic = synthetic.append(part.pixels.encode(to_unit(part.train.images[chosen])), kept, rates[stage])
         path = tmp_path / f"{name or '-'.join(classes)}.safetensors"
-        return save_distilled(path, synthetic, part.pixels, classes, {})
+        about = {"network": network_spec(factory), "settings": {"augment": "none"}}
+        return save_distilled(path, synthetic, part.pixels, classes, about)
 
     return write
 
 
-def read(paths, real):
-    return tasks_of(paths, [DistilledDataset(path, stored=True) for path in paths], real)
-
-
 @pytest.fixture
 def tasks(save, sides):
-    return read([save(["east", "north"]), save(["south", "west"])], sides)
+    return stored_tasks([save(["east", "north"]), save(["south", "west"])], sides)
 
 
-def learn(tasks, factory, settings=SETTINGS, **options):
-    return learn_tasks(tasks, factory, settings, DSA("none"), **options)
+def learn(tasks, settings=SETTINGS, **changes):
+    return learn_tasks([replace(task, **changes) for task in tasks], settings, progress=False)
 
 
 def without_time(rows):
@@ -95,44 +95,44 @@ def without_time(rows):
 
 
 def test_each_set_makes_a_task_of_its_classes(tasks):
-    assert [(task.real.class_names, task.first) for task in tasks.tasks] == [
+    assert [(task.real.class_names, task.first) for task in tasks] == [
         (["east", "north"], 0),
         (["south", "west"], 2),
     ]
-    assert tasks.num_classes == 4
+    assert tasks[-1].seen == 4
 
 
 def test_all_memories_come_into_the_space_of_the_first_task(tasks, save):
     second = DistilledDataset(save(["south", "west"]), stored=True)
-    first = tasks.tasks[0].real.pixels
-    assert isinstance(first, Standardized) and torch.equal(tasks.pixels.mean, first.mean)
-    images = tasks.pixels.decode(tasks.tasks[1].distilled.images)
+    first = tasks[0].real.pixels
+    assert isinstance(first, Standardized) and all(torch.equal(task.pixels.mean, first.mean) for task in tasks)
+    images = tasks[0].pixels.decode(tasks[1].synthetic.images)
     torch.testing.assert_close(images, second.pixels.decode(second.images))
-    assert not torch.allclose(tasks.tasks[1].distilled.images, second.images)
+    assert not torch.allclose(tasks[1].synthetic.images, second.images)
 
 
 def test_memories_are_joined_stage_by_stage_with_labels_among_all_classes(save, sides):
-    tasks = read([save(["east", "north"], (0.01, 0.02)), save(["south", "west"], (0.04, None))], sides)
-    memory = joined([task.distilled for task in tasks.tasks], tasks)
+    tasks = stored_tasks([save(["east", "north"], (0.01, 0.02)), save(["south", "west"], (0.04, None))], sides)
+    memory = joined([task.synthetic for task in tasks], tasks)
     assert memory.labels.tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
     assert memory.stages.tolist() == [1, 1, 2, 2, 1, 1, 2, 2]
     assert memory.learning_rates == pytest.approx((0.02, 0.02))
-    assert torch.equal(joined([tasks.tasks[0].distilled], tasks).images, tasks.tasks[0].distilled.images)
+    assert torch.equal(joined([tasks[0].synthetic], tasks).images, tasks[0].synthetic.images)
 
 
 def test_soft_labels_are_probabilities_of_all_classes(save, sides):
-    tasks = read([save(["east", "north"]), save(["south", "west"], soft=True)], sides)
-    memory = joined([task.distilled for task in tasks.tasks], tasks)
+    tasks = stored_tasks([save(["east", "north"]), save(["south", "west"], soft=True)], sides)
+    memory = joined([task.synthetic for task in tasks], tasks)
     assert torch.equal(memory.labels, torch.eye(4)[[0, 1, 0, 1, 2, 3, 2, 3]])
 
 
 def test_images_that_stand_for_several_are_joined_decoded(tasks):
-    kept = [replace(task.distilled, decode_factor=2) for task in tasks.tasks]
+    kept = [replace(task.synthetic, decode_factor=2) for task in tasks]
     assert len(joined(kept, tasks)) == 4 * sum(map(len, kept))
 
 
-def test_memory_prevents_forgetting(tasks, factory):
-    rows = {(row["protocol"], row["row"]): row for row in learn(tasks, factory)}
+def test_memory_prevents_forgetting(tasks):
+    rows = {(row["protocol"], row["row"]): row for row in learn(tasks)}
     assert list(rows) == [
         ("gdumb", "distilled"),
         ("gdumb", "random"),
@@ -148,72 +148,88 @@ def test_memory_prevents_forgetting(tasks, factory):
     assert all(row["images"] == 8 and row["mean"] > 0.75 and row["forgetting"] < 0.4 for row in rows.values())
 
 
-def test_nothing_of_a_task_is_used_before_its_turn(save, sides, factory):
+def test_nothing_of_a_task_is_used_before_its_turn(save, sides):
     """Another second task leaves the accuracies after the first as they were."""
     short = replace(SETTINGS, gdumb=TrainingSettings(epochs=8), replay=TrainingSettings(epochs=1))
     first = save(["east", "north"])
-    tables = [read([first, save(second)], sides) for second in (["south", "west"], ["west", "south"])]
-    pairs = list(zip(*(learn(tasks, factory, short) for tasks in tables), strict=True))
+    tables = [stored_tasks([first, save(second)], sides) for second in (["south", "west"], ["west", "south"])]
+    pairs = list(zip(*(learn(tasks, short) for tasks in tables), strict=True))
     assert all(one["accuracy_matrix"][0] == other["accuracy_matrix"][0] for one, other in pairs)
     assert any(one["accuracy_matrix"][1] != other["accuracy_matrix"][1] for one, other in pairs)
 
 
-def test_the_seed_decides(tasks, factory):
-    few = replace(SETTINGS, num_networks=1, memories=("random",), replay=TrainingSettings(epochs=1))
-    few = replace(few, gdumb=TrainingSettings(epochs=1))
-    rows = [without_time(learn(tasks, factory, few, seed=seed)) for seed in (0, 0, 1)]
+def test_the_seed_decides(tasks):
+    rows = [without_time(learn(tasks, replace(SHORT, memories=("random",)), seed=seed)) for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_half_of_what_is_replayed_is_memory(tasks, factory, monkeypatch):
+def test_learning_that_was_interrupted_is_continued(tasks, tmp_path, monkeypatch):
+    """Networks of memories: 2 of herding, and one for each of 7 rows, each trained for 2 tasks (of 2 stages)."""
+    trained = []
+    train = subject_module.train_network
+
+    def interrupted(*rest):
+        if len(trained) == 7:
+            raise KeyboardInterrupt
+        trained.append(train(*rest))
+
+    straight = learn(tasks, SHORT)
+    path = tmp_path / "rows.networks.jsonl"
+    monkeypatch.setattr(subject_module, "train_network", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tasks, SHORT, store=ResultStore(path))
+    assert len(path.read_text().splitlines()) == 3  # 2 + 4 trainings, and one of the next 4
+    monkeypatch.setattr(subject_module, "train_network", lambda *rest: trained.append(train(*rest)))
+    assert without_time(learn(tasks, SHORT, store=ResultStore(path))) == without_time(straight)
+    assert len(trained) == 7 + 2 * 4 + 4 * 2
+    learn(tasks, replace(SHORT, gdumb=TrainingSettings(epochs=2)), store=ResultStore(path))
+    assert len(trained) == 23 + 3 * 4  # "replay" and herding's choice do not depend on it
+
+
+def test_half_of_what_is_replayed_is_memory(tasks, monkeypatch):
     seen = []
-
-    def watch(network, images, labels, training, augment, generator):
-        seen.append(labels)
-
-    monkeypatch.setattr(continual, "train_network", watch)
-    learn(tasks, factory, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
+    monkeypatch.setattr(subject_module, "train_network", lambda _, images, labels, *rest: seen.append(labels))
+    learn(tasks, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
     first, second = seen
-    current = len(tasks.tasks[0].real.train)
+    current = len(tasks[0].real.train)
     assert len(first) == current and set(first.tolist()) == {0, 1}
     assert set(second[:current].tolist()) == {2, 3} and set(second[current:].tolist()) == {0, 1}
-    assert abs(len(second) - 2 * current) <= len(tasks.tasks[0].distilled) / 2
+    assert abs(len(second) - 2 * current) <= len(tasks[0].synthetic) / 2
 
 
-def test_memories_of_real_images_are_of_the_task_alone(tasks, factory):
-    settings = replace(SETTINGS, replay=TrainingSettings(epochs=1))
-    learner = continual._Learner(tasks, factory, settings, DSA("none"), "val", 0, torch.device("cpu"))
-    random, other = (learner._kept("random", number) for number in (0, 1))
-    herded = learner._kept("herding", 0)
-    assert not torch.equal(random[0].images, other[0].images)
-    assert torch.equal(herded[0].images, learner._kept("herding", 1)[0].images)
-    for task, memory in [*zip(tasks.tasks, random, strict=True), *zip(tasks.tasks, herded, strict=True)]:
-        own = tasks.pixels.encode(to_unit(task.real.train.images))
-        places = [int((own == image).all((1, 2, 3)).nonzero()) for image in memory.images]
-        assert len(set(places)) == len(memory) == len(task.distilled)
-        assert torch.equal(task.real.train.labels[places], memory.labels)
+@pytest.mark.parametrize("memory", ["random", "herding"])
+def test_memories_of_real_images_are_of_the_task_alone(tasks, memory, monkeypatch):
+    seen = []
+    monkeypatch.setattr(continual, "joined", lambda kept, tasks: seen.append(kept) or joined(kept, tasks))
+    learn(tasks, replace(SHORT, memories=(memory,), protocols=("gdumb",), num_networks=2))
+    _, one, _, other = seen  # of two networks, after the first and after the second task
+    assert torch.equal(one[0].images, other[0].images) == (memory == "herding")
+    for task, kept in zip(tasks, one, strict=True):
+        own = task.pixels.encode(to_unit(task.real.train.images))
+        indices = [int((own == image).all((1, 2, 3)).nonzero()) for image in kept.images]
+        assert len(set(indices)) == len(kept) == len(task.synthetic)
+        assert torch.equal(task.real.train.labels[indices], kept.labels)
 
 
-def test_too_few_real_images_are_refused_before_the_work(save, sides, factory):
-    tasks = read([save(["east", "north"]), save(["south", "west"])], sides)
-    large = tasks.tasks[1].distilled
-    images = torch.zeros(100, 1, 8, 8)
-    large = replace(large, images=images, labels=torch.arange(2).repeat(50), stages=torch.arange(1, 3).repeat(50))
-    tasks.tasks[1] = tasks.tasks[1]._replace(distilled=large)
+def test_too_few_real_images_are_refused_before_the_work(tasks):
+    labels, stages = torch.arange(2).repeat(50), torch.arange(1, 3).repeat(50)
+    large = replace(tasks[1].synthetic, images=torch.zeros(100, 1, 8, 8), labels=labels, stages=stages)
     with pytest.raises(DataError, match="fewer than the 50"):
-        learn(tasks, factory)
+        learn([tasks[0], replace(tasks[1], synthetic=large)])
 
 
-def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, monkeypatch):
+def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, monkeypatch):
     seen = []
 
-    def watch(network, images, labels, training, augment, generator, max_steps):
+    def watch(network, images, labels, training, *rest):
         seen.append((len(labels), training.lr, training.epochs))
 
-    monkeypatch.setattr(continual, "train_network", watch)
+    monkeypatch.setattr(subject_module, "train_network", watch)
     training = TrainingSettings(epochs=30, lr=0.3, batch_size=4)
-    settings = replace(SETTINGS, gdumb=training, memories=("distilled", "random"), protocols=("gdumb",), num_networks=1)
-    learn(tasks, factory, settings)
+    learn(
+        tasks,
+        replace(SETTINGS, gdumb=training, memories=("distilled", "random"), protocols=("gdumb",), num_networks=1),
+    )
     counts, rates, epochs = zip(*seen, strict=True)
     assert counts == (2, 4, 4, 8) * 2
     assert rates == pytest.approx((0.05, 0.3, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3))
@@ -221,21 +237,28 @@ def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, factory, 
     assert epochs == (15, 15, 30, 15) * 2
 
 
-def test_all_memories_are_trained_on_for_as_many_steps(tasks, factory, monkeypatch):
+def test_all_memories_are_trained_on_for_as_many_steps(tasks, monkeypatch):
     """Though a distilled image is four to train on, and the steps of a stage are no whole epochs."""
-    for number, task in enumerate(tasks.tasks):
-        tasks.tasks[number] = task._replace(distilled=replace(task.distilled, decode_factor=2))
-    taken = []
+    taken, counts = [], {}
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self)))
+
+    def watch(work, *_):
+        for task in work:
+            needed = [need.compute(lambda _: None) for need in task.needs]
+            taken.clear()
+            told = []
+            yield task.compute(told.append, *needed)
+            assert len(taken) == sum(told) == task.steps, "the bar is told of other steps"
+            counts[task.label] = len(taken)
+
+    monkeypatch.setattr(continual, "run_tasks", watch)
     training = TrainingSettings(epochs=3, batch_size=5)
-    counts = []
-    for memory in ("distilled", "random"):
-        taken.clear()
-        settings = ContinualSettings(protocols=("gdumb",), memories=(memory,), num_networks=1, gdumb=training)
-        learn(tasks, factory, settings)
-        counts.append(len(taken))
-    assert counts == [3 * 4 + 3 * 7] * 2  # 16 and 32 decoded images in batches of 5
+    settings = replace(SHORT, gdumb=training, replay=training)
+    learn([replace(task, synthetic=replace(task.synthetic, decode_factor=2)) for task in tasks], settings)
+    # 16 and 32 decoded images in batches of 5; 36 real images, with 2 x 16 decoded or 8 x 4 stored ones
+    on_memory = [steps for label, steps in counts.items() if label.startswith("gdumb")]
+    assert on_memory == [3 * 4 + 3 * 7] * 3 and len(counts) == 6
 
 
 def test_rows_are_means_over_networks_of_each_matrix():
@@ -272,19 +295,19 @@ def test_table_and_figure_show_each_row():
 )
 def test_tasks_that_are_none_are_refused(save, sides, classes, error, message):
     with pytest.raises(error, match=message):
-        read([save(names) for names in classes], sides)
+        stored_tasks([save(names) for names in classes], sides)
 
 
 def test_sets_of_other_images_classes_or_stages_are_refused(save, sides, blobs):
     paths = [save(["east", "north"]), save(["south", "west"], stages=1)]
     with pytest.raises(DataError, match=r"south-west.* has 1 stages, the first set 2"):
-        read(paths, sides)
+        stored_tasks(paths, sides)
     with pytest.raises(DataError, match=r"does not belong to Blobs: its images are \(1, 8, 8\)"):
-        read(paths, blobs)
+        stored_tasks(paths, blobs)
     known = ClassSubset(sides, ["east", "south", "west"])
     known.setup()
     with pytest.raises(ConfigError, match="no class 'north'"):
-        read(paths, known)
+        stored_tasks(paths, known)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pdd_lightning.data.pixels import Standardized
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate, ranking_scores
 from pdd_lightning.evaluation import subject as subject_module
-from pdd_lightning.evaluation.engine import run_tasks
 from pdd_lightning.evaluation.evaluator import evaluation_tasks, ranking_tasks
 from pdd_lightning.evaluation.plan import PROTOCOLS
+from pdd_lightning.evaluation.tasks import run_tasks
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten

@@ -8,11 +8,12 @@ from pdd_lightning.augment import DSA
 from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
-from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate_file, evaluation_tasks
-from pdd_lightning.evaluation import stored as stored_module
+from pdd_lightning.evaluation import EvaluationSettings, Subject, stored_subject
+from pdd_lightning.evaluation import evaluate as evaluate_subject
+from pdd_lightning.evaluation.subject import outputs_of
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.results.store import rows_from_results
+from pdd_lightning.results.store import ResultStore
 from tests.tiny import NAMES, Blobs
 
 SETTINGS = EvaluationSettings(num_networks=2, epochs=5, lr=0.05, batch_size=16)
@@ -35,8 +36,9 @@ def save(tmp_path, blobs, staged_blobs, factory):
     return write
 
 
-def evaluate(path, factory=None, real=None, settings=SETTINGS, **options):
-    return evaluate_file(path, real or Blobs(), factory, settings, **options)
+def evaluate(path, factory=None, real=None, settings=SETTINGS, **others):
+    subject = stored_subject(path, real or Blobs(), factory, **others)
+    return evaluate_subject(subject, settings, progress=False)
 
 
 def without_time(rows):
@@ -54,29 +56,19 @@ def test_a_saved_set_is_evaluated_beside_random_real_images(save):
 
 
 def test_it_is_the_evaluation_of_the_set_before_it_was_saved(save, blobs, staged_blobs, factory):
-    augment, device = DSA("color_flip", align_corners=False), torch.device("cpu")
-    tasks = evaluation_tasks(Subject(staged_blobs, blobs, blobs.pixels, factory, augment, "val", 7, device), ALONE)
-    expected = rows_from_results([task.run() for task in tasks], NAMES)
+    augment = DSA("color_flip", align_corners=False)
+    expected = evaluate_subject(Subject(staged_blobs, blobs, blobs.pixels, factory, augment, "val", 7), ALONE)
     rows = evaluate(save(), part="val", seed=7, settings=ALONE)
     assert without_time(rows) == without_time(expected)
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_the_network_comes_from_the_file_unless_it_is_given(save, monkeypatch, given):
-    widths = []
-    initialise = ConvNet.__init__
-
-    def watch(self, *args, **kwargs):
-        initialise(self, *args, **kwargs)
-        widths.append(self.classifier.in_features)
-
+def test_the_network_comes_from_the_file_unless_it_is_given(save, given):
     def wide(*shape):
         return ConvNet(*shape, depth=1, width=10)
 
-    path = save()
-    monkeypatch.setattr(ConvNet, "__init__", watch)
-    evaluate(path, wide if given else None, settings=ALONE)
-    assert set(widths) == ({10 * 4 * 4} if given else {8 * 2 * 2})
+    network = stored_subject(save(), Blobs(), wide if given else None).network("any")
+    assert network.classifier.in_features == (10 * 4 * 4 if given else 8 * 2 * 2)
 
 
 def test_real_images_are_brought_into_the_space_of_the_set(save):
@@ -92,67 +84,65 @@ def test_a_set_distilled_from_another_split_is_noted(save, blobs, seed, noted, c
     source = Blobs(seed=seed or 0)
     source.setup()
     about = {} if seed is None else {"dataset": {"name": "Blobs", "fingerprint": source.fingerprint}}
-    evaluate(save(**about), settings=replace(ALONE, num_networks=1, epochs=1), part="val")
+    stored_subject(save(**about), Blobs())
     assert ("another split" in capsys.readouterr().out) == noted
 
 
 @pytest.mark.parametrize("names", [["red", "green", "violet"], NAMES[::-1], [*NAMES, "white"]])
 def test_a_set_of_other_classes_is_refused(save, names):
     with pytest.raises(DataError, match=r"set\.safetensors does not belong to Blobs: its class names: \['"):
-        evaluate(save(names=names))
+        stored_subject(save(names=names), Blobs())
 
 
 def test_a_set_of_other_image_shapes_is_refused(save):
     other = SyntheticSet.empty((3, 16, 16)).append(torch.zeros(3, 3, 16, 16), torch.arange(3))
     with pytest.raises(DataError, match=r"its image shape: \(3, 16, 16\), the data's: \(3, 8, 8\)"):
-        evaluate(save(other))
+        stored_subject(save(other), Blobs())
 
 
 def test_a_file_that_names_no_network_asks_for_one(save, factory):
     path = save(leave_out=["network"])
     with pytest.raises(DataError, match=r"set\.safetensors does not say .* --network"):
-        evaluate(path)
-    assert evaluate(path, factory, settings=ALONE)[0]["n"] == 2
+        stored_subject(path, Blobs())
+    assert stored_subject(path, Blobs(), factory).factory is factory
 
 
 def test_a_network_of_unknown_origin_is_not_imported(save):
     path = save(network={"class_path": "os.system", "init_args": {}})
     with pytest.raises(ConfigError, match=r"stored network os\.system"):
-        evaluate(path)
-
-
-def test_a_file_without_settings_is_evaluated(save):
-    assert evaluate(save(leave_out=["settings"]), settings=ALONE)[0]["n"] == 2
+        stored_subject(path, Blobs())
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.safetensors"):
-        evaluate(tmp_path / "none.safetensors")
+        stored_subject(tmp_path / "none.safetensors", Blobs())
 
 
-def test_a_set_whose_images_stand_for_several_is_evaluated_decoded(save, blobs, staged_blobs, monkeypatch):
-    """With the augmentation it was distilled with, and counted as stored."""
-    augmentations = []
-    make_tasks = stored_module.evaluation_tasks
-
-    def watch(subject, settings):
-        augment = subject.augment
-        augmentations.append((augment.strategy, augment.align_corners, augment.together))
-        return make_tasks(subject, settings)
-
-    monkeypatch.setattr(stored_module, "evaluation_tasks", watch)
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_augmentation_is_that_of_the_file_or_else_the_default(save, stated):
     settings = {"augment": "color_crop", "align_corners": False, "augment_together": True}
-    rows = evaluate(save(replace(staged_blobs, decode_factor=2), settings=settings))
-    assert augmentations == [("color_crop", False, True)]
+    path = save(settings=settings) if stated else save(leave_out=["settings"])
+    expected = DSA("color_crop", align_corners=False, together=True) if stated else DSA()
+    assert vars(stored_subject(path, Blobs()).augment) == vars(expected)
+
+
+def test_a_set_whose_images_stand_for_several_is_counted_as_stored(save, staged_blobs):
+    rows = evaluate(save(replace(staged_blobs, decode_factor=2)), settings=replace(SETTINGS, num_networks=1, epochs=1))
     assert [(row["row"], row["images"]) for row in rows] == [("distilled", 9), ("random real", 9)]
 
 
-def test_results_are_kept_beside_and_said_to_be_used(save, tmp_path, capsys):
-    path, results = save(), tmp_path / "results.jsonl"
-    first = evaluate(path, results=results)
-    assert "trained before" not in capsys.readouterr().out
-    assert evaluate(path, results=results) == first  # even the seconds
-    assert f"4 of 4 networks were trained before: their results are in {results}" in capsys.readouterr().out
+def test_features_are_what_the_classifier_is_given(blobs, factory):
+    network = factory(3, 3, 8)
+    images = torch.rand(5, 3, 8, 8)
+    features, logits = outputs_of(network, images, batch_size=2)
+    torch.testing.assert_close(logits, network(images))
+    torch.testing.assert_close(network.classifier(features), network(images))
+
+
+def test_results_are_kept(save, tmp_path):
+    path, store = save(), ResultStore(tmp_path / "results.jsonl")
+    first = evaluate(path, store=store)
+    assert evaluate(path, store=ResultStore(store.path)) == first  # even the seconds
 
 
 def test_a_row_says_all_that_a_reader_must_know(save):

@@ -95,3 +95,23 @@ def test_a_dead_channel_gives_a_finite_gradient():
 def test_unknown_metric_is_refused():
     with pytest.raises(ConfigError, match="unknown metric 'l2'"):
         gradient_distance([torch.ones(1, 1)], [torch.ones(1, 1)], "l2")
+
+
+def test_a_network_is_asked_for_the_gradient_that_it_offers():
+    class Doubled(ConvNet):
+        """Twice the gradient, so that it is known from autograd's."""
+
+        def loss_gradient(self, params, images, labels, weights=None):
+            constant = not torch.is_grad_enabled()
+            with torch.enable_grad():
+                losses = F.cross_entropy(torch.func.functional_call(self, params, (images,)), labels, reduction="none")
+                total = 2 * (losses * weights).sum()
+            return torch.autograd.grad(total, tuple(params.values()), create_graph=not constant)
+
+    sides, distances = one_class(make_sides(2), 1), []
+    for kind in (ConvNet, Doubled):
+        torch.manual_seed(0)
+        network = kind(3, CLASSES, 8, depth=2, width=6).double()
+        params = {name: parameter.detach().requires_grad_() for name, parameter in network.named_parameters()}
+        distances.append(class_distance(network, params, sides, partial(gradient_distance, metric="mse")))
+    torch.testing.assert_close(distances[1], 4 * distances[0])

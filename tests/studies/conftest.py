@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pdd_lightning.results.tables import NUMBERS
+from pdd_lightning.results.tables import STATISTICS
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.study import Study
 
@@ -65,7 +65,7 @@ def stage(number: int) -> dict[str, Any]:
 def rows(step: Step, accuracies: list[float]) -> list[dict[str, Any]]:
     """What `pdd evaluate`, `describe` and `continual` write."""
     if step.words[0] == "describe":
-        every = dict.fromkeys(NUMBERS, accuracies[0])
+        every = dict.fromkeys(STATISTICS, accuracies[0])
         return [{"row": f"stage {stage}", "stage": stage, "images": 3, **every} for stage in (1, 2, None)]
     about = {"protocol": "progressive", "part": "val", "images": 12, "seconds": 1.5, "steps": 99, "n": len(accuracies)}
     distilled = {"row": "distilled", "accuracies": accuracies, **about}

@@ -65,9 +65,7 @@ def lines(path: Path) -> int:
 
 def wait_for(path: Path) -> int:
     """The number that a step writes, once it is at work."""
-    deadline = time.monotonic() + 60
     while not path.exists():
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     return int(path.read_text())
 

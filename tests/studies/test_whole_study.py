@@ -86,14 +86,13 @@ def test_a_study_that_lost_a_worker_ends_with_the_same_results(study: Path, fini
     folder, hold, held = study.parent / "disturbed", study.parent / "hold", study.parent / "held"
     hold.touch()
     process = start_pdd("study", study, "--folder", folder, "--scheduler", cluster.scheduler_address)
-    deadline = time.monotonic() + 900
     while not held.exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.1)
     for number in reversed(held.read_text().split()):
         os.kill(int(number), signal.SIGKILL)
     hold.unlink()
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate()
     assert process.returncode == 0, output
     assert rows_of(folder) == rows_of(finished)
     starts = {path: path.read_text().count("$ pdd fit") for path in (folder / "steps").rglob("fit.log")}

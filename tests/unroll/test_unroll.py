@@ -185,3 +185,33 @@ def test_a_batch_is_made_once_for_a_gradient(data, augmented):
         gradient = InnerProblem(network, batch).gradient(0, params, (data["images"],), create_graph=False)
         assert len(calls) == 1 and not any(one.requires_grad for one in gradient)
         calls.clear()
+
+
+def test_a_network_is_asked_for_the_gradient_that_it_offers(data, augmented, differentiate):
+    class Offers(nn.Module):
+        """Half of the gradient, so that it is known from autograd's."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.asked = inner, 0
+
+        def forward(self, images):
+            return self.inner(images)
+
+        def loss_gradient(self, params, images, labels, weights=None):
+            self.asked += 1
+            loss = nn.functional.cross_entropy(torch.func.functional_call(self, params, (images,)), labels)
+            return tuple(torch.autograd.grad(loss / 2, tuple(params.values()), create_graph=True))
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    half = Offers(network)
+    offered = differentiate(InnerProblem(half, augmented), [data["images"]], data["lr"], "stored")
+    expected = differentiate(InnerProblem(network, augmented), [data["images"]], data["lr"] / 2, "stored")
+    assert half.asked
+    for number in (0, 2):  # the loss, and its gradient by the images
+        torch.testing.assert_close(offered[number], expected[number])
+    asked = half.asked
+    other = InnerProblem(half, augmented, lambda logits, labels: nn.functional.cross_entropy(logits, labels))
+    differentiate(other, [data["images"]], data["lr"], "stored")
+    assert half.asked == asked

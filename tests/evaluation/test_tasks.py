@@ -7,8 +7,8 @@ import torch
 
 from pdd_lightning import distributed
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.evaluation import engine
-from pdd_lightning.evaluation.engine import Task, run_tasks
+from pdd_lightning.evaluation import tasks as tasks_module
+from pdd_lightning.evaluation.tasks import Task, run_tasks
 from pdd_lightning.results.store import ResultStore
 
 
@@ -73,8 +73,8 @@ def test_what_tasks_need_is_computed_first_once_and_only_if_it_is_needed(task, c
 
 def test_the_bar_counts_the_steps_that_are_left(task, path, monkeypatch):
     bars = []
-    make_bar = engine.progress_bar
-    monkeypatch.setattr(engine, "progress_bar", lambda *words: bars.append(make_bar(*words)) or bars[-1])
+    make_bar = tasks_module.progress_bar
+    monkeypatch.setattr(tasks_module, "progress_bar", lambda *words: bars.append(make_bar(*words)) or bars[-1])
     run_tasks([task("a", steps=5)], ResultStore(path))
     run_tasks([task("a", steps=5), task("b", [task("c", steps=2)], steps=4)], ResultStore(path))
     assert [(bar.total, bar.n) for bar in bars] == [(5, 5), (6, 6)]

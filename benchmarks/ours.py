@@ -1,9 +1,7 @@
 """Does a workload by this package, in a process of its own; started by `benchmarks.peers`."""
 
-import contextlib
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -69,12 +67,9 @@ def main(load: Workload) -> None:
     keep_freed_memory()  # as `pdd` does
     rounds = Rounds(load.device)
     work = {"iteration": iteration, "expert": expert, "transition": transition}[load.part](load)
-    coarse = partial(torch.autocast, load.device, torch.bfloat16)
-    precision = coarse if load.precision == "bfloat16" else contextlib.nullcontext
     for turn in range(10**6):
         rounds.begin()
-        with precision():
-            work(turn)
+        work(turn)
         rounds.end()
 
 

@@ -42,7 +42,7 @@ WORK: dict[str, dict[str, Any]] = {
     "expert, epoch of 50,000 images": {"part": "expert", "real": 50000},
     "transition, 5 epochs on 100 images": {"part": "transition"},
 }
-CODES = {"official": "benchmarks.official_mtt", "ours, float32": "benchmarks.ours", "ours, bfloat16": "benchmarks.ours"}
+CODES = {"official": "benchmarks.official_mtt", "ours": "benchmarks.ours"}
 Answer: TypeAlias = dict[str, float]
 
 
@@ -73,21 +73,14 @@ def _measure(name: str, repeats: int, fields: dict[str, Any]) -> list[dict[str, 
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         rounds = {}
         for kind, module in CODES.items():
-            if (kind == "official" and not fields["code"]) or (kind.endswith("bfloat16") and not _mixed(fields)):
-                continue
-            load = Workload(scratch=scratch, precision=kind.partition(", ")[2], **fields)
-            rounds[kind] = stack.enter_context(_worker(module, load))
+            if kind != "official" or fields["code"]:
+                rounds[kind] = stack.enter_context(_worker(module, Workload(scratch=scratch, **fields)))
         for turn in range(repeats + 1):
             for kind, answer in rounds.items():
                 got = next(answer)
                 if turn:
                     answers.setdefault(kind, []).append(got)
     return [_row(name, kind, got, answers.get("official")) for kind, got in answers.items()]
-
-
-def _mixed(fields: dict[str, Any]) -> bool:
-    """Whether the work is done in bfloat16 by `--trainer.precision bf16-mixed`: experts and transitions are not."""
-    return bool(fields["part"] == "iteration")
 
 
 @contextmanager

@@ -25,7 +25,6 @@ class Workload:
         root: Folder of CIFAR-10 as image files, `train/<class>/` and `test/<class>/`.
         scratch: Folder for what a process writes.
         code: Checkout of the official code; empty for ours.
-        precision: Of ours: float32 or bfloat16.
         steps: Student steps of an iteration.
         batch: Images of a student step.
         ipc: Images per class of the synthetic set.
@@ -41,7 +40,6 @@ class Workload:
     root: str
     scratch: str
     code: str = ""
-    precision: str = "float32"
     steps: int = 20
     batch: int = 20
     ipc: int = 2

@@ -48,3 +48,36 @@ def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
             lines += differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
         return lines
     return [] if stored == wanted else [f"{name}: {stored!r} on disk, {wanted!r} asked for"]
+
+
+def check_at_least(least: int, **values: float | None) -> None:
+    """Refuses settings below the least value; those that are None are left out.
+
+    Raises:
+        ConfigError: With the name of the setting.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"{name} must be >= {least}, got {value}")
+
+
+def check_positive(**values: float | None) -> None:
+    """Refuses settings that are not positive; those that are None are left out.
+
+    Raises:
+        ConfigError: With the name of the setting.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} must be > 0, got {value}")
+
+
+def check_momentum(**values: float) -> None:
+    """Refuses momenta out of [0, 1).
+
+    Raises:
+        ConfigError: With the name of the setting.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{name} must be in [0, 1), got {value}")

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import check_at_least
 from pdd_lightning.files import publish
 from pdd_lightning.progression.observer import stage_module
 
@@ -29,8 +29,7 @@ class RollingCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: str | Path, every_n_iterations: int = 50) -> None:
-        if every_n_iterations < 1:
-            raise ConfigError(f"the checkpoint interval must be >= 1 iteration, got {every_n_iterations}")
+        check_at_least(1, every_n_iterations=every_n_iterations)
         # Lightning's own callback never saves twice at one global step, as is needed around a transition; of it
         # only the discovery by `ckpt_path="last"` is used.
         super().__init__(dirpath=folder, save_last=True, save_top_k=0, every_n_train_steps=every_n_iterations)

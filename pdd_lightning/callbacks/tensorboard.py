@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pdd_lightning.data import ForgettingScores
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.images import example_grid, labelled_grid
@@ -35,8 +35,7 @@ class TensorBoardImages(StageObserver):
     """
 
     def __init__(self, every_n_iterations: int = 100) -> None:
-        if every_n_iterations < 1:
-            raise ConfigError(f"every_n_iterations must be >= 1, got {every_n_iterations}")
+        check_at_least(1, every_n_iterations=every_n_iterations)
         self.every_n_iterations = every_n_iterations
 
     @rank_zero_only

@@ -23,7 +23,7 @@ from pdd_lightning.data.splits import (
     stratified_holdout,
     to_unit,
 )
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.files import sha256_of_tensors
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -64,8 +64,7 @@ class RealDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_fraction("val_fraction", val_fraction)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
         _check_normalization(normalization, mean, std)
         self.val_fraction = val_fraction
         self.seed = seed

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_set
 from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
 from pdd_lightning.evaluation.plan import check_choices
@@ -58,8 +58,7 @@ class ContinualSettings:
     replay: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=50, batch_size=64))
 
     def __post_init__(self) -> None:
-        if self.num_networks < 1:
-            raise ConfigError(f"num_networks must be >= 1, got {self.num_networks}")
+        check_at_least(1, num_networks=self.num_networks)
         check_choices("protocols", self.protocols, get_args(ContinualProtocol))
         check_choices("memories", self.memories, get_args(Memory))
         if not self.arms:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pdd_lightning.data.splits import to_unit
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import check_at_least
 from pdd_lightning.evaluation.baselines import hard_labels
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
@@ -101,8 +101,7 @@ def describe_stages(
     Raises:
         ConfigError: `num_networks` is not positive.
     """
-    if num_networks < 1:
-        raise ConfigError(f"num_networks must be >= 1, got {num_networks}")
+    check_at_least(1, num_networks=num_networks)
     groups = groups_of(subject)
     tasks = [_task(subject, training, groups, number) for number in range(num_networks)]
     judged = run_tasks(tasks, subject.store, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -85,8 +85,7 @@ class EvaluationSettings:
     @property
     def training(self) -> TrainingSettings:
         """Training of one progressive phase."""
-        names = {field.name for field in fields(TrainingSettings)}
-        return TrainingSettings(**{name: value for name, value in vars(self).items() if name in names})
+        return TrainingSettings.of(self)
 
     def augmentation(self, distilled_with: DSA) -> DSA:
         """The augmentation of the training, where a set was distilled with another."""

@@ -17,7 +17,7 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
-from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.errors import DamagedFileError, check_at_least
 from pdd_lightning.experts.starts import StartPoint, train_starts
 from pdd_lightning.experts.store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
@@ -67,8 +67,7 @@ class ExpertSettings:
     rerecord_damaged: bool = False
 
     def __post_init__(self) -> None:
-        if self.number < 1:
-            raise ConfigError(f"experts.number must be >= 1, got {self.number}")
+        check_at_least(1, **{"experts.number": self.number})
         self.training(self.epochs or 0)  # refuses what cannot work before anything is recorded
 
     def first_folder(self, root: Path) -> Path:
@@ -77,16 +76,7 @@ class ExpertSettings:
 
     def training(self, epochs: int) -> TrainingSettings:
         """The experts' training on real images, at a constant learning rate."""
-        return TrainingSettings(
-            epochs=epochs,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            milestones=(),
-            rho=self.rho,
-            alpha=self.alpha,
-        )
+        return TrainingSettings.of(self, epochs=epochs, milestones=())
 
 
 class ExpertRecorder:

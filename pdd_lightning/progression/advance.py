@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.progression.checks import check_method, check_unchanged, run_settings
 from pdd_lightning.progression.examples import ExampleChoice
@@ -65,9 +65,7 @@ class StageAdvance(Callback):
         discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
         pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
     ) -> None:
-        for name, value in {"num_stages": num_stages, "iterations": iterations}.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be >= 1, got {value}")
+        check_at_least(1, num_stages=num_stages, iterations=iterations)
         self.num_stages = num_stages
         self.iterations = iterations
         self.experts = experts

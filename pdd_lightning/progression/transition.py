@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pdd_lightning import distributed
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
 from pdd_lightning.experts.store import delete_folders
 from pdd_lightning.stages import DistillationStage
@@ -44,22 +44,12 @@ class TransitionSettings:
     at_once: int = 1
 
     def __post_init__(self) -> None:
-        if self.at_once < 1:
-            raise ConfigError(f"transition.at_once must be >= 1, got {self.at_once}")
+        check_at_least(1, **{"transition.at_once": self.at_once})
         self.training(lr=1.0)  # refuses bad values now rather than at the first transition
 
     def training(self, lr: float) -> TrainingSettings:
         """Training on the union at rate `lr`."""
-        return TrainingSettings(
-            epochs=self.epochs,
-            lr=lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            milestones=self.milestones,
-            gamma=self.gamma,
-            cutmix=self.cutmix,
-        )
+        return TrainingSettings.of(self, lr=lr)
 
 
 @dataclass(frozen=True)
@@ -76,8 +66,7 @@ class PoolSettings:
     refresh_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.refresh_every is not None and self.refresh_every < 1:
-            raise ConfigError(f"pool.refresh_every must be >= 1 iteration, or null, got {self.refresh_every}")
+        check_at_least(1, **{"pool.refresh_every": self.refresh_every})
 
     def generation(self, iteration: int) -> int:
         """Which pool an iteration (from 0) of a stage draws from; 0 is the one that the transition left."""

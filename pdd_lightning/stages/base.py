@@ -14,7 +14,14 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.splits import to_unit
-from pdd_lightning.errors import ConfigError, DataError, NonFiniteLossError
+from pdd_lightning.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteLossError,
+    check_at_least,
+    check_momentum,
+    check_positive,
+)
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
@@ -61,12 +68,9 @@ class DistillationStage(LightningModule, ABC):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
-        if ipc < 1:
-            raise ConfigError(f"ipc (images per class and stage) must be >= 1, got {ipc}")
-        if not lr_img > 0:
-            raise ConfigError(f"lr_img must be > 0, got {lr_img}")
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"momentum must be in [0, 1), got {momentum}")
+        check_at_least(1, ipc=ipc)
+        check_positive(lr_img=lr_img)
+        check_momentum(momentum=momentum)
         self.network = network
         self.ipc = ipc
         self.lr_img = lr_img

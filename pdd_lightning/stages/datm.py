@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pdd_lightning import distributed
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_momentum, check_positive
 from pdd_lightning.experts.panel import ExpertPanel
 from pdd_lightning.experts.segments import StartWindow
 from pdd_lightning.stages.trajectory_matching import TrajectoryMatching
@@ -58,10 +58,8 @@ class DATM(TrajectoryMatching):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        if lr_label is not None and not lr_label > 0:
-            raise ConfigError(f"lr_label must be > 0, got {lr_label}")
-        if not 0 <= momentum_label < 1:
-            raise ConfigError(f"momentum_label must be in [0, 1), got {momentum_label}")
+        check_positive(lr_label=lr_label)
+        check_momentum(momentum_label=momentum_label)
         if lr_label is not None and self.init == "noise":
             raise ConfigError(
                 "soft labels start from experts' logits on real images: set init to real, or lr_label null"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pdd_lightning.augment import DSADraw
 from pdd_lightning.data import ClassBatches, by_class
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
 from pdd_lightning.objectives import distribution_distance
@@ -72,8 +72,7 @@ class DistributionMatching(DistillationStage):
         align_corners: bool = False,
     ) -> None:
         super().__init__(network, ipc, lr_img, momentum, init, augment, align_corners)
-        if real_batch < 1:
-            raise ConfigError(f"real_batch must be >= 1, got {real_batch}")
+        check_at_least(1, real_batch=real_batch)
         self.real_batch = real_batch
 
     def setup(self, stage: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
 from pdd_lightning.data import ClassBatches, by_class
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least, check_positive
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
 from pdd_lightning.objectives import (
@@ -124,11 +124,8 @@ class GradientMatching(DistillationStage):
     ) -> None:
         super().__init__(network, ipc, lr_img, momentum, init, augment, align_corners)
         check_metric(metric)
-        for name, value in {"outer": outer, "inner": inner, "real_batch": real_batch, "batch_net": batch_net}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be >= 1, got {value}")
-        if not lr_net > 0:
-            raise ConfigError(f"lr_net must be > 0, got {lr_net}")
+        check_at_least(1, outer=outer, inner=inner, real_batch=real_batch, batch_net=batch_net)
+        check_positive(lr_net=lr_net)
         if classes not in get_args(Classes):
             raise ConfigError(f"classes must be one of {', '.join(get_args(Classes))}, got {classes!r}")
         self.metric: Metric = metric

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pdd_lightning.augment import DSA, DSADraw, decode, tile
 from pdd_lightning.augment.multiformation import GREY, piece_side
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.networks.norm import has_batch_norm
 from pdd_lightning.networks.parameters import unflatten
 from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
@@ -107,10 +107,7 @@ class IDC(DistillationStage):
     ) -> None:
         rate = 0.005 * ipc / 10 if lr_img is None else lr_img
         super().__init__(network, ipc, rate, momentum, init, augment, align_corners)
-        counts = {"factor": factor, "inner": inner, "batch_real": batch_real, "batch_syn": batch_syn}
-        for name, value in {**counts, "net_images": net_images}.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be >= 1, got {value}")
+        check_at_least(1, factor=factor, inner=inner, batch_real=batch_real, batch_syn=batch_syn, net_images=net_images)
         self.augment = DSA(augment, align_corners, together=True)
         self.match_augment = DSA(match_augment, align_corners, together=True)
         self.factor = factor

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
 from pdd_lightning.data.progressive import Trajectories
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least, check_positive
 from pdd_lightning.experts.segments import draw_segment
 from pdd_lightning.memory import total_memory
 from pdd_lightning.networks.parameters import flatten, unflatten
@@ -99,15 +99,10 @@ class TrajectoryMatching(DistillationStage):
         unroll_mode: Mode | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(network, ipc, lr_img, momentum, init, augment, align_corners)
-        counts = {"syn_steps": syn_steps, "expert_epochs": expert_epochs, "max_start_epoch": max_start_epoch}
-        if batch_syn is not None:
-            counts["batch_syn"] = batch_syn
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be >= 1, got {value}")
-        for name, rate in {"lr_lr": lr_lr, "lr_teacher": lr_teacher}.items():
-            if not rate > 0:
-                raise ConfigError(f"{name} must be > 0, got {rate}")
+        check_at_least(
+            1, syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, batch_syn=batch_syn
+        )
+        check_positive(lr_lr=lr_lr, lr_teacher=lr_teacher)
         self.syn_steps = syn_steps
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from pdd_lightning.errors import ConfigError, StudyError
+from pdd_lightning.errors import ConfigError, StudyError, check_at_least
 
 PDD = (sys.executable, "-m", "pdd_lightning")
 TAIL_LINES = 15
@@ -177,8 +177,7 @@ def run_steps(
         ConfigError: `jobs` is below 1, or the scheduler cannot be reached.
         StudyError: Steps failed; the message has the ends of their logs.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs must be >= 1, got {jobs}")
+    check_at_least(1, jobs=jobs)
     cluster = scheduler is not None or find_spec("distributed") is not None
     with _signals_end(), _dask(jobs, scheduler) if cluster else _pool(jobs) as workers:
         study = _Study(steps, folder.resolve(), workers, tuple(program))

@@ -74,11 +74,15 @@ class AccuracyStudy(Study):
     )
 
     def check(self) -> None:
-        """Also refuses to compare with the full real set where it is not evaluated."""
+        """Also refuses to compare with a full real set that is not evaluated, and a legend that cannot be written."""
         super().check()
         compares = self.goal is not None or {"of_images", "of_accuracy"} & set(self.columns)
         if compares and not all(self._evaluation(run).get("full_data_epochs") for run in self.runs):
             raise ConfigError("sets are compared with the full real set: give full_data_epochs > 0")
+        try:
+            self._series({"row": DISTILLED})
+        except (ValueError, LookupError, AttributeError) as error:
+            raise ConfigError(f"series must name columns in braces ({error}), got {self.series!r}") from error
 
     def options(self, run: Run) -> Row:
         """The recipe's settings with the study's in place, at equal steps, with real images where they are due."""
@@ -141,7 +145,7 @@ class AccuracyStudy(Study):
     def plot(self, figure: Figure, rows: Sequence[Row]) -> None:
         """Accuracy against the column `x`, and the goal."""
         drawn = list(rows)
-        if self.x == "stages":  # the recipe's own run is part of the line of each budget
+        if self.x == "stages" and self.budgets:  # the recipe's own run is part of the line of each budget
             names = [f"same {budget.replace('_', ' ')}" for budget in self.budgets]
             drawn = [{**row, "budget": name} for row in rows for name in names if row["budget"] in (name, AS_RECIPE)]
         axes = draw_rows(figure, drawn, self.x, self._series, self.references, self.log)

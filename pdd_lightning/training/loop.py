@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least, check_momentum, check_positive
 from pdd_lightning.randomness import seeded
 from pdd_lightning.training.cutmix import Mixed, mix
 from pdd_lightning.training.sharpness import sharpen_gradients
@@ -53,21 +53,17 @@ class TrainingSettings:
     alpha: float = 0.0
     cutmix: float = 0.0
 
+    @classmethod
+    def of(cls, settings: object, **changes: Any) -> TrainingSettings:
+        """The settings of this class among those of another one, with changes."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{**{name: value for name, value in vars(settings).items() if name in names}, **changes})
+
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ConfigError(f"epochs must be >= 0, got {self.epochs}")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {self.batch_size}")
-        if not self.lr > 0:
-            raise ConfigError(f"lr must be > 0, got {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        if not self.rho >= 0:
-            raise ConfigError(f"rho (radius of sharpness-aware steps) must be >= 0, got {self.rho}")
-        if not self.alpha >= 0:
-            raise ConfigError(f"alpha (weight of the surrogate gap) must be >= 0, got {self.alpha}")
+        check_at_least(0, epochs=self.epochs, weight_decay=self.weight_decay, rho=self.rho, alpha=self.alpha)
+        check_at_least(1, batch_size=self.batch_size)
+        check_positive(lr=self.lr, gamma=self.gamma)
+        check_momentum(momentum=self.momentum)
         if self.alpha and not self.rho:
             raise ConfigError(f"alpha {self.alpha} works in sharpness-aware steps only: set rho > 0, or alpha to 0")
         if self.rho and self.cutmix:
@@ -76,8 +72,6 @@ class TrainingSettings:
             raise ConfigError(
                 f"milestones are fractions of the epochs between 0 and 1, both excluded, got {list(self.milestones)}"
             )
-        if not self.gamma > 0:
-            raise ConfigError(f"gamma must be > 0, got {self.gamma}")
         if not 0 <= self.cutmix <= 1:
             raise ConfigError(f"cutmix is a probability and must be in [0, 1], got {self.cutmix}")
 

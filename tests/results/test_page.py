@@ -252,7 +252,9 @@ def test_of_large_sets_a_part_is_shown(soft: bool, make_run: MakeRun) -> None:
     )
     names = [f"class {n}" for n in range(classes)]
     save_distilled(folder / "distilled.safetensors", large, PLAIN.__class__([0.0], [1.0]), names, {})
-    assert "distilled images, the first 5 of each stage and class, of 20 classes" in images(show(folder))
+    shown = images(show(folder))["distilled images, the first 5 of each stage and class, of 20 classes"]
+    with Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))) as picture:
+        assert 5 * 64 < picture.width < 7 * 64 and 20 * 64 < picture.height < 22 * 68
 
 
 def test_images_that_are_no_pictures_are_told(make_run: MakeRun) -> None:

@@ -146,6 +146,16 @@ def test_the_recipes_own_run_is_part_of_both_lines(recipe: Methods, tmp_path: Pa
     assert lines == {"same total": [2, 2], "same per stage": [2, 2]}
 
 
+def test_arms_of_other_numbers_of_stages_are_one_line(recipe: Methods, tmp_path: Path) -> None:
+    arms = {"one": {"stages": 1}, "two": {"stages": 2}}
+    counts = study(recipe(), arms=arms, x="stages")
+    finish(counts, tmp_path)
+    figure = Figure()
+    counts.plot(figure, counts.rows(tmp_path))
+    (line,) = figure.axes[0].containers
+    assert [len(part) for part in line[0].get_xydata()] == [2, 2]
+
+
 def test_data_of_a_recipe_with_changes(recipe: Methods) -> None:
     method = recipe("data.yaml", "{class_path: ImageFolder, init_args: {root: here, val_fraction: 0.3}}")
     found = Recipe(method["recipe"], {"data.real.root": "there"}).data()
@@ -222,6 +232,7 @@ def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) ->
         ({"seeds": [1, 1]}, "a seed counts once"),
         ({"stages": [2]}, "nothing to compare"),
         ({"budgets": ["total"]}, "nothing to compare"),
+        ({"series": "{row"}, "series must name columns in braces"),
         ({"methods": 2}, "two different steps would be called recipe/"),
     ],
 )

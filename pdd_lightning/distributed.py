@@ -5,26 +5,24 @@ Each operation works without a process group, too.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
-from pdd_lightning.errors import ConfigError, PDDError, ProcessError
+from pdd_lightning.errors import PDDError, ProcessError, check_at_least
 from pdd_lightning.memory import keep_freed_memory
 
 T = TypeVar("T")
-_HOST = "127.0.0.1"
 # A process may wait for the others for as long as their networks take.
 _LONGEST_WAIT = timedelta(days=365)
-# Seconds in which a process ends that has nothing more to do.
-_PATIENCE = 5.0
 _LOST = (
     "another process ended before its work was done, perhaps for lack of memory: the same command continues, take fewer"
     " processes if need be"
@@ -83,65 +81,45 @@ def first_before_others() -> Iterator[None]:
         barrier()
 
 
-@contextmanager
-def process_group(processes: int, others: Callable[[], object]) -> Iterator[None]:
-    """Runs the block as the first of several processes on this machine, which share the threads of this one.
+def on_processes(processes: int, work: Callable[[], object]) -> None:
+    """Calls a function on several processes of this machine, which share its threads and belong to one process group.
 
-    Does nothing in a process that belongs to a group already.
+    A single process is this one.
 
     Args:
         processes: Number of processes.
-        others: What the other processes do; it must be picklable.
+        work: The function; picklable where there are several processes.
 
     Raises:
         ConfigError: The number is not positive.
-        ProcessError: Another process ended in the middle of its work.
+        PDDError: The function raised it, on whichever process.
+        ProcessError: A process ended in the middle of its work.
     """
-    if processes < 1:
-        raise ConfigError(f"processes must be >= 1, got {processes}")
-    if processes == 1 or is_distributed():
-        yield
+    check_at_least(1, processes=processes)
+    if processes == 1:
+        work()
         return
-    store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
-    share = max(1, threads // processes)
-    started = [
-        context.Process(target=_join, args=(store.port, number, processes, share, others), daemon=True)
-        for number in range(1, processes)
-    ]
-    try:
-        for process in started:
-            process.start()
-        while not store.check([f"started {number}" for number in range(1, processes)]):
-            if any(process.exitcode for process in started):
-                raise ProcessError(_LOST)
-            time.sleep(0.05)
-        _initialize(store, 0, processes, share)
-        yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        for process in started:
-            process.join(_PATIENCE)
-            process.terminate()
-        torch.set_num_threads(threads)
+    errors = get_context("spawn").SimpleQueue()
+    with TemporaryDirectory() as folder:
+        threads = max(1, torch.get_num_threads() // processes)
+        arguments = (processes, f"file://{folder}/meeting", threads, work, errors)
+        try:
+            spawn(_join, arguments, processes)
+        except ProcessExitedException as error:
+            raise (ProcessError(_LOST) if errors.empty() else errors.get()) from error
 
 
-def _join(port: int, number: int, processes: int, threads: int, work: Callable[[], object]) -> None:
-    """What another process does. The errors that it is silent about are those of the first process, too."""
+def _join(number: int, processes: int, meeting: str, threads: int, work: Callable[[], object], errors: Any) -> None:
+    """What each process does."""
     keep_freed_memory()
-    store = dist.TCPStore(_HOST, port, is_master=False)  # type: ignore[attr-defined]
-    store.set(f"started {number}", "")
-    _initialize(store, number, processes, threads)
+    torch.set_num_threads(threads)
+    dist.init_process_group("gloo", meeting, rank=number, world_size=processes, timeout=_LONGEST_WAIT)
     try:
         work()
-    except (PDDError, KeyboardInterrupt):
+    except PDDError as error:
+        errors.put(error)
         sys.exit(1)
-
-
-def _initialize(store: Any, number: int, processes: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    dist.init_process_group("gloo", store=store, rank=number, world_size=processes, timeout=_LONGEST_WAIT)
+    dist.destroy_process_group()
 
 
 @contextmanager

@@ -45,11 +45,13 @@ class Command(ABC):
         return parser
 
     def main(self, words: Sequence[str]) -> None:
-        """Parses what follows the verb, and does it, with the help of other processes where there is `--processes`."""
+        """Parses what follows the verb, and does it, on several processes where `--processes` says so."""
+        options = self.parser().parse_args(list(words))
+        distributed.on_processes(options.get("processes", 1), partial(self._run, list(words)))
+
+    def _run(self, words: list[str]) -> None:
         parser = self.parser()
-        options = parser.instantiate(parser.parse_args(list(words)))
-        with distributed.process_group(options.get("processes", 1), partial(self.main, list(words))):
-            self.run(options)
+        self.run(parser.instantiate(parser.parse_args(words)))
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from pdd_lightning.data.formats import (
 )
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, adopt_trajectories
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.typing import NetworkFactory
 
 _KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
@@ -119,14 +119,14 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     real.prepare_data()
     real.setup()
     channels, size, _ = real.image_shape
-    device = device_of(options["device"])
-    network = factory(channels, real.num_classes, size)
-    experts = ReplayBuffers(sources, network)
+    experts = ReplayBuffers(sources, factory(channels, real.num_classes, size))
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
-    recorder = ExpertRecorder(factory, real, settings, DSA(options["augment"]), options["seed"], device)
+    recorder = ExpertRecorder(
+        factory, real, settings, DSA(options["augment"]), options["seed"], device_of(options["device"])
+    )
     for path in _experts_in(target):
         path.unlink()
-    store = adopt_trajectories(target, experts.epochs, experts, network.to(device), recorder)
+    store = recorder.adopt(target, experts, experts.epochs)
     accuracy = sum(record.end_accuracy for record in store.records) / len(experts)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")

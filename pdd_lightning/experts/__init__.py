@@ -1,6 +1,5 @@
 """Expert trajectories and pools of trained networks: recording them and reading them back."""
 
-from pdd_lightning.experts.adopt import adopt_trajectories
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings
 from pdd_lightning.experts.starts import StartPoint
@@ -13,7 +12,6 @@ __all__ = [
     "NetworkStart",
     "StartPoint",
     "TrajectoryStore",
-    "adopt_trajectories",
     "draw_start",
     "start_network",
 ]

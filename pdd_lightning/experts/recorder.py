@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from pdd_lightning.experts.starts import StartPoint, train_starts
 from pdd_lightning.experts.store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.metrics import ForgettingScore
-from pdd_lightning.networks.parameters import flatten
+from pdd_lightning.networks.parameters import flatten, load_flat
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.progress import progress_bar
 from pdd_lightning.randomness import generator_for, seeded
@@ -154,6 +154,45 @@ class ExpertRecorder:
         store.missing()
         return store
 
+    def adopt(self, folder: Path, trajectories: Iterable[Tensor], epochs: int) -> TrajectoryStore:
+        """Stores trajectories that were recorded elsewhere as if this had recorded them.
+
+        A run with the same settings accepts the folder as `stages.experts.folder`. The networks are scored on the
+        validation part, which shows whether they fit the data. If they were trained on all training images, as is
+        usual elsewhere, that part is not unseen by them.
+
+        Args:
+            folder: Where to store them; without trajectories of its own.
+            trajectories: Parameters `[epochs + 1, P]` of each expert, as many as the settings say.
+            epochs: Epochs that every expert was trained for.
+
+        Returns:
+            The complete folder.
+        """
+        store = TrajectoryStore(folder, self.settings.number, self.description(epochs))
+        data, (network,) = self._data(self.real.train), self._fresh_networks([0])
+
+        def accuracy(parameters: Tensor) -> float:
+            load_flat(network, parameters)
+            return self._val_accuracy(network, data)
+
+        with progress_bar(self.settings.number, "Experts", "expert", self.progress) as bar:
+            for expert, snapshots in enumerate(trajectories):
+                store.write(
+                    expert,
+                    snapshots,
+                    losses=[],
+                    accuracies=[],
+                    start_accuracy=accuracy(snapshots[0]),
+                    end_accuracy=accuracy(snapshots[-1]),
+                    start_seconds=0.0,
+                    record_seconds=0.0,
+                )
+                bar.update()
+        store.missing()
+        store.seal()
+        return store
+
     def _check_files(self, store: TrajectoryStore) -> None:
         damaged = store.damaged()
         if damaged and not self.settings.rerecord_damaged:
@@ -210,14 +249,11 @@ class ExpertRecorder:
         groups = self._groups(missing, start)
         if not groups:
             return
-        val = self.real.val
-        images = EncodedImages(examples.images, self.real.pixels, self.device)
-        val_images = EncodedImages(val.images, self.real.pixels, self.device)
-        data = _Data(images, examples.labels.to(self.device), val_images, val.labels.to(self.device))
+        data = self._data(examples)
         start = replace(start, union=start.union.to(self.device)) if start else None
         mine = [expert for group in groups for expert in group if expert in missing]
         steps = sum(map(len, groups)) * start.steps if start else 0
-        steps += len(mine) * self.settings.training(epochs).steps(len(images))
+        steps += len(mine) * self.settings.training(epochs).steps(len(examples))
         with progress_bar(steps, title, "step", self.progress) as bar:
             for group in groups:
                 begin = time.perf_counter()
@@ -269,14 +305,24 @@ class ExpertRecorder:
         )
 
     def _start_networks(self, experts: list[int], start: StartPoint | None, bar: tqdm[Any]) -> list[nn.Module]:
+        networks = self._fresh_networks(experts)
+        if start is not None:
+            train_starts(networks, experts, start, self.augment, self.seed, partial(self._advance, bar), self.first)
+        return networks
+
+    def _fresh_networks(self, experts: list[int]) -> list[nn.Module]:
         networks = []
         channels, size, _ = self.real.image_shape
         for expert in experts:
             with seeded(self.seed, "expert init", self.first + expert):
                 networks.append(self.factory(channels, self.real.num_classes, size).to(self.device))
-        if start is not None:
-            train_starts(networks, experts, start, self.augment, self.seed, partial(self._advance, bar), self.first)
         return networks
+
+    def _data(self, examples: ImageSplit) -> _Data:
+        parts = examples, self.real.val
+        images, val_images = (EncodedImages(part.images, self.real.pixels, self.device) for part in parts)
+        labels, val_labels = (part.labels.to(self.device) for part in parts)
+        return _Data(images, labels, val_images, val_labels)
 
     def _advance(self, bar: tqdm[Any], steps: int) -> None:
         bar.update(steps)

@@ -63,7 +63,7 @@ class StageReport(Stored):
 class EvaluatedRow(Stored, extra="allow"):
     """Networks that were trained on the same images in the same way, and scored.
 
-    Further entries say how they were trained and scored, see `pdd_lightning.evaluation.NetworkPlan.about`.
+    Further entries say how they were trained and scored, see `pdd_lightning.evaluation.plan.PlannedRow.about`.
 
     Attributes:
         row: Name of what they were trained on.

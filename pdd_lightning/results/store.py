@@ -60,7 +60,7 @@ class TaskResult:
     """One trained and scored network.
 
     Attributes:
-        about: What was trained on what and how, see `pdd_lightning.evaluation.NetworkPlan.about`; the same for all
+        about: What was trained on what and how, see `pdd_lightning.evaluation.plan.PlannedRow.about`; the same for all
             networks of a row.
         number: Number of the network, from 0.
         scores: Score after each phase of the training.

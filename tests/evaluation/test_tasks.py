@@ -98,7 +98,7 @@ class Threads:
 
     def __init__(self, number, monkeypatch):
         self.number = number
-        self.barrier = threading.Barrier(number, timeout=60)
+        self.barrier = threading.Barrier(number, timeout=20)
         self.own = threading.local()
         self.given = [None] * number
         monkeypatch.setattr(distributed, "rank", lambda: self.own.rank)

@@ -5,7 +5,7 @@ import torch
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, adopt_trajectories
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 
 SETTINGS = ExpertSettings(number=2, batch_size=16)
 
@@ -20,11 +20,11 @@ def network(factory):
     return factory(3, 3, 8)
 
 
-def test_what_was_recorded_can_be_adopted_and_is_the_same(tmp_path, recorder, network):
+def test_what_was_recorded_can_be_adopted_and_is_the_same(tmp_path, recorder):
     """Recorded trajectories stand in for somebody else's."""
     recorded = recorder.record(tmp_path / "recorded", epochs=3)
     trajectories = [torch.stack([recorded.segment(expert, epoch, 0)[0] for epoch in range(4)]) for expert in range(2)]
-    adopted = adopt_trajectories(tmp_path / "adopted", 3, iter(trajectories), network, recorder)
+    adopted = recorder.adopt(tmp_path / "adopted", iter(trajectories), epochs=3)
     for store in (adopted, recorder.record(tmp_path / "adopted", epochs=3)):
         assert store.missing() == [] and store.damaged() == []
         for expert, expected in enumerate(trajectories):
@@ -45,7 +45,7 @@ def test_what_was_recorded_can_be_adopted_and_is_the_same(tmp_path, recorder, ne
 )
 def test_a_run_with_other_settings_refuses_them(tmp_path, recorder, network, blobs, factory, changes, message):
     size = sum(parameter.numel() for parameter in network.parameters())
-    adopt_trajectories(tmp_path, 1, [torch.zeros(2, size), torch.ones(2, size)], network, recorder)
+    recorder.adopt(tmp_path, [torch.zeros(2, size), torch.ones(2, size)], epochs=1)
     asked = {"settings": SETTINGS, "augment": DSA("flip"), "seed": 3, **changes}
     other = ExpertRecorder(factory, blobs, device=torch.device("cpu"), progress=False, **asked)
     with pytest.raises(ConfigError, match=message):

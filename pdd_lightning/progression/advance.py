@@ -275,7 +275,8 @@ def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
     if "union" not in state_dict:
         raise ConfigError(
             "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: begin a"
-            " new run in another folder; `pdd evaluate` takes its finished stages, distilled.safetensors of the run folder"
+            " new run in another folder. `pdd evaluate` takes the stages that are finished: distilled.safetensors in"
+            " the run folder."
         )
     return SyntheticSet.from_state_dict(state_dict["union"])
 

@@ -1,4 +1,4 @@
-"""Time and memory of the forms of the unrolled loop.
+"""Time and memory of the modes of the unrolled loop.
 
 python -m benchmarks.unroll                                  # ConvNet-3, width 128, 20 x 3 x 32 x 32
 python -m benchmarks.unroll --channels 1 --size 8 --depth 2 --width 32 --batch 10 --steps 10 --augment

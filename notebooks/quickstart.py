@@ -41,7 +41,8 @@ from torch.utils.data import DataLoader
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
 from pdd_lightning.data import Digits
-from pdd_lightning.evaluation.baselines import chosen_set, random_choice
+from pdd_lightning.evaluation.baselines import random_set
+from pdd_lightning.evaluation.subject import stored_subject
 from pdd_lightning.networks import ConvNet
 
 # %% [markdown]
@@ -121,11 +122,12 @@ def accuracies(staged: DistilledDataset, seed: int, epochs: int = 60) -> list[fl
 
 
 # %%
+subject = stored_subject(folder / "distilled.safetensors", real)
+
+
 def random_images(seed: int) -> DistilledDataset:
     """As many real images per class and stage as the distilled set has."""
-    chosen = random_choice(real, dataset.synthetic, seed)
-    staged = chosen_set(real, dataset.pixels, dataset.synthetic, chosen)
-    return DistilledDataset.of(staged, dataset.pixels, dataset.class_names, {})
+    return DistilledDataset.of(random_set(subject, seed), dataset.pixels, dataset.class_names, {})
 
 
 seeds = range(5)

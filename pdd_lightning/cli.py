@@ -27,17 +27,19 @@ import pdd_lightning.data.folder
 import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
 import pdd_lightning.networks  # noqa: F401
+from pdd_lightning import distributed
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.callbacks.evaluation import evaluate_run
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.commands import COMMANDS, ShortHelp
-from pdd_lightning.data.progressive import ProgressiveDataModule
+from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, differences
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
+from pdd_lightning.progression.checks import check_method_unchanged
 from pdd_lightning.progression.observer import stage_module
 from pdd_lightning.results.tables import flatten
 from pdd_lightning.stages import DistillationStage
@@ -142,9 +144,9 @@ class PDDCLI(LightningCLI):
         root = Path(config["default_root_dir"])
         if config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
-        every = self._get(self.config_init, "checkpoint_every")
+        every, callbacks = self._get(self.config_init, "checkpoint_every"), config["callbacks"] or []
         kwargs["callbacks"] = [
-            *(config["callbacks"] or []),
+            *(callbacks if isinstance(callbacks, list) else [callbacks]),
             *([] if config["enable_progress_bar"] is False else [StageProgressBar()]),
             RollingCheckpoint(root / "checkpoints", every),
         ]
@@ -174,10 +176,10 @@ class PDDCLI(LightningCLI):
 
     def _say_how_to_continue(self) -> None:
         """Says so where a run that was begun is not finished."""
-        (advance,) = (one for one in self.trainer.callbacks if isinstance(one, StageAdvance))  # type: ignore[attr-defined]
+        advance = self._get(self.config_init, "stages")
         begun = [_last_checkpoint(self.trainer), Path(self.trainer.default_root_dir) / "experts"]
         state = advance.state
-        if state is None or state.finished or not any(path.exists() for path in begun):
+        if not advance.started or state.finished or not any(path.exists() for path in begun):
             return
         if self.trainer.is_global_zero:
             print(f"Stopped in stage {state.stage} of {state.num_stages}; --ckpt_path last continues the run.")
@@ -195,21 +197,29 @@ class PDDCLI(LightningCLI):
 
         if strategy.launcher is None:
             evaluate()
-        else:
+            return
+        former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        try:
             strategy.launcher.launch(evaluate, trainer=self.trainer)
+        finally:
+            strategy.launcher.kill(signal.SIGTERM)  # what was started must not go on alone
+            signal.signal(signal.SIGTERM, former)
 
     def _evaluate(self, model: DistillationStage, path: Path) -> None:
-        data = self.datamodule
-        data.prepare_data()
+        """Evaluates a checkpoint, on every process."""
+        trainer, data = self.trainer, self.datamodule
+        model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]
+        with distributed.first_before_others():
+            data.prepare_data()
         data.setup("test")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         data.load_state_dict(checkpoint[type(data).__name__])
-        union = checkpointed_union(checkpoint["callbacks"][StageAdvance.__name__])
-        settings = self._get(self.config_init, "evaluation")
-        evaluate_run(self.trainer, model, data, union, "test", settings)
-        planned = self._get(self.config_init, "stages").num_stages
-        if union.num_stages < planned and self.trainer.is_global_zero:
-            print(f"Note: the checkpoint has {union.num_stages} of {planned} stages.")
+        stored, stages = checkpoint["callbacks"][StageAdvance.__name__], self._get(self.config_init, "stages")
+        data.state = RunState(checkpointed_union(stored), stages.num_stages, stages.iterations)
+        check_method_unchanged(stored["settings"], model)
+        evaluate_run(trainer, model, "test", self._get(self.config_init, "evaluation"))
+        if not data.state.finished and trainer.is_global_zero:
+            print(f"Note: the checkpoint has {data.union.num_stages} of {stages.num_stages} stages.")
 
 
 class _ToStandardError(logging.Handler):

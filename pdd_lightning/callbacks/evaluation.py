@@ -8,8 +8,6 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pdd_lightning import distributed
-from pdd_lightning.data.progressive import ProgressiveDataModule
-from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings, Part, Subject, evaluate
 from pdd_lightning.progression.advance import StageAdvance
@@ -46,24 +44,15 @@ class Evaluation(Callback):
         module = stage_module(pl_module)
         if module.data.union.num_stages > 0:
             settings = replace(self.settings, baselines=(), full_data_epochs=0)
-            evaluate_run(trainer, module, module.data, module.data.union, "val", settings)
+            evaluate_run(trainer, module, "val", settings)
 
 
-def evaluate_run(
-    trainer: Trainer,
-    module: DistillationStage,
-    data: ProgressiveDataModule,
-    union: SyntheticSet,
-    part: Part,
-    settings: EvaluationSettings,
-) -> None:
+def evaluate_run(trainer: Trainer, module: DistillationStage, part: Part, settings: EvaluationSettings) -> None:
     """Evaluates the union of a run, prints the rows and tells the observers; called on all processes.
 
     Args:
         trainer: The trainer of the run: its folder, device, and observers.
-        module: The method: kind of network, and augmentation.
-        data: Real images, set up, and the seed.
-        union: What is evaluated.
+        module: The method, attached to the trainer, with its data set up.
         part: Real images to score on.
         settings: How.
 
@@ -71,6 +60,7 @@ def evaluate_run(
         ConfigError: There is nothing to evaluate, or the settings do not suit the method.
         DataError: A class has fewer real images than a baseline needs.
     """
+    data, union = module.data, module.data.union
     if union.num_stages == 0:
         raise ConfigError("nothing to evaluate: give a checkpoint with a finished stage by --ckpt_path")
     _check_expert_inits(settings, module)

@@ -48,6 +48,7 @@ class StageAdvance(Callback):
     Attributes:
         state: Where the run stands; None before a fit.
         history: Reports of the finished stages.
+        started: Whether the current fit has come to its stages.
 
     Raises:
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
@@ -75,10 +76,7 @@ class StageAdvance(Callback):
         discard.check_stages(num_stages)
         self.state: RunState | None = None
         self.history: list[StageReport] = []
-        self._settings: dict[str, Any] = {}
-        self._meter = StageMeter()
-        self._examples = ExampleChoice(discard)
-        self._scoring_seconds = 0.0
+        self.started = False
         self._clock = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -89,10 +87,16 @@ class StageAdvance(Callback):
             # transition that was interrupted and made up for.
             trainer.fit_loop.max_epochs = -1
         check_method(module, trainer.precision, self.experts, self.pool)
-        if self.state is None:
-            union = SyntheticSet.empty(module.data.real.image_shape, module.decode_factor)
-            self.state = RunState(union, self.num_stages, self.iterations)
+        # From the beginning, whatever this callback did before; a checkpoint brings the run to where it was.
+        union = SyntheticSet.empty(module.data.real.image_shape, module.decode_factor)
+        self.state = RunState(union, self.num_stages, self.iterations)
+        self.history = []
+        self.started = False
+        self._settings: dict[str, Any] = {}
+        self._meter = StageMeter()
+        self._scoring_seconds = 0.0
         self._change()
+        self._examples = ExampleChoice(self.discard)
         self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,9 +110,10 @@ class StageAdvance(Callback):
         if self.transition.at_once > 1:
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
         settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples)
-        check_unchanged(self._settings, settings, module.state.stage)
+        check_unchanged(self._settings, settings, module.state.stage, module.may_change)
         self._settings = settings
-        self._stop_if_finished(trainer)
+        if len(self.history) >= self.num_stages:
+            trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
@@ -117,12 +122,16 @@ class StageAdvance(Callback):
             for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
                 group["lr"] = configured["lr"]  # the checkpoint restored the former ones
         self._change(union=module.data.union.to(module.device))
-        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, self.pool)
+        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition)
+        self.started = True
         self._choose_examples(trainer)
-        self._open_experts(trainer)
-        if module.state.iteration == 0:
-            self._begin_stage()
-        self._advance_if_done(trainer)
+        if len(self.history) < module.data.union.num_stages:
+            self._finish_transition(trainer)
+        else:
+            self._open_experts(trainer)
+            if module.state.iteration == 0:
+                self._begin_stage()
+            self._advance_if_done(trainer)
         self._renew_pool(trainer)
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
@@ -191,12 +200,17 @@ class StageAdvance(Callback):
         return int(min(self.iterations, trainer.num_training_batches))
 
     def _advance_if_done(self, trainer: Trainer) -> None:
-        """Freezes the images of a stage whose iterations are done, trains on the union, and begins the next stage."""
-        module, finished = self._module, self._module.state.stage
-        if module.state.iteration < self._length(trainer):
-            return
-        matched = self._networks.opened(finished - 1)
-        self._change(union=module.data.union.append(*module.distilled, module.learned_lr))
+        """Freezes the images of a stage whose iterations are done, and makes the transition to the next stage."""
+        module = self._module
+        if module.state.iteration >= self._length(trainer):
+            # At once: a checkpoint that is saved in the middle of the transition must not freeze them a second time.
+            self._change(union=module.data.union.append(*module.distilled, module.learned_lr), iteration=0)
+            self._finish_transition(trainer)
+
+    def _finish_transition(self, trainer: Trainer) -> None:
+        """Trains on the union, records the next experts, reports the stage, and begins the next one."""
+        module, finished = self._module, self._module.data.union.num_stages
+        matched = self._networks.after(finished - 1)
         recorded = self._open_experts(trainer)
         assert recorded is not None  # a stage is finished
         scoring_seconds = self._scoring_seconds if finished == 1 else 0.0
@@ -205,22 +219,18 @@ class StageAdvance(Callback):
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage()
-        self._stop_if_finished(trainer)
+        if len(self.history) >= self.num_stages:
+            trainer.should_stop = True
 
     def _begin_stage(self) -> None:
         """New images and an empty optimiser."""
         module = self._module
         if not module.state.finished:
             module.restart(module.data.generator("initial images", module.state.stage))
-        self._change(iteration=0)
         self._meter = StageMeter()
         optimizer = module.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.state.clear()
-
-    def _stop_if_finished(self, trainer: Trainer) -> None:
-        if self._module.state.finished:
-            trainer.should_stop = True
 
     def _open_experts(self, trainer: Trainer) -> TrajectoryStore | None:
         """Records or opens the trajectories that start where training on the union ended, if there are any."""
@@ -264,8 +274,9 @@ def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
     """
     if "union" not in state_dict:
         raise ConfigError(
-            "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: its"
-            " finished stages are in distilled.safetensors of the run folder; begin a new run in another folder"
+            "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: begin a"
+            " new run in another folder. `pdd evaluate` takes the stages that are finished: distilled.safetensors in"
+            " the run folder."
         )
     return SyntheticSet.from_state_dict(state_dict["union"])
 

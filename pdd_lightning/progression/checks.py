@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +15,6 @@ from pdd_lightning.stages import DistillationStage
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Precisions of the trainer that stages support."""
-
-MAY_CHANGE = ("lr_img", "lr_lr", "lr_label", "unroll_mode")
-"""Settings of a method that may be changed when a run is continued: rates that turned out too high, and how the inner
-loop is computed."""
 
 
 def check_method(module: DistillationStage, precision: str, experts: ExpertSettings, pool: PoolSettings) -> None:
@@ -57,25 +54,49 @@ def run_settings(
     examples: ExampleChoice,
 ) -> dict[str, Any]:
     """All settings that the images depend on, as JSON, but those that may change when a run is continued."""
-    method = {name: value for name, value in module.settings.items() if name not in MAY_CHANGE}
     between = asdict(transition)
     del between["at_once"]  # the same up to rounding
     stages = {"iterations": iterations, "transition": between}
     if pool.refresh_every:
         stages["pool"] = asdict(pool)
     stages |= examples.description()
+    settings = {"model": _fixed(module), "stages": stages, "precision": module.trainer.precision}
     # As it comes back from a checkpoint or a file, so that the two compare equal.
-    settings: dict[str, Any] = json.loads(json.dumps({"model": method, "stages": stages}))
-    return settings
+    comparable: dict[str, Any] = json.loads(json.dumps(settings))
+    return comparable
 
 
-def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int) -> None:
+def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) -> None:
+    """Refuses to evaluate a run with another method, or another kind of network, than it was distilled with.
+
+    Args:
+        stored: `run_settings` of the checkpoint.
+        module: The method now.
+
+    Raises:
+        ConfigError: The settings of the method differ; the message lists how.
+    """
+    if changes := differences(stored.get("model", {}), json.loads(json.dumps(_fixed(module))), "model"):
+        listed = "\n  ".join(changes)
+        raise ConfigError(
+            f"the checkpoint was made with other settings:\n  {listed}\nRestore them; `pdd evaluate` evaluates the"
+            " distilled set with other networks."
+        )
+
+
+def _fixed(module: DistillationStage) -> dict[str, Any]:
+    """The method's settings that may not change when a run is continued."""
+    return {name: value for name, value in module.settings.items() if name not in module.may_change}
+
+
+def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int, may_change: Sequence[str]) -> None:
     """Refuses to continue a run with other settings.
 
     Args:
         stored: `run_settings` of the checkpoint; empty for a new run.
         settings: `run_settings` now.
         stage: The stage to be continued. What later ones leave out may change.
+        may_change: Settings of the method that may change, for the message.
 
     Raises:
         ConfigError: The settings differ; the message lists how.
@@ -85,7 +106,7 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int
         changes = "\n  ".join(differences(before, now))
         raise ConfigError(
             f"the checkpoint was made with other settings:\n  {changes}\nRestore them, or begin a new run in another"
-            f" folder. Only {', '.join(MAY_CHANGE)} and stages.num_stages may change, and what stages to come leave out"
+            f" folder. Only {', '.join(may_change)} and stages.num_stages may change, and what stages to come leave out"
             " (stages.discard)."
         )
 

@@ -77,10 +77,11 @@ class StageMeter:
         """
         accuracies = [record.start_accuracy for record in recorded.records]
         matched_seconds = sum(record.record_seconds for record in matched.records) if matched else 0.0
+        kept = module.state.kept.get(stage, module.data.real.train)
         return StageReport(
             stage=stage,
             images=len(module.data.union.labels),
-            real_images=len(module.data.kept_in(stage)),
+            real_images=len(kept),
             learned_lr=module.learned_lr,
             lr_img=module.lr_img,
             first_loss=self.first_loss,

@@ -82,7 +82,6 @@ class StageNetworks:
         num_stages: Number of stages of the run.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
-        pool: Networks that methods without trajectories draw from.
 
     Raises:
         SIGTERMException: The process was asked to end while networks were trained.
@@ -95,14 +94,12 @@ class StageNetworks:
         num_stages: int,
         experts: ExpertSettings,
         transition: TransitionSettings,
-        pool: PoolSettings,
     ) -> None:
         self.trainer = trainer
         self.module = module
         self.num_stages = num_stages
         self.experts = experts
         self.transition = transition
-        self.pool = pool
         self.root = Path(trainer.default_root_dir) / "experts"
         self._stores: dict[int, TrajectoryStore] = {}
 

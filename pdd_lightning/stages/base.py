@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -53,6 +54,11 @@ class DistillationStage(LightningModule, ABC):
         ConfigError: A setting is out of range.
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ("lr_img",)
+    """Settings that may be changed when a run is continued, such as rates that turned out too high."""
+    inits: ClassVar[tuple[str, ...]] = ("real", "noise")
+    """What images may start from."""
+
     images: nn.Parameter
     labels: Tensor
     last_loss: Tensor
@@ -71,6 +77,8 @@ class DistillationStage(LightningModule, ABC):
         check_at_least(1, ipc=ipc)
         check_positive(lr_img=lr_img)
         check_momentum(momentum=momentum)
+        if init not in self.inits:
+            raise ConfigError(f"init must be one of {', '.join(self.inits)}, got {init!r}")
         self.network = network
         self.ipc = ipc
         self.lr_img = lr_img
@@ -120,8 +128,20 @@ class DistillationStage(LightningModule, ABC):
         A continued run must have the same, and a distilled set carries them along.
         """
         names = dict.fromkeys(name for kind in type(self).__mro__ for name in _argument_names(kind))
-        arguments = {name: _plain(getattr(self, name)) for name in names}
+        arguments = {name: self._setting(name) for name in names}
         return {"method": type(self).__name__, **arguments, "augment_together": self.augment.together}
+
+    def _setting(self, name: str) -> Any:
+        """An argument of the constructor as data that can be stored."""
+        try:
+            value = getattr(self, name)
+            plain = value.strategy if isinstance(value, DSA) else network_spec(value) if callable(value) else value
+            json.dumps(plain)
+        except (AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{type(self).__name__} must keep its argument {name!r} as self.{name}: a JSON value or a network class"
+            ) from error
+        return plain
 
     @property
     def init_images(self) -> int:
@@ -290,15 +310,8 @@ class DistillationStage(LightningModule, ABC):
 
 
 def _argument_names(kind: type) -> list[str]:
-    """Names of the arguments of a stage's constructor, without those that it passes on as `**kwargs`."""
-    if not issubclass(kind, DistillationStage) or "__init__" not in vars(kind):
+    """Names of the arguments of a stage's constructor, without those that it passes on as `*args` or `**kwargs`."""
+    if kind in LightningModule.__mro__ or "__init__" not in vars(kind):
         return []
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-
-
-def _plain(value: Any) -> Any:
-    """An argument of a method as data that can be stored."""
-    if isinstance(value, DSA):
-        return value.strategy
-    return network_spec(value) if callable(value) else value
+    parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+    return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class DATM(TrajectoryMatching):
     Reference:
         Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (ICLR 2024).
     """
+
+    may_change: ClassVar[tuple[str, ...]] = (*TrajectoryMatching.may_change, "lr_label")
 
     label_logits: nn.Parameter
 

@@ -157,7 +157,7 @@ class GradientMatching(DistillationStage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes this process's network over, see `DistillationStage` for what is refused."""
         super().on_load_checkpoint(checkpoint)
-        stored = checkpoint["matching_networks"]
+        stored = checkpoint.get("matching_networks", [None])
         self._network, self._stored = (), stored[distributed.rank() % len(stored)]
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> GradientBatch:

@@ -85,6 +85,8 @@ class IDC(DistillationStage):
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
     """
 
+    inits = ("mix", "real", "noise")
+
     def __init__(
         self,
         network: NetworkFactory,

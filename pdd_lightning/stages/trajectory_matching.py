@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -78,6 +78,8 @@ class TrajectoryMatching(DistillationStage):
         Cazenavette et al., Dataset Distillation by Matching Training Trajectories (CVPR 2022), algorithm 1.
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
     """
+
+    may_change: ClassVar[tuple[str, ...]] = ("lr_img", "lr_lr", "unroll_mode")
 
     log_lr: nn.Parameter
 

@@ -91,7 +91,7 @@ def test_renewed_networks_go_through_all_unions(straight, factory):
     stage.__class__ = type("Held", (GradientMatching,), {"data": data})
     transition = TransitionSettings(epochs=2, batch_size=8)
     trainer = Trainer(default_root_dir=folder, accelerator="cpu", logger=False)
-    networks = StageNetworks(trainer, stage, STAGES, experts, transition, PoolSettings())
+    networks = StageNetworks(trainer, stage, STAGES, experts, transition)
     recorder = ExpertRecorder(factory, data.real, experts, stage.augment, 4, torch.device("cpu"), progress=False)
     first = recorder.record(folder / "long_1", 0, networks.start_point(1, lambda: None))
     second = recorder.record(folder / "long_2", 0, networks.start_point(2, lambda: first))

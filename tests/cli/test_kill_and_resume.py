@@ -54,7 +54,7 @@ def iteration(folder: Path) -> int:
     path = folder / "checkpoints" / "last.ckpt"
     if not path.exists():
         return -1
-    state = torch.load(path, weights_only=True)["ProgressiveDataModule"]
+    state = torch.load(path, weights_only=True)["callbacks"]["StageAdvance"]
     return int(state["iteration"]) + 1000 * len(state["union"]["learning_rates"])
 
 

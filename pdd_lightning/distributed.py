@@ -5,7 +5,6 @@ Each operation works without a process group, too.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -107,6 +106,8 @@ def on_processes(processes: int, work: Callable[[], object]) -> None:
             spawn(_join, arguments, processes)
         except ProcessExitedException as error:
             raise (ProcessError(_LOST) if errors.empty() else errors.get()) from error
+    if not errors.empty():
+        raise errors.get()
 
 
 def _join(number: int, processes: int, meeting: str, threads: int, work: Callable[[], object], errors: Any) -> None:
@@ -117,8 +118,7 @@ def _join(number: int, processes: int, meeting: str, threads: int, work: Callabl
     try:
         work()
     except PDDError as error:
-        errors.put(error)
-        sys.exit(1)
+        errors.put(error)  # the others raise it, too, or find that this one is gone
     dist.destroy_process_group()
 
 

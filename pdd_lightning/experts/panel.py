@@ -1,4 +1,4 @@
-"""What recorded experts see in images: initial images that they recognise, and soft labels in their words."""
+"""What recorded experts see in images: those that they classify correctly, and soft labels from their logits."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class ExpertPanel:
         """
         expert = int(torch.randint(self.trajectories.number, (), generator=generator))
         members = [examples.images_of_class(label) for label in range(real.num_classes)]
-        orders = [places[torch.randperm(len(places), generator=generator)] for places in members]
+        orders = [indices[torch.randperm(len(indices), generator=generator)] for indices in members]
         right = torch.zeros(len(examples), dtype=torch.bool)
         size = max(1, _BATCH // real.num_classes)
         for first in range(0, max(map(len, orders)), size):
-            places = torch.cat([order[first : first + size] for order in orders])
-            logits = self.logits(expert, real.pixels.encode(to_unit(examples.images[places])))
-            right[places] = logits.argmax(1).cpu() == examples.labels[places]
+            indices = torch.cat([order[first : first + size] for order in orders])
+            logits = self.logits(expert, real.pixels.encode(to_unit(examples.images[indices])))
+            right[indices] = logits.argmax(1).cpu() == examples.labels[indices]
             if all(int(right[order].sum()) >= per_class for order in orders):
                 break
         ranked = [torch.cat([order[right[order]], order[~right[order]]]) for order in orders]

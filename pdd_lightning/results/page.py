@@ -137,8 +137,8 @@ def compared_settings(runs: Sequence[Run]) -> tuple[Table, dict[str, str]]:
     differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
     lines = [[name, *(run.settings.get(name, "") for run in runs)] for name in differing]
     shared = {name: runs[0].settings[name] for name in names if name not in differing}
-    said = {name: text for name, text in shared.items() if text != "null"}
-    return Table(["setting", *(run.name for run in runs)], lines, {}), said
+    stated = {name: text for name, text in shared.items() if text != "null"}
+    return Table(["setting", *(run.name for run in runs)], lines, {}), stated
 
 
 def accuracy_by_class(run: Run) -> tuple[str, Table]:

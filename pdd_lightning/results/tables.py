@@ -101,8 +101,8 @@ class Table:
 
     def facts(self) -> str:
         """What all rows have in common, as a sentence; empty where that is nothing."""
-        said = "; ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
-        return f"In all rows: {said}." if said else ""
+        facts = "; ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
+        return f"In all rows: {facts}." if facts else ""
 
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""

@@ -37,9 +37,9 @@ def sharpen_gradients(network: nn.Module, images: Tensor, targets: Tensor, rho: 
     buffers = [buffer.clone() for buffer in network.buffers()]
     first = _take_gradients(parameters)
     with torch.no_grad():
-        scale = rho / (_norm([weight * slope for weight, slope in zip(weights, first, strict=True)]) + _EPS)
-        for parameter, weight, slope in zip(parameters, weights, first, strict=True):
-            parameter.add_(weight.square() * slope * scale)
+        scale = rho / (_norm([weight * gradient for weight, gradient in zip(weights, first, strict=True)]) + _EPS)
+        for parameter, weight, gradient in zip(parameters, weights, first, strict=True):
+            parameter.add_(weight.square() * gradient * scale)
     F.cross_entropy(network(images), targets).backward()
     second = _take_gradients(parameters)
     with torch.no_grad():

@@ -64,7 +64,7 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
     values |= _stored(needs, store)
     rounds = [[need for need in needs if need not in values], missing]
     steps = sum(task.steps for each in rounds for task in _own_share(each))
-    with progress_bar(steps, "", "step", progress and steps > 0) as bar:
+    with progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
         for each in rounds:
             values |= _computed(each, values, store, bar)
     return [values[task] for task in tasks]

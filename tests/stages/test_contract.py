@@ -47,6 +47,7 @@ OTHERS: dict[str, Any] = {
     "classes": "together",
     "unroll_mode": "constant",
     "batch_syn": 2,
+    "new_share": 0.5,
     "first_max_start_epoch": 1,
     "image_average": 0.9,
     "lr_label": 0.5,

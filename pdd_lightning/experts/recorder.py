@@ -41,6 +41,8 @@ class ExpertSettings:
             record what the method needs.
         lr: Learning rate of SGD.
         batch_size: Images per step.
+        images_per_epoch: Real images of an epoch, drawn anew for each; null takes all. Epochs are then shorter, for
+            segments of fewer steps. Experts trained like that have no forgetting scores.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
         rho: Radius of sharpness-aware steps, which give flatter trajectories at twice the time; 0 takes plain steps.
@@ -59,6 +61,7 @@ class ExpertSettings:
     epochs: int | None = None
     lr: float = 0.01
     batch_size: int = 256
+    images_per_epoch: int | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
     rho: float = 0.0
@@ -67,12 +70,17 @@ class ExpertSettings:
     rerecord_damaged: bool = False
 
     def __post_init__(self) -> None:
-        check_at_least(1, **{"experts.number": self.number})
+        names = ("number", "images_per_epoch")
+        check_at_least(1, **{f"experts.{name}": getattr(self, name) for name in names})
         self.training(self.epochs or 0)  # refuses what cannot work before anything is recorded
 
     def first_folder(self, root: Path) -> Path:
         """Where the experts of the first stage are; `root` is the folder of all experts of a run."""
         return Path(self.folder) if self.folder else root / "theta_0"
+
+    def images_of_epoch(self, count: int) -> int:
+        """How many of `count` real images an epoch sees."""
+        return count if self.images_per_epoch is None else min(self.images_per_epoch, count)
 
     def training(self, epochs: int) -> TrainingSettings:
         """The experts' training on real images, at a constant learning rate."""
@@ -210,10 +218,12 @@ class ExpertRecorder:
         self, epochs: int, start: StartPoint | None = None, examples: ImageSplit | None = None
     ) -> dict[str, Any]:
         """What trajectories depend on, for the manifest; `examples` are those that are trained on, if not all."""
-        kept = {}
+        # Only where something is left out, so that folders recorded without stay valid.
+        fewer: dict[str, Any] = {}
+        if self.settings.images_per_epoch is not None:
+            fewer["images_per_epoch"] = self.settings.images_per_epoch
         if examples is not None and examples is not self.real.train:
-            # Only where something is left out, so that folders recorded without stay valid.
-            kept["examples"] = sha256_of_tensors({"indices": examples.indices})
+            fewer["examples"] = sha256_of_tensors({"indices": examples.indices})
         return {
             "network": network_spec(self.factory),
             "data": self.real.fingerprint,
@@ -223,7 +233,7 @@ class ExpertRecorder:
             "augment_together": self.augment.together,
             "training": asdict(self.settings.training(epochs)),
             "start": start.description() if start else None,
-            **kept,
+            **fewer,
         }
 
     def _groups(self, missing: list[int], start: StartPoint | None) -> list[list[int]]:
@@ -253,7 +263,7 @@ class ExpertRecorder:
         start = replace(start, union=start.union.to(self.device)) if start else None
         mine = [expert for group in groups for expert in group if expert in missing]
         steps = sum(map(len, groups)) * start.steps if start else 0
-        steps += len(mine) * self.settings.training(epochs).steps(len(examples))
+        steps += len(mine) * self.settings.training(epochs).steps(self.settings.images_of_epoch(len(examples)))
         with progress_bar(steps, title, "step", self.progress) as bar:
             for group in groups:
                 begin = time.perf_counter()
@@ -277,8 +287,8 @@ class ExpertRecorder:
         start_seconds: float,
     ) -> None:
         snapshots = [_snapshot(network)]
-        training = self.settings.training(epochs)
-        steps = training.steps(len(data.images)) // max(epochs, 1)
+        training, per_epoch = self.settings.training(epochs), self.settings.images_per_epoch
+        steps = training.steps(self.settings.images_of_epoch(len(data.images))) // max(epochs, 1)
 
         # Each process records experts of its own: nothing to bring together.
         forgetting = ForgettingScore(len(data.images), max(epochs, 1), sync_on_compute=False)
@@ -290,12 +300,14 @@ class ExpertRecorder:
 
         start_accuracy = self._val_accuracy(network, data)
         begin = time.perf_counter()
-        curve = train_network(network, data.images, data.labels, training, self.augment, generator, on_epoch)
+        curve = train_network(
+            network, data.images, data.labels, training, self.augment, generator, on_epoch, images_per_epoch=per_epoch
+        )
         record_seconds = time.perf_counter() - begin
         store.write(
             expert,
             torch.stack(snapshots),
-            forgetting.compute() if epochs else None,
+            forgetting.compute() if epochs and per_epoch is None else None,
             losses=[epoch.loss for epoch in curve],
             accuracies=[epoch.accuracy for epoch in curve],
             start_accuracy=start_accuracy,

@@ -122,7 +122,7 @@ class StageNetworks:
 
     def for_scores(self, number: int, epochs: int) -> TrajectoryStore:
         """Networks trained on all real images for their forgetting scores alone."""
-        recorder = self._recorder(replace(self.experts, number=number, epochs=None))
+        recorder = self._recorder(replace(self.experts, number=number, epochs=None, images_per_epoch=None))
         return recorder.record(self.root / "scoring", epochs, title="Networks that score the examples")
 
     def renewed(self, stages: int, generation: int) -> TrajectoryStore:

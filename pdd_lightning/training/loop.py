@@ -108,6 +108,7 @@ def train_network(
     generator: torch.Generator,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
     max_steps: int | None = None,
+    images_per_epoch: int | None = None,
 ) -> list[EpochRecord]:
     """Trains `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
 
@@ -122,18 +123,20 @@ def train_network(
         generator: CPU generator of batch order, augmentation, mixing and dropout.
         on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
         max_steps: Optimiser steps after which training ends, within an epoch if need be.
+        images_per_epoch: Images of an epoch, drawn anew for each; all by default.
 
     Returns:
         One record per epoch that was begun.
     """
     records = []
-    left = settings.steps(len(images)) if max_steps is None else max_steps
+    count = len(images) if images_per_epoch is None else min(images_per_epoch, len(images))
+    left = settings.steps(count) if max_steps is None else max_steps
     with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
         optimizer = sgd(network.parameters(), settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
-            order = torch.randperm(len(images), generator=generator).split(settings.batch_size)[:left]
+            order = torch.randperm(len(images), generator=generator)[:count].split(settings.batch_size)[:left]
             if not order:
                 break
             left -= len(order)

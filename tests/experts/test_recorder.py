@@ -10,6 +10,7 @@ from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint
 from pdd_lightning.networks import flatten, unflatten
 from pdd_lightning.training import TrainingSettings, score_network
+from tests.tiny import Watched, image_set
 
 SETTINGS = ExpertSettings(number=2, lr=0.05, batch_size=16)
 TRANSITION = TrainingSettings(epochs=20, lr=0.05, batch_size=16)
@@ -106,6 +107,25 @@ def test_curves_have_one_entry_per_epoch(first):
         assert all(0 <= accuracy <= 1 for accuracy in record.accuracies)
         assert record.losses[-1] < record.losses[0]
         assert record.record_seconds > 0
+
+
+def test_shorter_epochs_see_other_images_each_time(blobs, tmp_path):
+    """Neither do they leave forgetting scores, nor are their folders those of whole epochs."""
+    settings = replace(SETTINGS, number=1, images_per_epoch=20)
+
+    def record(settings):
+        return ExpertRecorder(Watched, blobs, settings, DSA("none"), 5, torch.device("cpu")).record(tmp_path, EPOCHS)
+
+    Watched.seen.clear()
+    store = record(settings)
+    assert [len(batch) for batch in Watched.seen] == [16, 4] * EPOCHS
+    epochs = [image_set(torch.cat(Watched.seen[first : first + 2])) for first in range(0, 2 * EPOCHS, 2)]
+    assert [len(images) for images in epochs] == [20] * EPOCHS
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert store.forgetting(0) is None
+    record(settings)
+    with pytest.raises(ConfigError, match="images_per_epoch: 20 on disk, None asked for"):
+        record(replace(settings, images_per_epoch=None))
 
 
 def test_experts_learn(recorder, tmp_path):
@@ -221,7 +241,16 @@ def test_damaged_files_are_recorded_again_on_request(recorder, first):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"number": 0}, {"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}, {"momentum": 1.0}, {"weight_decay": -1.0}]
+    "bad",
+    [
+        {"number": 0},
+        {"images_per_epoch": 0},
+        {"epochs": -1},
+        {"lr": 0.0},
+        {"batch_size": 0},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+    ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class ExpertSettings:
         weight_decay: L2 penalty of SGD.
         rho: Radius of sharpness-aware steps, which give flatter trajectories at twice the time; 0 takes plain steps.
         alpha: Weight of the surrogate gap in sharpness-aware steps.
+        inits: Where experts of later stages come from: `continue` trains each one's own start point of the former stage
+            on the union, `fresh` trains other random initialisations in every stage, through all unions so far.
         folder: Where the experts of the first stage are stored and found again; null keeps them in the
             run folder.
         rerecord_damaged: Record truncated or altered files again rather than stop with an error.
@@ -66,6 +68,7 @@ class ExpertSettings:
     weight_decay: float = 0.0
     rho: float = 0.0
     alpha: float = 0.0
+    inits: Literal["continue", "fresh"] = "continue"
     folder: str | None = None
     rerecord_damaged: bool = False
 
@@ -218,12 +221,14 @@ class ExpertRecorder:
         self, epochs: int, start: StartPoint | None = None, examples: ImageSplit | None = None
     ) -> dict[str, Any]:
         """What trajectories depend on, for the manifest; `examples` are those that are trained on, if not all."""
-        # Only where something is left out, so that folders recorded without stay valid.
-        fewer: dict[str, Any] = {}
+        # Only where they are in use, so that folders recorded without stay valid.
+        options: dict[str, Any] = {}
+        if start is not None and self.settings.inits == "fresh":
+            options["inits"] = "fresh"
         if self.settings.images_per_epoch is not None:
-            fewer["images_per_epoch"] = self.settings.images_per_epoch
+            options["images_per_epoch"] = self.settings.images_per_epoch
         if examples is not None and examples is not self.real.train:
-            fewer["examples"] = sha256_of_tensors({"indices": examples.indices})
+            options["examples"] = sha256_of_tensors({"indices": examples.indices})
         return {
             "network": network_spec(self.factory),
             "data": self.real.fingerprint,
@@ -233,7 +238,7 @@ class ExpertRecorder:
             "augment_together": self.augment.together,
             "training": asdict(self.settings.training(epochs)),
             "start": start.description() if start else None,
-            **fewer,
+            **options,
         }
 
     def _groups(self, missing: list[int], start: StartPoint | None) -> list[list[int]]:
@@ -260,7 +265,7 @@ class ExpertRecorder:
         if not groups:
             return
         data = self._data(examples)
-        start = replace(start, union=start.union.to(self.device)) if start else None
+        start = start.to(self.device) if start else None
         mine = [expert for group in groups for expert in group if expert in missing]
         steps = sum(map(len, groups)) * start.steps if start else 0
         steps += len(mine) * self.settings.training(epochs).steps(self.settings.images_of_epoch(len(examples)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from pdd_lightning.augment import DSA
@@ -26,24 +27,34 @@ class StartPoint:
         union: All images distilled so far, as networks are trained on them (decoded).
         training: Settings of the training on the union.
         at_once: Networks trained at once, see `train_networks`.
+        earlier: Smaller unions that networks are trained on before, in order, each with its settings.
     """
 
     previous: Callable[[], TrajectoryStore | None]
     union: SyntheticSet
     training: TrainingSettings
     at_once: int = 1
+    earlier: tuple[tuple[SyntheticSet, TrainingSettings], ...] = ()
+
+    @property
+    def phases(self) -> tuple[tuple[SyntheticSet, TrainingSettings], ...]:
+        """All unions that networks are trained on, in order, each with its settings."""
+        return (*self.earlier, (self.union, self.training))
 
     @property
     def steps(self) -> int:
         """Optimiser steps of one network."""
-        return self.training.steps(len(self.union.labels))
+        return sum(training.steps(len(union.labels)) for union, training in self.phases)
+
+    def to(self, device: torch.device) -> StartPoint:
+        """The same with all unions on `device`."""
+        earlier = tuple((union.to(device), training) for union, training in self.earlier)
+        return replace(self, union=self.union.to(device), earlier=earlier)
 
     def description(self) -> dict[str, Any]:
         """What the start points depend on, for the manifest; up to rounding, `at_once` is not part of it."""
-        return {
-            "union": self.union.sha256(),
-            "training": asdict(self.training),
-        }
+        facts = [{"union": union.sha256(), "training": asdict(training)} for union, training in self.phases]
+        return {**facts[-1], **({"earlier": facts[:-1]} if self.earlier else {})}
 
 
 def train_starts(
@@ -66,11 +77,12 @@ def train_starts(
         on_steps: Called with the number of optimiser steps just done, over all networks.
         first: Number of the first expert, see `ExpertRecorder`.
     """
-    previous, union, number = start.previous(), start.union, len(experts)
+    previous = start.previous()
     if previous is not None:
         for network, expert in zip(networks, experts, strict=True):
             load_flat(network, previous.segment(expert, 0, 0)[0])
-    generators = [generator_for(seed, "transition", union.num_stages, first + expert) for expert in experts]
-    steps = number * start.steps // max(start.training.epochs, 1)
-    images, labels = [union.images] * number, [union.labels] * number
-    train_networks(networks, images, labels, start.training, augment, generators, lambda *_: on_steps(steps))
+    for union, training in start.phases:
+        number, steps = len(experts), len(experts) * replace(training, epochs=1).steps(len(union.labels))
+        generators = [generator_for(seed, "transition", union.num_stages, first + expert) for expert in experts]
+        images, labels = [union.images] * number, [union.labels] * number
+        train_networks(networks, images, labels, training, augment, generators, lambda *_, done=steps: on_steps(done))

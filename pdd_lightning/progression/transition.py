@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pdd_lightning import distributed
+from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
 from pdd_lightning.experts.store import delete_folders
@@ -153,17 +154,28 @@ class StageNetworks:
 
     def start_point(self, stage: int, previous: Callable[[], TrajectoryStore | None]) -> StartPoint:
         """Training on the union of the first `stage` stages, from where `previous` ended."""
+        return StartPoint(previous, *self._phase(stage), self.transition.at_once)
+
+    def _phase(self, stage: int) -> tuple[SyntheticSet, TrainingSettings]:
+        """The union of the first `stage` stages, and the training on it."""
         union = self.module.data.union.union(stage).decoded(self.module.data.real.pixels)
         learned = union.learning_rates[-1]
-        training = self.transition.training(self.module.default_lr if learned is None else learned)
-        return StartPoint(previous, union, training, self.transition.at_once)
+        return union, self.transition.training(self.module.default_lr if learned is None else learned)
+
+    def _fresh_start(self, stage: int) -> StartPoint:
+        """Training through the unions of the first `stage` stages, from random initialisations."""
+        *earlier, last = map(self._phase, range(1, stage + 1))
+        return StartPoint(lambda: None, *last, self.transition.at_once, tuple(earlier))
 
     def _record(self, stage: int, needed: int) -> TrajectoryStore:
-        recorder, examples = self._recorder(self.experts), self.module.data.kept_in(stage + 1)
+        fresh = self.experts.inits == "fresh"
+        # Of later stages, too, no two have the same initialisation.
+        recorder = self._recorder(self.experts, first=stage * self.experts.number if fresh else 0)
+        examples = self.module.data.kept_in(stage + 1)
         if stage == 0:
             folder, epochs = self.experts.first_folder(self.root), self.experts.epochs or needed
             return recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
-        start = self.start_point(stage, partial(self.after, stage - 1))
+        start = self._fresh_start(stage) if fresh else self.start_point(stage, partial(self.after, stage - 1))
         if stage < self.num_stages:
             title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
             return recorder.record(self.root / f"theta_{stage}", needed, start, title, examples)

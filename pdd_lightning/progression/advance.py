@@ -15,7 +15,7 @@ from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
-from pdd_lightning.progression.checks import check_method, check_unchanged, run_settings
+from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages, run_settings
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.meter import StageMeter
 from pdd_lightning.progression.observer import observers, stage_module
@@ -40,6 +40,8 @@ class StageAdvance(Callback):
     Args:
         num_stages: Number of stages P; 1 is the base method.
         iterations: Iterations of a stage.
+        begin_with: A distilled set whose stages are the first ones of this run, so that the others may have settings of
+            their own, such as another `ipc`; null begins with none. Networks are trained through its unions.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
         discard: Leaving easy real examples out of stages.
@@ -65,15 +67,22 @@ class StageAdvance(Callback):
         transition: TransitionSettings = TransitionSettings(),  # noqa: B008  (frozen)
         discard: DiscardSettings = DiscardSettings(),  # noqa: B008  (frozen)
         pool: PoolSettings = PoolSettings(),  # noqa: B008  (frozen)
+        begin_with: str | None = None,
     ) -> None:
         check_at_least(1, num_stages=num_stages, iterations=iterations)
         self.num_stages = num_stages
         self.iterations = iterations
+        self.begin_with = begin_with
         self.experts = experts
         self.transition = transition
         self.discard = discard
         self.pool = pool
         discard.check_stages(num_stages)
+        if begin_with is not None and (experts.folder or experts.epochs):
+            raise ConfigError(
+                "stages.experts.folder and stages.experts.epochs are for experts of the first stage, which begin_with"
+                " has already: leave them out"
+            )
         self.state: RunState | None = None
         self.history: list[StageReport] = []
         self.started = False
@@ -89,6 +98,9 @@ class StageAdvance(Callback):
         check_method(module, trainer.precision, self.experts, self.pool)
         # From the beginning, whatever this callback did before; a checkpoint brings the run to where it was.
         union = SyntheticSet.empty(module.data.real.image_shape, module.decode_factor)
+        if self.begin_with is not None:
+            union = given_stages(self.begin_with, module, self.num_stages)
+        self._given = union
         self.state = RunState(union, self.num_stages, self.iterations)
         self.history = []
         self.started = False
@@ -104,15 +116,17 @@ class StageAdvance(Callback):
 
         Raises:
             ConfigError: The checkpoint was made with other settings; the message lists them. Or the networks cannot
-                be trained at once, as asked for.
+                be trained at once, as asked for, or the set to begin with has labels of another kind.
         """
         module = self._module
         if self.transition.at_once > 1:
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
-        settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples)
+        if self._given.num_stages and self._given.labels.ndim != module.distilled[1].ndim:
+            raise ConfigError(f"{self.begin_with} has soft labels and the method has hard ones, or the other way round")
+        settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples, self._given)
         check_unchanged(self._settings, settings, module.state.stage, module.may_change)
         self._settings = settings
-        if len(self.history) >= self.num_stages:
+        if self._reported >= self.num_stages:
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,10 +136,11 @@ class StageAdvance(Callback):
             for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
                 group["lr"] = configured["lr"]  # the checkpoint restored the former ones
         self._change(union=module.data.union.to(module.device))
-        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition)
+        given = self._given.num_stages
+        self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, given)
         self.started = True
         self._choose_examples(trainer)
-        if len(self.history) < module.data.union.num_stages:
+        if self._reported < module.data.union.num_stages:
             self._finish_transition(trainer)
         else:
             self._open_experts(trainer)
@@ -189,6 +204,11 @@ class StageAdvance(Callback):
         self._scoring_seconds = state_dict["scoring_seconds"]
         self._examples.load_state_dict(state_dict["scores"])
 
+    @property
+    def _reported(self) -> int:
+        """Stages that are finished, transition included, with those that the run began with."""
+        return self._given.num_stages + len(self.history)
+
     def _change(self, **changes: Any) -> None:
         """Replaces the run's state by one with other values, and shows it to everybody."""
         assert self.state is not None
@@ -219,7 +239,7 @@ class StageAdvance(Callback):
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage()
-        if len(self.history) >= self.num_stages:
+        if self._reported >= self.num_stages:
             trainer.should_stop = True
 
     def _begin_stage(self) -> None:

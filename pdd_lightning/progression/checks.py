@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pdd_lightning.errors import ConfigError, differences
+import torch
+
+from pdd_lightning.data.formats import open_distilled
+from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.errors import ConfigError, DataError, differences
+from pdd_lightning.evaluation.subject import check_match
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
@@ -52,6 +58,7 @@ def run_settings(
     transition: TransitionSettings,
     pool: PoolSettings,
     examples: ExampleChoice,
+    given: SyntheticSet,
 ) -> dict[str, Any]:
     """All settings that the images depend on, as JSON, but those that may change when a run is continued."""
     between = asdict(transition)
@@ -59,11 +66,42 @@ def run_settings(
     stages = {"iterations": iterations, "transition": between}
     if pool.refresh_every:
         stages["pool"] = asdict(pool)
+    if given.num_stages:
+        stages["begin_with"] = given.sha256()
     stages |= examples.description()
     settings = {"model": _fixed(module), "stages": stages, "precision": module.trainer.precision}
     # As it comes back from a checkpoint or a file, so that the two compare equal.
     comparable: dict[str, Any] = json.loads(json.dumps(settings))
     return comparable
+
+
+def given_stages(path: str, module: DistillationStage, num_stages: int) -> SyntheticSet:
+    """The distilled set that a run begins with.
+
+    Args:
+        path: The set.
+        module: The method, with its data set up.
+        num_stages: Number of stages of the run, those of the set included.
+
+    Raises:
+        ConfigError: The run has no stage beyond those of the set.
+        DataError: The set is missing, or its images do not go with those of the run.
+        DamagedFileError: The set is truncated or altered.
+    """
+    real = module.data.real
+    given = open_distilled(path, real, stored=True)
+    check_match(path, given, real)
+    stages, factor = given.synthetic.num_stages, given.synthetic.decode_factor
+    if stages >= num_stages:
+        raise ConfigError(f"{path} has {stages} stages already: set stages.num_stages to more, which counts them, too")
+    trial = to_unit(real.train.images[:100])
+    same_space = torch.allclose(given.pixels.encode(trial), real.pixels.encode(trial), atol=1e-2)
+    if factor != module.decode_factor or not same_space:
+        raise DataError(
+            f"{path} was distilled with another normalization, or with images that stand for {factor}^2 each: take the"
+            " data, normalization and method that it was made with"
+        )
+    return given.synthetic
 
 
 def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) -> None:

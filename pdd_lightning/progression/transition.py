@@ -83,6 +83,7 @@ class StageNetworks:
         num_stages: Number of stages of the run.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
+        given: Stages that the run began with: networks are first needed after these.
 
     Raises:
         SIGTERMException: The process was asked to end while networks were trained.
@@ -95,12 +96,14 @@ class StageNetworks:
         num_stages: int,
         experts: ExpertSettings,
         transition: TransitionSettings,
+        given: int = 0,
     ) -> None:
         self.trainer = trainer
         self.module = module
         self.num_stages = num_stages
         self.experts = experts
         self.transition = transition
+        self.given = given
         self.root = Path(trainer.default_root_dir) / "experts"
         self._stores: dict[int, TrajectoryStore] = {}
 
@@ -175,7 +178,11 @@ class StageNetworks:
         if stage == 0:
             folder, epochs = self.experts.first_folder(self.root), self.experts.epochs or needed
             return recorder.record(folder, epochs, title="Experts of stage 1", examples=examples)
-        start = self._fresh_start(stage) if fresh else self.start_point(stage, partial(self.after, stage - 1))
+        start = (
+            self._fresh_start(stage)
+            if fresh or stage == self.given
+            else self.start_point(stage, partial(self.after, stage - 1))
+        )
         if stage < self.num_stages:
             title = f"Experts of stage {stage + 1}" if needed else f"Networks of stage {stage + 1}"
             return recorder.record(self.root / f"theta_{stage}", needed, start, title, examples)

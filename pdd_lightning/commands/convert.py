@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.base import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
 from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,

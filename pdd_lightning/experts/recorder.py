@@ -19,7 +19,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import DamagedFileError, check_at_least
 from pdd_lightning.experts.starts import StartPoint, train_starts
-from pdd_lightning.experts.store import TrajectoryStore
+from pdd_lightning.experts.trajectory_store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.metrics import ForgettingScore
 from pdd_lightning.networks.parameters import flatten, load_flat

@@ -24,7 +24,7 @@ from pdd_lightning.objectives import (
     gradient_distance,
 )
 from pdd_lightning.randomness import generator_for, seeded
-from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.training import TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
 

@@ -191,17 +191,17 @@ class TinyImageNet(RealDataModule):
             DataError: The folder is missing or incomplete.
         """
         folder = self._folder()
-        ids = sorted((folder / "wnids.txt").read_text().split())
+        ids = sorted(_text(folder / "wnids.txt").split())
         images = [sorted((folder / "train" / wnid / "images").glob("*.JPEG")) for wnid in ids]
         train = [(file, label) for label, files in enumerate(images) for file in files]
         annotations = folder / "val" / "val_annotations.txt"
         test = []
-        for line in annotations.read_text().splitlines():
+        for line in _text(annotations).splitlines():
             name, wnid = [*line.split("\t"), ""][:2]
             if wnid not in ids:
                 raise DataError(f"{annotations} has a line without a known class: {line!r}")
             test.append((folder / "val" / "images" / name, ids.index(wnid)))
-        rows = (line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
+        rows = (line.split("\t", 1) for line in _text(folder / "words.txt").splitlines() if "\t" in line)
         words = {wnid: name.strip() for wnid, name in rows}
         names = [words.get(wnid, wnid) for wnid in ids]
         return _read(train, folder / "train"), _read(test, annotations), names
@@ -217,6 +217,16 @@ class TinyImageNet(RealDataModule):
                 f" unpack it in {root}"
             )
         return folder
+
+
+def _text(path: Path) -> str:
+    """Read a file of the official ones."""
+    try:
+        if not path.is_file():  # a named pipe would be waited for
+            raise ValueError("it is no regular file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}; download {_TINY_IMAGENET_URL} again") from error
 
 
 def _read(files: list[tuple[Path, int]], source: Path) -> ImageSplit:

@@ -73,8 +73,9 @@ class IDC(DistillationStage):
         batch_net: Images per step of that training.
         cutmix: Probability of mixing a batch of that training.
         match_augment: Augmentation of the matched images, applied together.
-        augment: Augmentation of all training of networks, applied together: in matching, at transitions and in
-            evaluation. Without cutout, which CutMix takes the place of.
+        net_augment: Augmentation of the training of matching networks, applied together.
+        augment: Augmentation at transitions and in evaluation, applied together; without flip for digits. Without
+            cutout, which CutMix takes the place of.
         align_corners: Sampling of scale and rotation.
 
     Raises:
@@ -104,7 +105,8 @@ class IDC(DistillationStage):
         batch_net: int = 64,
         cutmix: float = 0.5,
         match_augment: str = "color_crop_cutout",
-        augment: str = "color_crop",
+        net_augment: str = "color_crop",
+        augment: str = "color_crop_flip_scale_rotate",
         align_corners: bool = False,
     ) -> None:
         rate = 0.005 * ipc / 10 if lr_img is None else lr_img
@@ -112,6 +114,7 @@ class IDC(DistillationStage):
         check_at_least(1, factor=factor, inner=inner, batch_real=batch_real, batch_syn=batch_syn, net_images=net_images)
         self.augment = DSA(augment, align_corners, together=True)
         self.match_augment = DSA(match_augment, align_corners, together=True)
+        self.net_augment = DSA(net_augment, align_corners, together=True)
         self.factor = factor
         self.metric: KernelMetric = metric
         self.inner = inner
@@ -238,7 +241,7 @@ class IDC(DistillationStage):
             self._stored_training = None
         if done > 0 and done % classes == 0:
             generator = self.data.generator("matching network pass", self.state.stage, iteration)
-            self._training.train_pass(*self._real, self.net_images, self.augment, generator)
+            self._training.train_pass(*self._real, self.net_images, self.net_augment, generator)
         return self._training.network
 
     def _new_training(self, life: int) -> OngoingTraining:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import class_folders, image_files, read_images
+from pdd_lightning.data.folder import class_folders, images_in, read_images
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
@@ -45,10 +45,11 @@ class ImageFiles(ForeignFormat):
         names, found = [_folder_name(name) for name in real.class_names], class_folders(folder)
         if unknown := sorted(set(found) - set(names)):
             raise DataError(f"{folder} has folders that are no classes of {real.name}: {', '.join(unknown)}")
-        files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
-        if not files:
+        files = zip(found, images_in([folder / name for name in found]), strict=True)
+        by_label = sorted((names.index(name), own) for name, own in files)
+        paths, labels = [path for _, own in by_label for path in own], [label for label, own in by_label for _ in own]
+        if not paths:
             raise DataError(f"no images found: looked for {folder}/<class>/<image>")
-        paths, labels = zip(*files, strict=True)
         images = to_unit(read_images(paths, grayscale=real.image_shape[0] == 1))
         stages = [int(match[1]) for path in paths if (match := re.match(r"stage(\d+)_", path.name))]
         return Contents(images, torch.tensor(labels), torch.tensor(stages) if len(stages) == len(paths) else None)

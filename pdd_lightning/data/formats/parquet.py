@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import decode_image
+from pdd_lightning.data.folder import bombs_refused, decode_image
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
 from pdd_lightning.data.formats.image_folder import png_files
 from pdd_lightning.data.formats.registry import register
@@ -114,7 +114,8 @@ def _images(path: Path, rows: list[Any], grayscale: bool) -> Tensor:
         files = [io.BytesIO(row["bytes"]) for row in rows]
     except (TypeError, KeyError) as error:
         raise DataError(f"{path}: the column image cannot be used: {error}") from error
-    images = [decode_image(file, None, grayscale, f"{number} of {path}") for number, file in enumerate(files)]
+    with bombs_refused():
+        images = [decode_image(file, None, grayscale, f"{number} of {path}") for number, file in enumerate(files)]
     if len({image.shape for image in images}) != 1:
         raise DataError(f"{path} holds no images, or images of different sizes")
     return to_unit(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())

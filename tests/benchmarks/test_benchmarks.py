@@ -34,7 +34,7 @@ def no_processes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sections", [["methods", "classes", "pools", "unroll"], pytest.param(list(SECTIONS), marks=pytest.mark.slow)]
+    "sections", [["methods", "pools", "unroll"], pytest.param(list(SECTIONS), marks=pytest.mark.slow)]
 )
 def test_one_command_writes_the_whole_document(sections, no_processes, tmp_path, capsys):
     threads = str(torch.get_num_threads())

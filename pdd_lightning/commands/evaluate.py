@@ -124,7 +124,7 @@ class Continual(Command):
         )
         _add_common(parser)
         parser.add_class_arguments(ContinualSettings)
-        parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
+        parser.add_argument("--part", choices=["val", "test"], default="val", help="Real images to score on.")
         parser.add_argument("--figure", type=str | None, default=None, help="PNG file for a picture of the rows.")
 
     def run(self, options: Namespace) -> None:

@@ -113,6 +113,10 @@ class EncodedImages:
         batch = self._images[indices.to(self._images.device)]
         return batch if self._encoded else self._encode(batch)
 
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        """Return some images one by one, as torch's data loader asks for them."""
+        return list(self[torch.tensor(indices)])
+
     def _encode_all(self, images: Tensor) -> Tensor:
         encoded = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         for start in range(0, len(images), _CHUNK):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
@@ -40,7 +42,8 @@ class Task:
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
     """Gets the values of tasks: from the store, or else by computing and storing them one by one.
 
-    The processes of a process group share the work.
+    The processes of a process group share the work. It is done in float32 whatever the precision of a trainer or a
+    caller, so that results do not depend on it, and with gradients.
 
     Args:
         tasks: The tasks, the same on all processes.
@@ -62,10 +65,22 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
     values |= _stored(needs, store)
     rounds = [[need for need in needs if need not in values], missing]
     steps = sum(task.steps for each in rounds for task in _own_share(each))
-    with progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
+    with _in_float32(), progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
         for each in rounds:
             values |= _computed(each, values, store, bar)
     return [values[task] for task in tasks]
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Leaves autocast and inference mode."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
 
 
 def _stored(tasks: Sequence[Task], store: ResultStore) -> dict[Task, Any]:

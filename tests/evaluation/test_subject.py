@@ -16,7 +16,7 @@ from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.result_store import ResultStore
 from tests.tiny import NAMES, Blobs
 
-SETTINGS = EvaluationSettings(num_networks=2, epochs=5, lr=0.05, batch_size=16)
+SETTINGS = EvaluationSettings(num_networks=2, random_sets=1, epochs=5, lr=0.05, batch_size=16)
 ALONE = replace(SETTINGS, baselines=())
 
 

@@ -22,7 +22,7 @@ GROUPS = [
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
     {"kernels"},
-    {"typing", "errors", "files", "randomness", "distributed", "progress", "memory"},
+    {"typing", "errors", "files", "stored", "randomness", "distributed", "progress", "memory"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
@@ -35,6 +35,7 @@ TOUCH_FILES = (
     "commands/",
     "studies/",
     "files.py",
+    "stored.py",
     "distributed.py",
     "kernels/compiled.py",
     "memory.py",

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
-from pdd_lightning.data.formats.registry import load_tensors, register
+from pdd_lightning.data.formats.registry import register
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.stored import load_tensors
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule

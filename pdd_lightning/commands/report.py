@@ -10,7 +10,7 @@ from pdd_lightning.commands.command import Command
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders
-from pdd_lightning.results.page import render_page
+from pdd_lightning.results.page import render_page, showable
 
 
 class Report(Command):
@@ -30,9 +30,9 @@ class Report(Command):
         """Writes the page, and says what it does not show."""
         if Path(options["output"]).is_dir():
             raise ConfigError(f"--output {options['output']} is a folder: name a file")
-        folders = read_folders(options["folders"])
+        folders = showable(read_folders(options["folders"]))
         page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
         atomic_write_bytes(options["output"], page)
-        for broken in folders.broken:
-            print(f"Not shown: {broken.path}: {broken.notes[0]}")
-        print(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")
+        lines = [f"Not shown: {broken.path}: {broken.notes[0]}" for broken in folders.broken]
+        lines.append(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")
+        print("\n".join(lines).encode(errors="replace").decode())

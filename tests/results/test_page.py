@@ -146,7 +146,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     monkeypatch.setattr(page_module, "draw_rows", lambda figure, rows, x, series: drawn.append((x, rows)))
     folders = [make_run("a", 0, 0.6), make_run("b", 1, 0.8), make_run("c", 0, 0.5, lr_img=3.0), make_run("d")]
     write_summary(folders[3], dataset={"name": "Shapes"})
-    pictures = growth(read(*folders))
+    pictures = growth(read(*folders), [])
     assert [picture.caption for picture in pictures] == [
         f"{name}, start-point accuracy by {x}" for name in ("Blobs", "Shapes") for x in ("stage", "images")
     ]
@@ -157,7 +157,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     assert seeds[0]["std"] == pytest.approx(0.02**0.5), "between runs"
     assert alone[0]["std"] == 0.01, "over the networks of the run"
     write_summary(folders[3], stages=[])
-    assert growth(read(folders[3])) == []
+    assert growth(read(folders[3]), []) == []
 
 
 def test_figures_and_what_they_mean(make_run: MakeRun) -> None:
@@ -270,7 +270,7 @@ def test_damage_is_told(make_run: MakeRun) -> None:
     (stopped / "distilled.safetensors").unlink()
     text = show(stopped, damaged).text
     assert "Folders that cannot be shown damaged : summary.json is damaged" in text
-    assert "cannot read distilled set" in text
+    assert "cannot read distilled.safetensors" in text
 
 
 def test_study_is_shown(make_study: Callable[[str], Path]) -> None:

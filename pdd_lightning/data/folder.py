@@ -174,14 +174,14 @@ def class_folders(folder: Path) -> list[str]:
     """Return the names of the visible folders in `folder`, in alphabetical order.
 
     Raises:
-        DataError: The folder cannot be listed, or a name is not UTF-8.
+        DataError: The folder cannot be listed, or a name cannot be that of a class.
     """
     if not os.path.isdir(folder):  # noqa: PTH112  (Path's raises where one may not look)
         return []
     names = sorted(entry.name for entry in _entries(folder) if _is_folder(entry) and not entry.name.startswith("."))
     for name in names:
-        if not _is_utf8(name):
-            raise DataError(f"the name of the class folder {name!r} in {folder} is not UTF-8: rename it")
+        if not _is_text(name):
+            raise DataError(f"the class folder {name!r} in {folder} has a name that is no plain UTF-8 text: rename it")
     return names
 
 
@@ -201,7 +201,7 @@ def images_in(folders: Sequence[Path]) -> list[list[Path]]:
     visited = {_identity(parent) for parent in {parent for folder in folders for parent in folder.absolute().parents}}
     here, linked = deque[tuple[int, Path]](), deque[tuple[int, Path]]()
     for number, folder in enumerate(folders):
-        (linked if folder.is_symlink() else here).append((number, folder))
+        (linked if os.path.islink(folder) else here).append((number, folder))  # noqa: PTH114
     while here or linked:
         number, folder = (here or linked).popleft()
         if (identity := _identity(folder)) in visited:
@@ -252,13 +252,12 @@ def _identity(folder: Path) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
-def _is_utf8(name: str) -> bool:
-    """Whether a name of a file can be written as text."""
+def _is_text(name: str) -> bool:
+    """Whether a name of a file can be written as a line of text."""
     try:
-        name.encode()
+        return not any(byte < 32 or byte == 127 for byte in name.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _name_of(root: str) -> str:
@@ -267,8 +266,8 @@ def _name_of(root: str) -> str:
         name = Path(root).resolve().name
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"root {root!r} cannot be a folder: {error}") from error
-    if not _is_utf8(name):
-        raise ConfigError(f"the name of the folder root, {name!r}, is not UTF-8: rename it")
+    if not _is_text(name):
+        raise ConfigError(f"root names the folder {name!r}, which is no plain UTF-8 text: rename it")
     return name
 
 

@@ -146,7 +146,8 @@ def _own_folder() -> Path:
         base = Path.home() / ".cache"
     if not base.is_absolute():
         raise OSError(f"HOME is no absolute path: {base.parent}")
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for parent in (*reversed(base.parents), base):
+        parent.mkdir(exist_ok=True, mode=0o700)
     folder = base.resolve() / "pdd_lightning"
     folder.mkdir(exist_ok=True, mode=0o700)
     trusted = {os.geteuid(), Path("/").stat().st_uid}
@@ -182,7 +183,10 @@ def _kept(compiler: list[str], path: Path) -> Path:
             checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
             for file in (built, checksum):
                 file.chmod(0o600)
-                file.replace(path.with_suffix(file.suffix))
+                place = path.with_suffix(file.suffix)
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                file.replace(place)
     return path
 
 
@@ -203,7 +207,8 @@ def _remove_unfinished(parent: Path, older_than: float = 0) -> None:
     for folder in parent.glob(f"{_BUILD}*"):
         with suppress(OSError):
             facts = folder.lstat()
-            if facts.st_uid == os.geteuid() and time.time() - facts.st_mtime >= older_than:
+            own = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
+            if own and time.time() - facts.st_mtime >= older_than:
                 shutil.rmtree(folder)
 
 

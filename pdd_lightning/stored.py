@@ -207,7 +207,7 @@ def _check_unfolded(text: str) -> None:
     sizes: dict[str, int] = {}
     open_nodes = [("", 0)]  # anchor of a collection and its size so far
     for event in yaml.parse(text, _LOADER):
-        size, anchor = 1, getattr(event, "anchor", None)
+        size, anchor = 1 + len(getattr(event, "value", "")) // 100, getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((anchor or "", 1))
             sizes.pop(anchor or "", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,12 +36,14 @@ MOST_PIXELS = 2**24
 """Pixels of a picture."""
 MOST_PICTURES = 24
 """Pictures of a folder."""
-MOST_PICTURE_BYTES = 2**23
-"""Bytes of a picture; as large as this, all pictures of a page are only if there are few folders, see `_share`."""
+MOST_PICTURE_BYTES = 2**21
+"""Bytes of a picture."""
+MOST_PAGE_BYTES = 2**24
+"""Characters of all pictures, which the folders share equally; each has a million at least."""
 MOST_JSON_BYTES, MOST_CONFIG_BYTES, MOST_SET_BYTES = 2**24, 2**18, 2**30
 """Bytes of a summary or study, of a configuration, and of a distilled set that are read."""
 MOST_SETTINGS = 500
-MOST_ROWS = 1_000
+MOST_ROWS = 300
 """Evaluated rows of a run, and rows of a study."""
 SEED = "seed_everything"
 NOT_OF_THE_METHOD = (
@@ -120,7 +123,7 @@ def reason_of(error: Exception) -> str:
 
 def _share(count: int) -> int:
     """Bytes of the pictures of each of so many folders."""
-    return max(4 * MOST_PICTURE_BYTES // count, 2**20)
+    return max(MOST_PAGE_BYTES // count, 2**20)
 
 
 def _candidates(path: Path) -> list[Path]:
@@ -137,8 +140,12 @@ def _candidates(path: Path) -> list[Path]:
 
 def _is_shown(folder: Path) -> bool:
     """Whether a folder inside another is ours, or may be: one cannot tell."""
-    closed = os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK)  # noqa: PTH112
-    return closed or _is_ours(folder)
+    return _is_ours(folder) or _is_closed(folder)
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether one may not look into a folder."""
+    return os.path.isdir(folder) and not os.path.exists(f"{folder}/.")  # noqa: PTH110, PTH112
 
 
 def _is_ours(folder: Path) -> bool:
@@ -169,8 +176,7 @@ def _read_study(path: Path, name: str, share: int) -> Study:
 def _read_run(path: Path, name: str, share: int) -> Run:
     """Reads a run folder; what cannot be read is noted, as long as there are figures to show."""
     if not _is_ours(path):
-        closed = not os.access(path, os.R_OK | os.X_OK)
-        raise DataError("it cannot be looked into" if closed else "it holds no run and no study")
+        raise DataError("one may not look into it" if _is_closed(path) else "it holds no run and no study")
     if not _there(path / "summary.json"):
         if _there(path / "distilled.safetensors"):
             raise DataError("it holds a distilled set, but no run: there is no summary.json")
@@ -191,13 +197,13 @@ def _read_run(path: Path, name: str, share: int) -> Run:
 
 
 def _bounded(path: Path, most: int) -> Path:
-    """The path of a file that is not too large to be read for a page."""
+    """The path of a file, if it is one and not too large to be read for a page."""
     try:
-        size = path.stat().st_size
+        facts = path.stat()
     except OSError as error:
         raise DataError(f"cannot read {path.name}: {error.strerror}") from error
-    if size > most:
-        raise DamagedFileError(f"{path.name} is not read: it has more than {most} bytes")
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+        raise DamagedFileError(f"{path.name} is not read: it is no file, or has more than {most} bytes")
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -69,32 +69,40 @@ def showable(folders: Folders) -> Folders:
 
 def render_page(folders: Folders) -> str:
     """The whole page as HTML that needs nothing else: styles, script and pictures are inside it."""
-    environment = Environment(
+    settings, shared = compared_settings(folders.runs)
+    not_plotted: list[str] = []
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            version=__version__,
+            folders=folders,
+            comparison=comparison(folders.runs),
+            over_seeds=over_seeds(folders.runs),
+            growth=growth(folders.runs, not_plotted),
+            not_plotted=not_plotted,
+            settings=settings,
+            shared=shared,
+            stages_of=lambda run: stages_table(run.summary.stages[:MOST_LINES]),
+            evaluation_of=_evaluation_of,
+            classes_of=accuracy_by_class,
+            rows_of=_rows_of,
+            bounded=bounded,
+            most_lines=MOST_LINES,
+            most_notes=MOST_NOTES,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("pdd_lightning.results"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_clipped,
-    )
-    settings, shared = compared_settings(folders.runs)
-    not_plotted: list[str] = []
-    return environment.get_template("page.html").render(
-        version=__version__,
-        folders=folders,
-        comparison=comparison(folders.runs),
-        over_seeds=over_seeds(folders.runs),
-        growth=growth(folders.runs, not_plotted),
-        not_plotted=not_plotted,
-        settings=settings,
-        shared=shared,
-        stages_of=lambda run: stages_table(run.summary.stages[:MOST_LINES]),
-        evaluation_of=_evaluation_of,
-        classes_of=accuracy_by_class,
-        rows_of=_rows_of,
-        bounded=bounded,
-        most_lines=MOST_LINES,
-        most_notes=MOST_NOTES,
     )
 
 
@@ -226,15 +234,19 @@ def compared_settings(runs: Sequence[Run]) -> tuple[Table, dict[str, str]]:
     return Table(["setting", *(run.name for run in runs)], lines, {}), stated
 
 
-def accuracy_by_class(run: Run) -> tuple[str, Table]:
-    """The part that networks were scored on (the test part, if it was), and a line per class in per cent."""
+def accuracy_by_class(run: Run) -> tuple[str, Table, int]:
+    """The part that networks were scored on (the test part, if it was), a line per class in per cent, and all classes.
+
+    Of very many classes and rows, the table has the first ones.
+    """
     rows = list({id(row): row for line in lines_of(run) for row in line.rows.values() if row.per_class}.values())
-    rows = [row for row in rows if row.part == "test"] or rows
+    rows = ([row for row in rows if row.part == "test"] or rows)[:MOST_COLUMNS]
+    names = list(dict.fromkeys(name for row in rows for name in row.per_class))
     lines = [
         {"class": name} | {f"{row.row}, {row.protocol}": 100 * row.per_class.get(name, math.nan) for row in rows}
-        for name in dict.fromkeys(name for row in rows for name in row.per_class)
+        for name in names[:MOST_LINES]
     ]
-    return rows[0].part if rows else "", whole_table(lines)
+    return rows[0].part if rows else "", whole_table(lines), len(names)
 
 
 def _columns(lines: Sequence[Line]) -> list[str]:

@@ -438,7 +438,7 @@ def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_kill_while_compiling_leaves_nothing_for_good(how: signal.Signals, tmp_path: Path) -> None:
     script = str(counting(tmp_path))
-    (tmp_path / "hold").write_text(f"#!/bin/sh\n[ -f {tmp_path}/calls ] && [ ! -f {tmp_path}/killed ] && sleep 60\n:\n")
+    (tmp_path / "hold").write_text(f"#!/bin/sh\n[ -f {tmp_path}/calls ] && [ ! -f {tmp_path}/killed ] && sleep 15\n:\n")
     killed = start(tmp_path / "cache", CXX=script)
     while not (tmp_path / "calls").exists():
         time.sleep(0.05)

@@ -1,8 +1,8 @@
 """What comes back from files: read within bounds, and checked by a model of what it must be.
 
-Checksums catch damage, not what a stranger may write. So every file that the package reads passes through here: its size
-is limited before it is read, `checked` compares it with a pydantic model, and what does not fit is a `DamagedFileError`
-with file, entry and what was expected.
+Checksums catch damage, not what a stranger may write. So every file that the package reads passes through here: its
+size is limited before it is read, `checked` compares it with a pydantic model, and what does not fit is a
+`DamagedFileError` with file, entry and what was expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 from torch import Tensor
 
 from pdd_lightning.errors import DamagedFileError, DataError
@@ -73,7 +73,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def array(*forms: str, finite: bool = True) -> AfterValidator:
-    """What a model says of a tensor, as `Annotated[Tensor, array("N C: float32")]`: its form, and that it is whole.
+    """What a model says of a tensor: its form, such as "N C: float32", and that it is whole.
 
     Args:
         forms: Names of the dimensions, and the types of numbers, of which one must fit.
@@ -126,7 +126,14 @@ def checked(kind: type[Kind], content: Any, where: str | Path, remedy: str = "")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         entry = ".".join(map(str, first["loc"])) or ("" if first["type"] == "value_error" else "the whole file")
-        raise damaged(where, f"{entry}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": "), remedy) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise damaged(where, f"{entry}: {reason}" if entry else reason, remedy) from error
+
+
+def checked_form(form: Any, content: Any, where: str | Path, remedy: str = "") -> Any:
+    """The same for any type that pydantic knows, such as a list."""
+    kind = create_model("Content", __base__=Stored, content=(form, ...))
+    return vars(checked(kind, {"content": content}, where, remedy))["content"]
 
 
 def damaged(where: str | Path, reason: object, remedy: str = "") -> DamagedFileError:
@@ -183,12 +190,12 @@ def read_stored(kind: type[Kind], path: Path, remedy: str = "") -> Kind:
     return checked(kind, parse_json(read_bytes(path, MOST_TEXT_BYTES), path, remedy), path, remedy)
 
 
-def load_yaml(text: str, load: Callable[[str], Any] = partial(yaml.load, Loader=_LOADER)) -> Any:
+def load_yaml(text: str, load: Callable[[str], Any] | None = None) -> Any:
     """Loads YAML that is neither large, deep, nor unfolds to much by its aliases.
 
     Args:
         text: The YAML.
-        load: The loader.
+        load: The loader, by default one that knows plain values only.
 
     Raises:
         yaml.YAMLError: It is large or deep, or the loader cannot read it.
@@ -197,7 +204,7 @@ def load_yaml(text: str, load: Callable[[str], Any] = partial(yaml.load, Loader=
         raise yaml.YAMLError(f"more than {MOST_YAML_BYTES} bytes")
     try:
         _check_unfolded(text)
-        return load(text)
+        return (load or partial(yaml.load, Loader=_LOADER))(text)
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
 

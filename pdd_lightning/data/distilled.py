@@ -283,7 +283,7 @@ class _About(Stored, extra="allow"):
     dataset: _Dataset = _Dataset()
     network: NetworkSpec | None = None
     settings: _Settings = _Settings()
-    joined: list[Name] = []
+    joined: list[Name] = Field([])
 
     @field_validator("network", mode="before")
     @classmethod
@@ -307,7 +307,9 @@ def _checked_set(
     tensors: Mapping[str, Tensor], header: Mapping[str, str], pixels: PixelSpace, where: str | Path
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The set and the metadata that a file holds, if they are what they must be, and fit each other."""
-    decoded = {name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()}
+    decoded = {
+        name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()
+    }
     about = checked(_About, decoded, where)
     rates = checked(_Rates, dict(tensors), where).learning_rates.tolist()
     content = {

@@ -155,6 +155,7 @@ class _Evaluator:
             depends_on={**self.subject.identity, "about": about, "number": number, "expert": checksum},
             compute=partial(self._evaluate, row, number, expert),
             needs=[self._herding] if row.source == "herding" else [],
+            form=TaskResult.form(about, number, self.subject.real.num_classes),
         )
 
     def _evaluate(

@@ -16,8 +16,9 @@ from PIL import Image
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError, PDDError
 from pdd_lightning.results.grids import labelled_grid, png_of, ranks
-from pdd_lightning.results.schema import RunSummary, StudyResult, read_stored
+from pdd_lightning.results.schema import RunSummary, StudyResult
 from pdd_lightning.results.tables import flatten
+from pdd_lightning.stored import read_stored
 
 OF_A_RUN = ("summary.json", "config.yaml", "checkpoints", "experts", "distilled.safetensors")
 MOST_CLASSES, MOST_IMAGES = 20, 5

@@ -14,8 +14,9 @@ from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import figure_png
-from pdd_lightning.results.schema import Stored, StudyResult, StudyStep, read_stored, write_stored
+from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
+from pdd_lightning.stored import Stored, read_stored
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import option_args, readable

@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
-from pdd_lightning.results.schema import DISTILLED, FULL, RunSummary, read_stored
-from pdd_lightning.results.tables import AFTER, PARTS, STATISTICS, mean_and_spread, over_seeds
+from pdd_lightning.results.schema import AFTER, DISTILLED, FULL, RunSummary
+from pdd_lightning.results.tables import PARTS, STATISTICS, mean_and_spread, over_seeds
+from pdd_lightning.stored import read_stored
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step

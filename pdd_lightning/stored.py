@@ -126,7 +126,7 @@ def checked(kind: type[Kind], content: Any, where: str | Path, remedy: str = "")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         entry = ".".join(map(str, first["loc"])) or ("" if first["type"] == "value_error" else "the whole file")
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = re.sub(r" or instance of \w+", "", first["msg"].removeprefix("Value error, "))
         raise damaged(where, f"{entry}: {reason}" if entry else reason, remedy) from error
 
 

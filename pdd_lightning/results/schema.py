@@ -117,6 +117,36 @@ class EvaluatedRow(Stored, extra="allow"):
         return self
 
 
+class StepRow(Stored):
+    """A row of `pdd evaluate` that a study summarises, with the entries that it needs."""
+
+    row: Name
+    protocol: Name
+    part: Name
+    images: Count
+    stage: Count | None = None
+    num_stages: Count | None = None
+    steps: Count | None = None
+    accuracies: Annotated[list[Share], Field(min_length=1)]
+    seconds: Seconds
+
+
+class ContinualRow(StepRow):
+    """A row of `pdd continual`."""
+
+    forgetting: Annotated[float, Field(ge=-1, le=1)]
+    average_accuracy: Annotated[list[Share], Field(min_length=2)]
+
+
+class StatisticsRow(Stored, extra="allow", allow_inf_nan=True):
+    """A row of `pdd describe`: statistics by name."""
+
+    __pydantic_extra__: dict[str, float]
+    row: Name
+    stage: Count | None
+    images: Count
+
+
 def _in_order(reports: list[StageReport]) -> list[StageReport]:
     if [report.stage for report in reports] != list(range(1, len(reports) + 1)):
         raise ValueError("stages must be 1, 2, .. in order")

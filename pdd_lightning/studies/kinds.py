@@ -16,9 +16,17 @@ from pydantic import Field, ValidationError
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
-from pdd_lightning.results.schema import AFTER, DISTILLED, FULL, RunSummary
+from pdd_lightning.results.schema import (
+    AFTER,
+    DISTILLED,
+    FULL,
+    ContinualRow,
+    RunSummary,
+    StatisticsRow,
+    StepRow,
+)
 from pdd_lightning.results.tables import PARTS, STATISTICS, mean_and_spread, over_seeds
-from pdd_lightning.stored import read_stored
+from pdd_lightning.stored import damaged, read_stored
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
@@ -66,6 +74,7 @@ class AccuracyStudy(Study):
     log: bool = False
 
     command = "evaluate"
+    kind = StepRow
     explanations = (
         "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
         " says how much distillation itself varies.",
@@ -233,6 +242,7 @@ class StageStatistics(Study):
     describe: Row = Field(default_factory=dict)
 
     command = "describe"
+    kind = StatisticsRow
     explanations = (
         "Each number: mean over the images of a row and over the seeds ± standard deviation of the seeds' means.",
         "low, middle, high: shares of the power spectrum in these thirds of the frequencies, of sum 1; variation:"
@@ -248,6 +258,8 @@ class StageStatistics(Study):
 
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """Mean of each number over seeds, and the spread."""
+        if missing := [name for name in STATISTICS for one in same if name not in one]:
+            raise damaged(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
         row = {**run.labels, **{name: same[0][name] for name in ("row", "stage", "images")}, "seeds": len(same)}
         for name in STATISTICS:
             row[name], row[f"{name}_std"] = mean_and_spread([one[name] for one in same])
@@ -275,6 +287,7 @@ class ContinualLearning(Study):
     part: Literal["val", "test"] = "val"
 
     command = "continual"
+    kind = ContinualRow
     explanations = (
         "Accuracy: on all classes after the last task; mean ± standard deviation over all networks, in %. Each seed"
         " has an order of the classes and distilled sets of its own.",
@@ -311,7 +324,7 @@ class ContinualLearning(Study):
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """One memory and protocol over all seeds."""
         first = same[0]
-        averages = zip(*(one["average_accuracy"] for one in same), strict=True)
+        averages = zip(*(one["average_accuracy"] for one in same), strict=False)  # as many as there are tasks
         return {
             **(run.labels if first["row"] == DISTILLED else dict.fromkeys(run.labels)),
             "memory": first["row"],
@@ -351,7 +364,7 @@ def read_study(path: Path) -> Study:
     """
     content = read_yaml(path)
     command = content.pop("command", AccuracyStudy.command)
-    if command not in KINDS:
+    if not isinstance(command, str) or command not in KINDS:
         raise ConfigError(f"{path}: command must be one of {', '.join(KINDS)}, got {command!r}")
     try:
         return KINDS[command].model_validate(content)

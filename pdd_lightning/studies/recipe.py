@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 
 from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, read_bytes
 
 YAML = (".yaml", ".yml")
 
@@ -76,12 +77,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: It cannot be read, or says something else than names and values.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())
+    except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings")
+    if wrong := [name for name in _names(content) if not isinstance(name, str)]:
+        raise ConfigError(f"{path}: the name of a setting is a text, got {wrong[0]!r}")
     return dict(_found(content, path.parent))
+
+
+def _names(value: Any) -> Iterator[Any]:
+    """The names in nested settings."""
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(one)
+    yield from value if isinstance(value, dict) else ()
 
 
 def _found(value: Any, folder: Path) -> Any:

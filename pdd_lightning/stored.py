@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ MOST_NUMBERS = 10**9
 MOST_CLASSES = 10**5
 MOST_EXPERTS = 10**5
 MOST_STAGES = 10**4
+MOST_EXAMPLES = 2 * 10**7
+"""Real examples that have a forgetting score."""
 MOST_NAME_BYTES = 255
 """Bytes of a name in UTF-8: as many as a file's name may have."""
 MOST_BYTES = 16 << 30
@@ -62,13 +64,18 @@ def _plain(name: str) -> str:
 Name = Annotated[str, AfterValidator(_plain)]
 """A name that can be printed, and be that of a file."""
 ClassNames = Annotated[list[Name], Field(min_length=1, max_length=MOST_CLASSES)]
-Json = dict[str, JsonValue]
+if TYPE_CHECKING:
+    Json = dict[str, Any]
+else:
+    Json = dict[str, JsonValue]
 """JSON of any content: finite numbers, nested some hundred levels deep at most."""
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 """A learning rate."""
+FileName = Annotated[Name, Field(pattern=r"^[^/\\.][^/\\]*$")]
+"""A name that can be part of a file's, and leads to no other folder."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -137,10 +144,15 @@ def checked_form(form: Any, content: Any, where: str | Path, remedy: str = "") -
 
 
 def damaged(where: str | Path, reason: object, remedy: str = "") -> DamagedFileError:
-    """The error that says so, in one printable line of bounded length."""
-    line = "".join(character if character.isprintable() else " " for character in str(reason).partition("\n")[0])
-    short = line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
-    return DamagedFileError(f"{where} is damaged: {short}{remedy and f'; {remedy}'}")
+    """The error that says so."""
+    return DamagedFileError(f"{where} is damaged: {one_line(reason)}{remedy and f'; {remedy}'}")
+
+
+def one_line(reason: object) -> str:
+    """What went wrong, or a name from a file, as a printable line of bounded length."""
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -277,12 +289,10 @@ def load_tensors(path: Path, data: bytes | memoryview | None = None) -> Any:
                 f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
                 " else could run code. Save its images and labels as plain tensors."
             ) from error
-        reason = "it is no file of tensors" if refused else f"it is no file of tensors ({_short(error)})"
+        reason = (
+            "it is no file of tensors" if refused else f"it is no file of tensors ({str(error).partition(chr(10))[0]})"
+        )
         raise damaged(path, reason, "copy it again") from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0][:200]
 
 
 def check_archive(source: str | Path | io.BytesIO, stored: bool = False, most: int = MOST_BYTES) -> None:

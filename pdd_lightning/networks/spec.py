@@ -46,7 +46,7 @@ class NetworkSpec(Stored):
     """What `network_spec` gives, as it may come back from a file."""
 
     class_path: Name
-    init_args: Json = Field({})
+    init_args: Json = Field(default={})
 
 
 def factory_from_spec(spec: dict[str, Any], trust: bool = False) -> NetworkFactory:

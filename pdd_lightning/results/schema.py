@@ -25,7 +25,7 @@ def _row(row: Json) -> Json:
         if value is None or not (accuracy or name.endswith("_std")):
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or (accuracy and not -1 <= float(value) <= 1 and value == value):  # type: ignore[arg-type]
+        if not number or (accuracy and not -1 <= float(value) <= 1 and value == value):
             raise ValueError(f"{name}: expected {'an accuracy from 0 to 1' if accuracy else 'a number'}")
     return row
 
@@ -93,7 +93,7 @@ class EvaluatedRow(Stored, extra="allow"):
         seconds: Time, summed over the networks.
     """
 
-    __pydantic_extra__: Json
+    __pydantic_extra__: Json = Field(init=False)
     row: Name
     part: Name
     protocol: Name = "not stated"
@@ -104,8 +104,8 @@ class EvaluatedRow(Stored, extra="allow"):
     mean: Share
     std: Share | None = None
     n: Count | None = None
-    accuracies: list[Share] = Field([])
-    per_class: dict[Name, Share] = Field({}, max_length=MOST_CLASSES)
+    accuracies: list[Share] = Field(default=[])
+    per_class: dict[Name, Share] = Field(default={}, max_length=MOST_CLASSES)
     seconds: Seconds | None = None
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ class ContinualRow(StepRow):
 class StatisticsRow(Stored, extra="allow", allow_inf_nan=True):
     """A row of `pdd describe`: statistics by name."""
 
-    __pydantic_extra__: dict[str, float]
+    __pydantic_extra__: dict[str, float] = Field(init=False)
     row: Name
     stage: Count | None
     images: Count
@@ -166,11 +166,11 @@ class RunSummary(Stored):
     """
 
     package_version: Name | None = None
-    dataset: dict[Name, Name] = Field({})
+    dataset: dict[Name, Name] = Field(default={})
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    settings: Json = Field({})
-    stages: Annotated[list[StageReport], AfterValidator(_in_order)] = Field([])
-    evaluation: list[EvaluatedRow] = Field([])
+    settings: Json = Field(default={})
+    stages: Annotated[list[StageReport], AfterValidator(_in_order)] = Field(default=[])
+    evaluation: list[EvaluatedRow] = Field(default=[])
 
 
 class StudyStep(Stored):
@@ -195,10 +195,10 @@ class StudyResult(Stored, allow_inf_nan=True):
 
     study: Name | None = None
     title: str = ""
-    notes: list[str] = Field([])
+    notes: list[str] = Field(default=[])
     package_version: Name | None = None
-    rows: list[Row] = Field([])
-    steps: list[StudyStep] = Field([])
+    rows: list[Row] = Field(default=[])
+    steps: list[StudyStep] = Field(default=[])
 
 
 def write_stored(path: Path, stored: Stored) -> None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
@@ -16,7 +16,7 @@ from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import figure_png
 from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
-from pdd_lightning.stored import Stored, damaged, read_stored
+from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import option_args, readable
@@ -45,10 +45,10 @@ class Study(Part, ABC):
 
     title: str
     methods: tuple[Method, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    arms: dict[str, Arm] = Field({"": Arm()}, min_length=1)
-    column: str | None = None
-    stages: tuple[int, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1, max_length=1000)
+    arms: dict[Literal[""] | FileName, Arm] = Field({"": Arm()}, min_length=1)
+    column: Name | None = None
+    stages: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = ()
     budgets: tuple[Budget, ...] = ()
     notes: tuple[str, ...] = ()
 

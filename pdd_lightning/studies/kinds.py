@@ -26,11 +26,11 @@ from pdd_lightning.results.schema import (
     StepRow,
 )
 from pdd_lightning.results.tables import PARTS, STATISTICS, mean_and_spread, over_seeds
-from pdd_lightning.stored import damaged, read_stored
+from pdd_lightning.stored import MOST_CLASSES, damaged, one_line, read_stored
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.recipe import dotted, overridden, read_yaml
+from pdd_lightning.studies.recipe import dotted, overridden, positive, read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ class AccuracyStudy(Study):
         log: Whether numbers stand on a logarithmic axis.
     """
 
-    num_classes: int = Field(ge=2)
+    num_classes: int = Field(ge=2, le=MOST_CLASSES)
     evaluate: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
     match_steps: bool = True
@@ -173,13 +173,13 @@ class AccuracyStudy(Study):
     def _epochs(self, run: Run, evaluation: Row) -> int:
         """Epochs of each phase, such that all arms take as many steps as the recipe's own stages."""
         settings = {**vars(EvaluationSettings()), **evaluation}
-        epochs, batch = int(settings["epochs"]), int(settings["batch_size"])
+        epochs, batch = (positive(run.recipe.path, name, settings[name]) for name in ("epochs", "batch_size"))
 
         def steps(stages: int, ipc: int) -> int:
             images = ipc * self.num_classes * run.recipe.images_per_stored_image
             return sum(-(-stage * images // batch) for stage in range(1, stages + 1))
 
-        own = steps(int(run.recipe["stages.num_stages"]), int(run.recipe["model.ipc"]))
+        own = steps(run.recipe.number("stages.num_stages"), run.recipe.number("model.ipc"))
         return max(1, round(epochs * own / steps(run.stages, run.ipc)))
 
     def _distillation(self, run: Run, folder: Path) -> Row:
@@ -282,7 +282,7 @@ class ContinualLearning(Study):
         part: Real images to score on.
     """
 
-    tasks: int = Field(ge=2)
+    tasks: int = Field(ge=2, le=MOST_CLASSES)
     continual: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
 
@@ -324,7 +324,9 @@ class ContinualLearning(Study):
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """One memory and protocol over all seeds."""
         first = same[0]
-        averages = zip(*(one["average_accuracy"] for one in same), strict=False)  # as many as there are tasks
+        if len({len(one["average_accuracy"]) for one in same}) > 1:
+            raise damaged(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
+        averages = zip(*(one["average_accuracy"] for one in same), strict=True)
         return {
             **(run.labels if first["row"] == DISTILLED else dict.fromkeys(run.labels)),
             "memory": first["row"],
@@ -370,4 +372,4 @@ def read_study(path: Path) -> Study:
         return KINDS[command].model_validate(content)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"{path} is no study: {'; '.join(wrong)}") from error
+        raise ConfigError(f"{path} is no study: {one_line('; '.join(wrong))}") from error

@@ -12,7 +12,7 @@ import yaml
 
 from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, read_bytes
+from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, one_line, read_bytes
 
 YAML = (".yaml", ".yml")
 
@@ -51,6 +51,14 @@ class Recipe:
             raise ConfigError(f"the recipe {self.path} does not say {name}: add it there, or to the study's `fit`")
         return self.settings[name]
 
+    def number(self, name: str) -> int:
+        """A setting that is a positive whole number.
+
+        Raises:
+            ConfigError: The recipe does not say it, or says something else.
+        """
+        return positive(self.path, name, self[name])
+
     def section(self, name: str) -> dict[str, Any]:
         """Settings below `name`, by the rest of their names."""
         return {key[len(name) + 1 :]: value for key, value in self.settings.items() if key.startswith(f"{name}.")}
@@ -67,7 +75,25 @@ class Recipe:
         name = str(self.settings.get("model.class_path", self.settings.get("model"))).rpartition(".")[2]
         method = getattr(stages, name, None)
         factor = signature(method).parameters.get("factor") if method else None
-        return int(self.settings.get("model.factor", factor.default if factor else 1)) ** 2
+        return (
+            positive(self.path, "model.factor", self.settings.get("model.factor", factor.default if factor else 1)) ** 2
+        )
+
+
+def positive(path: Path, name: str, value: Any) -> int:
+    """A setting that must be a positive whole number.
+
+    Args:
+        path: The file that says it.
+        name: Its name.
+        value: What it says.
+
+    Raises:
+        ConfigError: It says something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**12:
+        raise ConfigError(f"{path}: {name} must be a positive whole number, got {one_line(repr(value))}")
+    return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -79,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())
     except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings")
     if wrong := [name for name in _names(content) if not isinstance(name, str)]:

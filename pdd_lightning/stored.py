@@ -90,18 +90,44 @@ def array(*forms: str, finite: bool = True) -> AfterValidator:
     expected = " or ".join(f"[{', '.join(shape)}] {' or '.join(kinds)}" for shape, kinds in parts)
 
     def check(value: Tensor) -> Tensor:
-        value = value.detach()
         form = value.dim(), str(value.dtype).removeprefix("torch.")
         if not is_dense(value) or not any(form[0] == len(shape) and form[1] in kinds for shape, kinds in parts):
             raise ValueError(f"expected {expected}, got {describe(value)}")
-        held = value.untyped_storage().nbytes()
-        if value.numel() > MOST_NUMBERS or value.numel() * value.element_size() > held:
-            raise ValueError(f"{list(value.shape)} are more numbers than the file holds, or than {MOST_NUMBERS}")
-        if finite and value.numel() and value.is_floating_point() and not all(map(math.isfinite, value.aminmax())):
-            raise ValueError("numbers are infinite or not a number")
-        return value
+        return whole(value, finite)
 
     return AfterValidator(check)
+
+
+def whole(value: Tensor, finite: bool = True) -> Tensor:
+    """Refuses a tensor that does not hold all its numbers, or numbers that are not finite.
+
+    Raises:
+        ValueError: It is one.
+    """
+    value = value.detach()
+    if not is_dense(value) or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{list(value.shape)} are more numbers than the file holds")
+    if value.numel() > MOST_NUMBERS:
+        raise ValueError(f"{list(value.shape)} are more than {MOST_NUMBERS} numbers")
+    if finite and value.numel() and value.is_floating_point() and not all(map(math.isfinite, value.aminmax())):
+        raise ValueError("numbers are infinite or not a number")
+    return value
+
+
+def _state(value: Any, depth: int = 0) -> Any:
+    """Refuses what the state of a network or an optimizer does not hold."""
+    if isinstance(value, Tensor):
+        whole(value)
+    elif isinstance(value, dict | list | tuple) and depth < 20:
+        for one in value.values() if isinstance(value, dict) else value:
+            _state(one, depth + 1)
+    elif not (value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)):
+        raise ValueError(f"expected tensors, finite numbers and text, got {one_line(repr(value))}")
+    return value
+
+
+State = Annotated[dict[Any, Any], AfterValidator(_state)]
+"""The state of a network or an optimizer: tensors that are whole, and plain values, nested."""
 
 
 def is_dense(value: Tensor) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError, DamagedFileError, differences
-from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+from pdd_lightning.files import atomic_write_bytes, atomic_write_json, sha256_of_file
 from pdd_lightning.metrics import Forgetting
 from pdd_lightning.stored import (
     MOST_EXPERTS,
@@ -252,14 +252,10 @@ class TrajectoryStore:
         return self.folder / f"expert_{expert:03d}.safetensors"
 
     def _is_intact(self, expert: int, record: ExpertRecord) -> bool:
-        digest = hashlib.sha256()
         try:
-            with self.file(expert).open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            return sha256_of_file(self.file(expert)) == record.sha256
         except OSError:
             return False
-        return digest.hexdigest() == record.sha256
 
     def _check_manifest(self) -> None:
         if not (self.folder / MANIFEST).exists():

@@ -23,7 +23,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.typing import NetworkFactory
 
-_KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
+_KNOWN_FROM_FILES = {"number", "epochs", "folder"}
 
 
 class Convert(Command):

@@ -90,10 +90,10 @@ class _Manifest(Stored):
 
 
 class _Snapshots(Stored):
-    """Parameters of an expert at two times."""
+    """Parameters of an expert at two times; those of one that diverged are not finite."""
 
-    first: Annotated[Tensor, array("P: float32")]
-    last: Annotated[Tensor, array("P: float32")]
+    first: Annotated[Tensor, array("P: float32", finite=False)]
+    last: Annotated[Tensor, array("P: float32", finite=False)]
 
 
 class _Forgetting(Stored):
@@ -158,9 +158,9 @@ class TrajectoryStore:
         return {expert: self._records[expert].sha256 for expert in sorted(self._records)}
 
     def missing(self) -> list[int]:
-        """Experts that are not recorded yet."""
+        """Experts that are not recorded yet, or whose file is gone."""
         self._load_records()
-        return [expert for expert in range(self.number) if expert not in self._records]
+        return [one for one in range(self.number) if one not in self._records or not self.file(one).exists()]
 
     def segment(self, expert: int, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Parameters of an expert after `first` and after `last` epochs, read from the mapped file.
@@ -223,8 +223,9 @@ class TrajectoryStore:
             self.file(expert).with_suffix(".json").unlink(missing_ok=True)
 
     def damaged(self) -> list[int]:
-        """Recorded experts whose file is missing, truncated or altered (reads every file)."""
-        return [expert for expert, record in self._records.items() if not self._is_intact(expert, record)]
+        """Recorded experts whose file is truncated or altered (reads every file)."""
+        files = {expert: record for expert, record in self._records.items() if self.file(expert).exists()}
+        return [expert for expert, record in files.items() if not self._is_intact(expert, record)]
 
     def check(self, experts: Iterable[int]) -> None:
         """Reads the files of experts, to see whether they are whole.
@@ -235,17 +236,6 @@ class TrajectoryStore:
         for expert in experts:
             if not self._is_intact(expert, self._records[expert]):
                 raise _damaged(self.file(expert), "its content does not match its checksum")
-
-    def discard(self, experts: list[int]) -> None:
-        """Forgets experts, so that `missing` lists them (one process)."""
-        for expert in experts:
-            self.file(expert).unlink(missing_ok=True)
-            self.file(expert).with_suffix(".json").unlink(missing_ok=True)
-        kept = {expert: record for expert, record in self._records.items() if expert not in experts}
-        for expert, record in kept.items():
-            atomic_write_json(self.file(expert).with_suffix(".json"), record.model_dump())
-        self._write_manifest([])
-        self._load_records()
 
     def file(self, expert: int) -> Path:
         """Where an expert's snapshots are stored."""

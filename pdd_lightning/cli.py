@@ -14,7 +14,6 @@ from typing import Any
 # Read when jsonargparse is imported: Lightning's own parser still uses a name that it warns of.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
-import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,12 +28,12 @@ import pdd_lightning.data.subset
 import pdd_lightning.networks  # noqa: F401
 from pdd_lightning import distributed
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
-from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.checkpoint import LAST, RollingCheckpoint, has_checkpoint, read_checkpoint
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.callbacks.run_evaluation import evaluate_run
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
-from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, differences
+from pdd_lightning.errors import ConfigError, PDDError, differences
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
@@ -160,9 +159,9 @@ class PDDCLI(LightningCLI):
         """Distils; `--ckpt_path last` continues the run in the run folder, or begins it."""
         last = _last_checkpoint(self.trainer)
         if kwargs.get("ckpt_path") == "last":
-            kwargs["ckpt_path"] = last if last.is_file() else None
+            kwargs["ckpt_path"] = last if has_checkpoint(last) else None
             _check_checkpoint(kwargs["ckpt_path"])
-        elif kwargs.get("ckpt_path") is None and last.is_file() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        elif kwargs.get("ckpt_path") is None and has_checkpoint(last) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigError(
                 f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path last, or choose"
                 " another folder with --trainer.default_root_dir"
@@ -212,7 +211,7 @@ class PDDCLI(LightningCLI):
         with distributed.first_before_others():
             data.prepare_data()
         data.setup("test")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
         data.load_state_dict(checkpoint[type(data).__name__])
         stored, stages = checkpoint["callbacks"][StageAdvance.__name__], self._get(self.config_init, "stages")
         data.state = RunState(checkpointed_union(stored), stages.num_stages, stages.iterations)
@@ -301,20 +300,12 @@ def _run_folder(checkpoint: Path) -> Path:
 
 def _check_checkpoint(path: str | Path | None) -> None:
     """Refuses a checkpoint that is missing, damaged, or not one of ours, before anything else is done."""
-    if path in (None, "last"):
-        return
-    if not Path(str(path)).is_file():
-        raise ConfigError(f"there is no checkpoint {path}: run `pdd fit` first, or correct --ckpt_path")
-    try:
-        known = "ProgressiveDataModule" in torch.load(str(path), map_location="cpu", weights_only=True)
-    except Exception as error:  # many unrelated types on damaged files
-        raise DamagedFileError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
-    if not known:
-        raise ConfigError(f"{path} is not a checkpoint of a distillation: correct --ckpt_path")
+    if path not in (None, "last"):
+        read_checkpoint(Path(str(path)), say=False)
 
 
 def _last_checkpoint(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    return Path(trainer.default_root_dir) / "checkpoints" / LAST
 
 
 def _result_settings(config: str) -> dict[str, str]:

@@ -64,6 +64,19 @@ def atomic_write_json(path: str | Path, obj: object) -> Path:
     return atomic_write_bytes(path, f"{text}\n".encode())
 
 
+def sha256_of_file(path: Path) -> str:
+    """Hash the content of a file, block by block.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sha256_of_tensors(tensors: Mapping[str, Tensor], text: Mapping[str, str] | None = None) -> str:
     """Hash named tensors and strings by content, whatever their order, device or memory layout.
 

@@ -1,8 +1,8 @@
 """What comes back from files: read within bounds, and checked by a model of what it must be.
 
-Checksums catch damage, not what a stranger may write. So every file that the package reads passes through here: its size
-is limited before it is read, `checked` compares it with a pydantic model, and what does not fit is a `DamagedFileError`
-with file, entry and what was expected.
+Checksums catch damage, not what a stranger may write. So every file that the package reads passes through here: its
+size is limited before it is read, `checked` compares it with a pydantic model, and what does not fit is a
+`DamagedFileError` with file, entry and what was expected.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 from torch import Tensor
 
 from pdd_lightning.errors import DamagedFileError, DataError
@@ -31,6 +31,8 @@ MOST_NUMBERS = 10**9
 MOST_CLASSES = 10**5
 MOST_EXPERTS = 10**5
 MOST_STAGES = 10**4
+MOST_EXAMPLES = 2 * 10**7
+"""Real examples that have a forgetting score."""
 MOST_NAME_BYTES = 255
 """Bytes of a name in UTF-8: as many as a file's name may have."""
 MOST_BYTES = 16 << 30
@@ -62,18 +64,23 @@ def _plain(name: str) -> str:
 Name = Annotated[str, AfterValidator(_plain)]
 """A name that can be printed, and be that of a file."""
 ClassNames = Annotated[list[Name], Field(min_length=1, max_length=MOST_CLASSES)]
-Json = dict[str, JsonValue]
+if TYPE_CHECKING:
+    Json = dict[str, Any]
+else:
+    Json = dict[str, JsonValue]
 """JSON of any content: finite numbers, nested some hundred levels deep at most."""
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 """A learning rate."""
+FileName = Annotated[Name, Field(pattern=r"^[^/\\.][^/\\]*$")]
+"""A name that can be part of a file's, and leads to no other folder."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def array(*forms: str, finite: bool = True) -> AfterValidator:
-    """What a model says of a tensor, as `Annotated[Tensor, array("N C: float32")]`: its form, and that it is whole.
+    """What a model says of a tensor: its form, such as "N C: float32", and that it is whole.
 
     Args:
         forms: Names of the dimensions, and the types of numbers, of which one must fit.
@@ -83,18 +90,44 @@ def array(*forms: str, finite: bool = True) -> AfterValidator:
     expected = " or ".join(f"[{', '.join(shape)}] {' or '.join(kinds)}" for shape, kinds in parts)
 
     def check(value: Tensor) -> Tensor:
-        value = value.detach()
         form = value.dim(), str(value.dtype).removeprefix("torch.")
         if not is_dense(value) or not any(form[0] == len(shape) and form[1] in kinds for shape, kinds in parts):
             raise ValueError(f"expected {expected}, got {describe(value)}")
-        held = value.untyped_storage().nbytes()
-        if value.numel() > MOST_NUMBERS or value.numel() * value.element_size() > held:
-            raise ValueError(f"{list(value.shape)} are more numbers than the file holds, or than {MOST_NUMBERS}")
-        if finite and value.numel() and value.is_floating_point() and not all(map(math.isfinite, value.aminmax())):
-            raise ValueError("numbers are infinite or not a number")
-        return value
+        return whole(value, finite)
 
     return AfterValidator(check)
+
+
+def whole(value: Tensor, finite: bool = True) -> Tensor:
+    """Refuses a tensor that does not hold all its numbers, or numbers that are not finite.
+
+    Raises:
+        ValueError: It is one.
+    """
+    value = value.detach()
+    if not is_dense(value) or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{list(value.shape)} are more numbers than the file holds")
+    if value.numel() > MOST_NUMBERS:
+        raise ValueError(f"{list(value.shape)} are more than {MOST_NUMBERS} numbers")
+    if finite and value.numel() and value.is_floating_point() and not all(map(math.isfinite, value.aminmax())):
+        raise ValueError("numbers are infinite or not a number")
+    return value
+
+
+def _state(value: Any, depth: int = 0) -> Any:
+    """Refuses what the state of a network or an optimizer does not hold."""
+    if isinstance(value, Tensor):
+        whole(value)
+    elif isinstance(value, dict | list | tuple) and depth < 20:
+        for one in value.values() if isinstance(value, dict) else value:
+            _state(one, depth + 1)
+    elif not (value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)):
+        raise ValueError(f"expected tensors, finite numbers and text, got {one_line(repr(value))}")
+    return value
+
+
+State = Annotated[dict[Any, Any], AfterValidator(_state)]
+"""The state of a network or an optimizer: tensors that are whole, and plain values, nested."""
 
 
 def is_dense(value: Tensor) -> bool:
@@ -126,14 +159,26 @@ def checked(kind: type[Kind], content: Any, where: str | Path, remedy: str = "")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         entry = ".".join(map(str, first["loc"])) or ("" if first["type"] == "value_error" else "the whole file")
-        raise damaged(where, f"{entry}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": "), remedy) from error
+        reason = re.sub(r" or instance of \w+", "", first["msg"].removeprefix("Value error, "))
+        raise damaged(where, f"{entry}: {reason}" if entry else reason, remedy) from error
+
+
+def checked_form(form: Any, content: Any, where: str | Path, remedy: str = "") -> Any:
+    """The same for any type that pydantic knows, such as a list."""
+    kind = create_model("Content", __base__=Stored, content=(form, ...))
+    return vars(checked(kind, {"content": content}, where, remedy))["content"]
 
 
 def damaged(where: str | Path, reason: object, remedy: str = "") -> DamagedFileError:
-    """The error that says so, in one printable line of bounded length."""
-    line = "".join(character if character.isprintable() else " " for character in str(reason).partition("\n")[0])
-    short = line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
-    return DamagedFileError(f"{where} is damaged: {short}{remedy and f'; {remedy}'}")
+    """The error that says so."""
+    return DamagedFileError(f"{where} is damaged: {one_line(reason)}{remedy and f'; {remedy}'}")
+
+
+def one_line(reason: object) -> str:
+    """What went wrong, or a name from a file, as a printable line of bounded length."""
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -183,12 +228,12 @@ def read_stored(kind: type[Kind], path: Path, remedy: str = "") -> Kind:
     return checked(kind, parse_json(read_bytes(path, MOST_TEXT_BYTES), path, remedy), path, remedy)
 
 
-def load_yaml(text: str, load: Callable[[str], Any] = partial(yaml.load, Loader=_LOADER)) -> Any:
+def load_yaml(text: str, load: Callable[[str], Any] | None = None) -> Any:
     """Loads YAML that is neither large, deep, nor unfolds to much by its aliases.
 
     Args:
         text: The YAML.
-        load: The loader.
+        load: The loader, by default one that knows plain values only.
 
     Raises:
         yaml.YAMLError: It is large or deep, or the loader cannot read it.
@@ -197,7 +242,7 @@ def load_yaml(text: str, load: Callable[[str], Any] = partial(yaml.load, Loader=
         raise yaml.YAMLError(f"more than {MOST_YAML_BYTES} bytes")
     try:
         _check_unfolded(text)
-        return load(text)
+        return (load or partial(yaml.load, Loader=_LOADER))(text)
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
 
@@ -270,12 +315,10 @@ def load_tensors(path: Path, data: bytes | memoryview | None = None) -> Any:
                 f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
                 " else could run code. Save its images and labels as plain tensors."
             ) from error
-        reason = "it is no file of tensors" if refused else f"it is no file of tensors ({_short(error)})"
+        reason = (
+            "it is no file of tensors" if refused else f"it is no file of tensors ({str(error).partition(chr(10))[0]})"
+        )
         raise damaged(path, reason, "copy it again") from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0][:200]
 
 
 def check_archive(source: str | Path | io.BytesIO, stored: bool = False, most: int = MOST_BYTES) -> None:

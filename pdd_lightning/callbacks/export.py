@@ -16,8 +16,9 @@ from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.grids import example_grid, labelled_grid, png_of
-from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, read_stored, write_stored
+from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, write_stored
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import read_stored
 
 
 class ExportRun(StageObserver):

@@ -263,27 +263,21 @@ class _Dataset(Stored):
 class _Settings(Stored, extra="allow"):
     """Settings of a method: of these, the augmentation is used again."""
 
-    __pydantic_extra__: Json
+    __pydantic_extra__: Json = Field(init=False)
     augment: Name = ""
     align_corners: bool = True
     augment_together: bool = True
 
 
-class _About(Stored, extra="allow"):
-    """What a set says of itself, apart from `_TEXT` in the file's header as JSON."""
+class StoredAbout(Stored, extra="allow"):
+    """What a set says of itself."""
 
-    __pydantic_extra__: Json
-    format_version: Name
-    sha256: Name
-    pixel_space: Name
-    decode_factor: Annotated[str, Field(pattern="^[0-9]+$", max_length=2)]
-    pdd_lightning_version: Name
-    class_names: ClassNames
+    __pydantic_extra__: Json = Field(init=False)
     method: Name = ""
     dataset: _Dataset = _Dataset()
     network: NetworkSpec | None = None
     settings: _Settings = _Settings()
-    joined: list[Name] = []
+    joined: list[Name] = Field(default=[])
 
     @field_validator("network", mode="before")
     @classmethod
@@ -292,6 +286,17 @@ class _About(Stored, extra="allow"):
         if network is None:
             raise ValueError("expected class_path and init_args")
         return network
+
+
+class _Header(StoredAbout):
+    """The header of a file, all but `_TEXT` decoded."""
+
+    format_version: Name
+    sha256: Name
+    pixel_space: Name
+    decode_factor: Annotated[str, Field(pattern="^[0-9]+$", max_length=2)]
+    pdd_lightning_version: Name
+    class_names: ClassNames
 
 
 def _read(path: Path) -> tuple[SyntheticSet, PixelSpace, list[str], dict[str, Any]]:
@@ -307,8 +312,10 @@ def _checked_set(
     tensors: Mapping[str, Tensor], header: Mapping[str, str], pixels: PixelSpace, where: str | Path
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The set and the metadata that a file holds, if they are what they must be, and fit each other."""
-    decoded = {name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()}
-    about = checked(_About, decoded, where)
+    decoded = {
+        name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()
+    }
+    about = checked(_Header, decoded, where)
     rates = checked(_Rates, dict(tensors), where).learning_rates.tolist()
     content = {
         **{name: tensors.get(name) for name in ("images", "labels", "stages")},

@@ -34,7 +34,9 @@ class StoredSet(Stored):
         if not len(labels) == len(self.stages) == count:
             raise ValueError(f"{count} images, {len(labels)} labels and {len(self.stages)} stages do not fit")
         if images.numel() * self.decode_factor**2 > MOST_NUMBERS or not all(images.shape[1:]):
-            raise ValueError(f"images {list(images.shape)} with decode_factor {self.decode_factor} are too many, or empty")
+            raise ValueError(
+                f"images {list(images.shape)} with decode_factor {self.decode_factor} are too many, or empty"
+            )
         number = len(self.learning_rates)
         if self.stages.unique().tolist() != list(range(1, number + 1)):
             raise ValueError(f"stages must be 1 to {number}, as many as there are learning rates, without a gap")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import JsonValue
 from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
@@ -30,6 +31,7 @@ class Task:
         compute: Does the work and returns the value, as JSON, which is never None. It is called with a function to be
             told of the steps, and with the values of `needs`.
         needs: Tasks whose values this one takes; they need none themselves.
+        form: What the value must be where it is taken from a file, a type as pydantic knows them.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Task:
     depends_on: Mapping[str, Any]
     compute: Callable[..., Any]
     needs: Sequence[Task] = ()
+    form: Any = JsonValue
 
 
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
@@ -55,6 +58,7 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
 
     Raises:
         PDDError: A task raised it, on whichever process. What was computed before is in the store.
+        DamagedFileError: A stored value is not what its task computes.
     """
     values = _stored(tasks, store)
     missing = [task for task in tasks if task not in values]
@@ -85,7 +89,7 @@ def _in_float32() -> Iterator[None]:
 
 def _stored(tasks: Sequence[Task], store: ResultStore) -> dict[Task, Any]:
     """Values that were computed before; all processes go by what the first one finds."""
-    found = distributed.broadcast([store.get(task.depends_on) for task in tasks])
+    found = distributed.broadcast([store.get(task.depends_on, task.form) for task in tasks])
     return {task: value for task, value in zip(tasks, found, strict=True) if value is not None}
 
 

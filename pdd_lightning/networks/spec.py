@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn.modules import module as hooked
 
@@ -45,7 +46,7 @@ class NetworkSpec(Stored):
     """What `network_spec` gives, as it may come back from a file."""
 
     class_path: Name
-    init_args: Json = {}
+    init_args: Json = Field(default={})
 
 
 def factory_from_spec(spec: dict[str, Any], trust: bool = False) -> NetworkFactory:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from pydantic import model_validator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import RunState
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.progression.checks import check_method, check_unchanged, run_settings
@@ -23,6 +26,7 @@ from pdd_lightning.progression.transition import PoolSettings, StageNetworks, Tr
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, checked, one_line
 from pdd_lightning.training import check_at_once
 
 
@@ -182,6 +186,7 @@ class StageAdvance(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
+        check_position(state_dict, "the checkpoint")
         self._change(union=checkpointed_union(state_dict), iteration=state_dict["iteration"])
         self._settings = state_dict["settings"]
         self.history = [StageReport(**report) for report in state_dict["history"]]
@@ -266,18 +271,67 @@ class StageAdvance(Callback):
             self._change(trajectories=self._networks.renewed(finished, generation))
 
 
-def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
-    """The union in what `StageAdvance.state_dict` gave.
+class _Meter(Stored):
+    """What a `StageMeter` holds."""
+
+    first_sum: float
+    first_count: Count
+    last_sum: float
+    last_count: Count
+    latest: float
+    seconds: Seconds
+
+
+class _Position(Stored):
+    """What `StageAdvance.state_dict` gives, as it may come back from a file."""
+
+    union: StoredSet
+    iteration: Count
+    settings: Json
+    history: list[StageReport]
+    meter: _Meter
+    scoring_seconds: Seconds
+    scores: dict[Name, Annotated[Tensor, array("N: int64 float64", finite=False)]]
+
+    @model_validator(mode="after")
+    def fit(self) -> _Position:
+        """Refuses a position that no run comes to."""
+        finished, stages = len(self.union.learning_rates), self.settings.get("stages", {})
+        if [report.stage for report in self.history] not in (stages_to(finished), stages_to(finished - 1)):
+            raise ValueError(f"history: expected reports of stages 1 to {finished}, the last of which may be missing")
+        iterations = stages.get("iterations", self.iteration) if isinstance(stages, dict) else 0
+        if not isinstance(iterations, int) or self.iteration > iterations:
+            raise ValueError(f"iteration: expected one of {one_line(iterations)}, got {self.iteration}")
+        return self
+
+
+def stages_to(last: int) -> list[int]:
+    """Numbers of the stages."""
+    return list(range(1, last + 1))
+
+
+def check_position(state_dict: Any, where: str | Path) -> None:
+    """Refuses what `StageAdvance.state_dict` does not give.
+
+    Args:
+        state_dict: What a checkpoint holds of it.
+        where: Name of the checkpoint.
 
     Raises:
         ConfigError: An earlier version of the package made it.
+        DamagedFileError: It is something else.
     """
-    if "union" not in state_dict:
+    if isinstance(state_dict, dict) and "settings" in state_dict and "union" not in state_dict:
         raise ConfigError(
             "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: begin a"
             " new run in another folder. `pdd evaluate` takes the stages that are finished: distilled.safetensors in"
             " the run folder."
         )
+    checked(_Position, state_dict, where)
+
+
+def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
+    """The union in what `StageAdvance.state_dict` gave."""
     return SyntheticSet.from_state_dict(state_dict["union"])
 
 

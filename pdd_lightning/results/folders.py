@@ -23,9 +23,9 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.folder import bombs_refused
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.results.grids import labelled_grid, png_of, ranks
-from pdd_lightning.results.schema import RunSummary, StudyResult, read_stored
+from pdd_lightning.results.schema import RunSummary, StudyResult
 from pdd_lightning.results.tables import flatten
-from pdd_lightning.stored import load_yaml, read_bytes
+from pdd_lightning.stored import load_yaml, read_bytes, read_stored
 
 OF_A_RUN = ("summary.json", "config.yaml", "checkpoints", "experts", "distilled.safetensors")
 MOST_CLASSES, MOST_IMAGES, MOST_STAGES = 20, 5, 10

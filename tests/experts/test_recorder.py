@@ -118,7 +118,7 @@ def test_no_epochs_store_the_start_points_only(recorder, first, tmp_path):
     for expert, record in enumerate(store.records):
         assert torch.equal(snapshots(store, expert, epochs=0), snapshots(first, expert)[:1])
         assert (record.losses, record.end_accuracy) == ([], record.start_accuracy)
-        with pytest.raises(IndexError):
+        with pytest.raises(DamagedFileError, match="epochs 0 and 1"):
             store.segment(expert, 0, 1)
 
 

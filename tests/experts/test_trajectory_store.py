@@ -146,7 +146,7 @@ def test_a_damaged_manifest_is_refused(folder, content):
     if content == b'{"settings": {}}':  # the settings that are asked for, but no list of experts
         content = json.dumps({"settings": json.loads(manifest.read_text())["settings"]}).encode()
     manifest.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged .* delete the folder"):
+    with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged: .* delete the folder"):
         opened(folder)
 
 
@@ -162,7 +162,7 @@ def test_a_manifest_with_an_incomplete_record_is_refused(folder):
 def test_a_damaged_record_is_refused(tmp_path, content):
     write(opened(tmp_path), 0, 1)
     (tmp_path / "expert_001.json").write_text(content)
-    with pytest.raises(DamagedFileError, match=r"expert_001\.json is damaged .* delete it to record this expert again"):
+    with pytest.raises(DamagedFileError, match=r"expert_001\.json is damaged: .* delete it to record"):
         opened(tmp_path)
     (tmp_path / "expert_001.json").unlink()
     assert opened(tmp_path).missing() == [1, 2]

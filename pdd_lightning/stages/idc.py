@@ -55,6 +55,9 @@ class IDC(DistillationStage):
     scaled by 1/std^2, which makes `lr_img` the rate of the pixels on the [0, 1] scale. ZCA mixes pixels, has no such
     bounds, and is refused.
 
+    Two details are not as published: the images are clamped after every step, not once per network, and those that are
+    mixed are reduced with antialiasing, not by their nearest pixel.
+
     All processes hold the same network, drawn and trained from the run's seed alone; each has batches of its own.
 
     Args:

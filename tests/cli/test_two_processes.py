@@ -92,7 +92,16 @@ def test_experts_do_not_depend_on_the_number_of_processes(recipe: Path, tmp_path
 
 def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
     words = ["--config", recipe, "--trainer.default_root_dir", tmp_path, "--trainer.strategy", "ddp"]
-    few = ["--evaluation.num_networks", 1, "--evaluation.full_data_epochs", 0, "--trainer.devices", 3]
+    few = [
+        "--evaluation.num_networks",
+        1,
+        "--evaluation.random_sets",
+        1,
+        "--evaluation.full_data_epochs",
+        0,
+        "--trainer.devices",
+        3,
+    ]
     for verb in ("fit", "test"):
         result = run_pdd(verb, *words, *few)
         assert result.returncode == 0, result.stdout
@@ -117,7 +126,7 @@ def test_networks_do_not_depend_on_the_number_of_processes(
 ) -> None:
     verb, *options = words
     options = [run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", image_folder, *options]
-    options += ["--num_networks", 3, "--device", "cpu"]
+    options += ["--num_networks", 3, "--random_sets", 3, "--device", "cpu"]
     rows, tables = [], []
     for processes in (1, 2):
         output = tmp_path / f"{processes}.json"

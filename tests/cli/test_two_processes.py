@@ -116,7 +116,7 @@ def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["evaluate", "--epochs", 2, "--full_data_epochs", 1, "--baselines", "[random,herding]"],
+        ["evaluate", "--random_sets", 3, "--epochs", 2, "--full_data_epochs", 1, "--baselines", "[random,herding]"],
         ["describe", "--training.epochs", 1],
     ],
     ids=lambda words: words[0],
@@ -126,7 +126,7 @@ def test_networks_do_not_depend_on_the_number_of_processes(
 ) -> None:
     verb, *options = words
     options = [run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", image_folder, *options]
-    options += ["--num_networks", 3, "--random_sets", 3, "--device", "cpu"]
+    options += ["--num_networks", 3, "--device", "cpu"]
     rows, tables = [], []
     for processes in (1, 2):
         output = tmp_path / f"{processes}.json"

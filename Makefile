@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist lo
 
 demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a second call continues or repeats
 	# One thread: in networks this small more of them only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
+	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last --evaluation.protocols '[progressive]'
 	OMP_NUM_THREADS=1 $(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
 
 test: $(VENV)/installed  ## the quick tests, on all cores

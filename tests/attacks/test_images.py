@@ -31,12 +31,21 @@ PICTURE = Image.frombytes("RGB", (8, 8), bytes(range(192)))
 Image.init()
 
 
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Fails what takes longer."""
+    former = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it took too long"))
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
 @pytest.fixture(autouse=True)
 def in_time() -> Iterator[None]:
     """Nothing may wait for ever, such as for a named pipe."""
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
+    with limited(20):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pdd_lightning.kernels import compiled
+from tests.attacks.test_images import limited
 
 REAL = compiled.library()
 pytestmark = pytest.mark.skipif(REAL is None, reason="there is no compiler")
@@ -29,9 +30,8 @@ ROOT = os.geteuid() == 0
 @pytest.fixture(autouse=True)
 def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     """Nothing may wait for ever, such as for a named pipe."""
-    signal.alarm(0 if "slow" in request.keywords else 20)
-    yield
-    signal.alarm(0)
+    with limited(600 if "slow" in request.keywords else 20):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import signal
 import socket
 import struct
 import tempfile
@@ -26,7 +25,7 @@ from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.results import folders as folders_module
 from pdd_lightning.results import page as page_module
-from tests.attacks.test_images import BOMBS, FOREIGN, as_nobody, with_png
+from tests.attacks.test_images import BOMBS, FOREIGN, as_nobody, limited, with_png
 from tests.results.conftest import PLAIN, make_run, make_study, row, stage, write_summary  # noqa: F401  (fixtures)
 
 MakeRun = Callable[..., Path]
@@ -37,11 +36,8 @@ MOST = 10 * 2**20
 @pytest.fixture(autouse=True)
 def in_time() -> Iterator[None]:
     """Nothing may wait for ever, and no folder may take long."""
-    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, former)
+    with limited(60):
+        yield
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "with plots"], autouse=True)

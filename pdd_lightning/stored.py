@@ -181,8 +181,8 @@ def one_line(reason: object) -> str:
     return line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Reads a whole file.
+def read_bytes(path: Path, most: int = MOST_BYTES, part: int | None = None) -> bytes:
+    """Reads a whole file, or the first part of one.
 
     Raises:
         DataError: It is missing, cannot be read, or is no ordinary file.
@@ -192,7 +192,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         if path.exists() and not path.is_file():
             raise OSError("not a file")
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            data = file.read(most + 1 if part is None else part)
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error or "not enough memory"
         raise DataError(f"cannot read {path}: {reason}") from error

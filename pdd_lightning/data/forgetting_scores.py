@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdd_lightning.errors import ConfigError, DataError, PDDError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
 from pdd_lightning.stored import MOST_EXAMPLES, check_archive, damaged, one_line, read_bytes
 
@@ -121,8 +121,10 @@ class ForgettingScores:
             names = one_line(", ".join(map(repr, content))) if content else "nothing"
             expected = " and ".join(map(repr, _ORIGINAL_COLUMNS))
             raise DataError(f"{path} holds {names}, but forgetting scores are {expected}") from None
-        except PDDError:
+        except DamagedFileError:
             raise
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} holds no usable forgetting scores: {one_line(error)}") from error
 

@@ -360,7 +360,7 @@ def test_what_is_no_file(read: Callable[[Path], Any], kind: str, tmp_path: Path)
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large.json").open("wb") as file:
-        file.truncate(2**45)  # takes no room on the disk
+        file.truncate(2**33)  # takes no room on the disk
     tracemalloc.start()
     sentence(lambda: read_bytes(tmp_path / "large.json", 10**6), "has more than 1000000 bytes")
     assert tracemalloc.get_traced_memory()[1] < 10**7
@@ -450,7 +450,6 @@ def summary(prepared: Prepared) -> dict[str, Any]:
 @pytest.mark.parametrize(("path", "value"), SUMMARY, ids=lambda value: str(value)[:30])
 def test_figures_that_no_run_has(path: str, value: Any, summary: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(changed(summary, path, value)))
-    read_stored(RunSummary, tmp_path / "summary.json") if path == "never" else None
     sentence(lambda: read_stored(RunSummary, tmp_path / "summary.json"), "summary.json is damaged", path.split(".")[0])
 
 
@@ -712,9 +711,11 @@ SCORES: dict[str, bytes] = {
 def test_forgetting_scores_of_strangers(kind: str, tmp_path: Path) -> None:
     (tmp_path / "scores.npz").write_bytes(SCORES[kind])
     tracemalloc.start()
-    sentence(lambda: ForgettingScores.load(tmp_path / "scores.npz"), "scores.npz")
-    assert tracemalloc.get_traced_memory()[1] < 10**8, "memory was taken for what the file claims"
-    tracemalloc.stop()
+    try:
+        sentence(lambda: ForgettingScores.load(tmp_path / "scores.npz"), "scores.npz")
+        assert tracemalloc.get_traced_memory()[1] < 10**8, "memory was taken for what the file claims"
+    finally:
+        tracemalloc.stop()
 
 
 # ---- sets of other code --------------------------------------------------------------------------------------------
@@ -736,17 +737,11 @@ def repacked(data: bytes, method: int, change: Callable[[str, bytes], bytes] = l
     return buffer.getvalue()
 
 
-def more_numbers(name: str, part: bytes) -> bytes:
-    """A pickle whose first storage claims 10^13 numbers in place of 576."""
-    return part.replace(b"M@\x02", b"\x8a\x06" + (10**13).to_bytes(6, "little"), 1) if "data.pkl" in name else part
-
-
 IMPORTED: dict[str, bytes] = {
     "10^13 numbers by stride 0": saved([torch.zeros(1).expand(10**5, 10**4, 10**2, 10**2), LABELS]),
     "10^13 labels by stride 0": saved([GOOD, torch.zeros(1, dtype=torch.int64).expand(10**13)]),
     "overlapping strides": saved([GOOD.as_strided((1000, 3, 8, 8), (0, 64, 8, 1)), LABELS]),
     "a bomb": repacked(saved([torch.zeros(10**6, 3, 1, 1), LABELS]), zipfile.ZIP_DEFLATED),
-    "a storage that is not there": repacked(saved([GOOD, LABELS]), zipfile.ZIP_STORED, more_numbers),
     "a pickle of nothing": repacked(saved([GOOD, LABELS]), zipfile.ZIP_STORED, lambda name, part: b"" * len(name)),
     "not a number": saved([GOOD * NAN, LABELS]),
     "infinite": saved([GOOD * INF, LABELS]),
@@ -872,7 +867,7 @@ def test_yaml_of_strangers(kind: str, prepared: Prepared, tmp_path: Path) -> Non
     path = tmp_path / "file.yaml"
     path.write_text(YAML[kind])
     sentence(lambda: read_study(path), "file.yaml")
-    if kind not in ("a date that is none",):  # where settings are read, dates are text
+    if kind in ("a billion laughs", "itself", "2 MB"):
         with pytest.raises(SystemExit) as stop:
             main(["fit", "--config", str(prepared.recipe), "--config", str(path)])
         assert stop.value.code not in (None, 0)

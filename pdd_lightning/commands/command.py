@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
-from jsonargparse import Path as ConfigFile
+from jsonargparse import Path as ConfigFile  # type: ignore[attr-defined]
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.accelerators import Accelerator
@@ -60,13 +60,13 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)
 class Parser(ArgumentParser):
     """Checks what a configuration names before anything is made of it, and has a shorter help."""
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parses arguments; nothing that they name is called.
 
         Raises:
             ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run.
         """
-        options: Namespace = super().parse_args(*args, **kwargs)
+        options = super().parse_args(*args, **kwargs)
         check_named(options)
         return options
 

@@ -910,6 +910,45 @@ def test_studies_that_are_none(path: str, value: Any, prepared: Prepared, tmp_pa
     assert len(str(caught.value)) < 900
 
 
+STEP = {
+    "row": "distilled", "protocol": "progressive", "part": "val", "images": 6, "stage": 2, "num_stages": 2, "steps": 9,
+    "accuracies": [0.5, 0.6], "seconds": 1.0,
+}  # fmt: skip
+STEPS: list[tuple[str, Any]] = [
+    *[("rows", value) for value in (None, {}, "x", [None], [3], [[]], [{}], DELETE)],
+    *[("rows.0.accuracies", value) for value in (None, [], [7.48], [-1.0], [NAN], ["x"], 0.5, DELETE)],
+    *[("rows.0.seconds", value) for value in (None, -1.0, NAN, INF, "x", DELETE)],
+    *[("rows.0.images", value) for value in (None, -1, 1.5, 10**30, "x", DELETE)],
+    *[("rows.0.row", value) for value in (None, 3, "a\0", "x" * 300, DELETE)],
+    *[("rows.0.protocol", value) for value in (None, 3, DELETE)],
+    *[("rows.0.part", value) for value in (None, [], DELETE)],
+    *[("rows.0.stage", value) for value in (-1, "x", 1.5)],
+    *[("rows.0.steps", value) for value in (-1, "x", NAN)],
+]
+
+
+@pytest.mark.parametrize(("path", "value"), STEPS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("verb", ["evaluate", "continual"])
+def test_outputs_that_no_step_writes(verb: str, path: str, value: Any, prepared: Prepared, tmp_path: Path) -> None:
+    import yaml
+
+    shutil.copy(prepared.recipe, tmp_path / "recipe.yaml")
+    own = {"num_classes": 3} if verb == "evaluate" else {"tasks": 2, "command": verb}
+    kind = {"title": "t", "methods": [METHOD], "seeds": [0], **own}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(kind))
+    study = read_study(tmp_path / "study.yaml")
+    (run,) = study.runs
+    output = tmp_path / "runs" / run.name / "seed_0" / "evaluation.json"
+    output.parent.mkdir(parents=True)
+    (output.parent / "summary.json").write_bytes((prepared.run / "summary.json").read_bytes())
+    continual = {} if verb == "evaluate" else {"forgetting": 0.1, "average_accuracy": [0.5, 0.5]}
+    content = {"rows": [{**STEP, **continual}]}
+    output.write_text(json.dumps(content))
+    assert study.rows(tmp_path)[0]["mean"] == 0.55
+    output.write_text(json.dumps(changed(content, path, value)))
+    sentence(lambda: study.rows(tmp_path), "evaluation.json is damaged", path.split(".")[0])
+
+
 # ---- by chance -----------------------------------------------------------------------------------------------------
 
 HOSTILE = [

@@ -31,7 +31,8 @@ from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import LAST, RollingCheckpoint, has_checkpoint, read_checkpoint
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.callbacks.run_evaluation import evaluate_run
-from pdd_lightning.commands import COMMANDS, ShortHelp
+from pdd_lightning.commands import COMMANDS
+from pdd_lightning.commands.command import Parser
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.errors import ConfigError, PDDError, differences
 from pdd_lightning.evaluation import EvaluationSettings
@@ -42,9 +43,10 @@ from pdd_lightning.progression.checks import check_method_unchanged
 from pdd_lightning.progression.observer import stage_module
 from pdd_lightning.results.tables import flatten
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import MOST_YAML_BYTES, damaged, load_yaml, read_bytes
 
 
-class _Parser(ShortHelp, LightningArgumentParser):
+class _Parser(Parser, LightningArgumentParser):
     """Keeps the action that holds the subcommands, so that more can be added."""
 
     commands: Any
@@ -73,7 +75,8 @@ class _SaveConfig(SaveConfigCallback):
         path = Path(trainer.default_root_dir) / "config.yaml"
         if not stage_module(pl_module).state.finished or not path.is_file():
             return
-        stored, wanted = map(_result_settings, (path.read_text(), self.parser.dump(self.config, skip_none=False)))
+        wanted = _result_settings(path, self.parser.dump(self.config, skip_none=False))
+        stored = _result_settings(path, read_bytes(path, MOST_YAML_BYTES).decode(errors="replace"))
         both = stored.keys() & wanted.keys()  # another version of the package may have others
         if changes := differences({name: stored[name] for name in both}, {name: wanted[name] for name in both}):
             listed = "\n  ".join(changes)
@@ -308,9 +311,13 @@ def _last_checkpoint(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints" / LAST
 
 
-def _result_settings(config: str) -> dict[str, str]:
+def _result_settings(path: Path, config: str) -> dict[str, str]:
     """Settings in a configuration that a run's images depend on, as text by dotted name; seed and data are checked."""
-    settings = flatten(yaml.safe_load(config))
+    try:
+        content = load_yaml(config)
+        settings = flatten({str(name): value for name, value in content.items()})
+    except (yaml.YAMLError, AttributeError, RecursionError) as error:
+        raise damaged(path, error, "delete it: the checkpoint knows what the images depend on") from error
     parts = ("model", "stages.", "trainer.precision")
     return {name: value for name, value in settings.items() if name.startswith(parts) and name not in _WITHOUT_EFFECT}
 

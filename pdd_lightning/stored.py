@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 import re
 import zipfile
@@ -49,7 +50,13 @@ _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 class Stored(BaseModel):
     """Something that is kept in a file. Unknown entries are passed over: other versions write other ones."""
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        str_max_length=MOST_TEXT_BYTES,  # has pydantic look at texts, too: those of no valid Unicode are refused
+    )
 
 
 Kind = TypeVar("Kind", bound=Stored)
@@ -181,8 +188,8 @@ def one_line(reason: object) -> str:
     return line if len(line) <= 300 else f"{line[:150]} .. {line[-150:]}"
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Reads a whole file.
+def read_bytes(path: Path, most: int = MOST_BYTES, part: int | None = None) -> bytes:
+    """Reads a whole file, or the first part of one.
 
     Raises:
         DataError: It is missing, cannot be read, or is no ordinary file.
@@ -192,7 +199,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         if path.exists() and not path.is_file():
             raise OSError("not a file")
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            # No more than there is: Python takes memory for what is asked for.
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1 if part is None else part)
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error or "not enough memory"
         raise DataError(f"cannot read {path}: {reason}") from error

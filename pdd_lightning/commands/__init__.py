@@ -1,6 +1,6 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
-from pdd_lightning.commands.command import Command, ShortHelp
+from pdd_lightning.commands.command import Command
 from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
 from pdd_lightning.commands.report import Report
@@ -18,4 +18,4 @@ _ALL: tuple[Command, ...] = (
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "ShortHelp"]
+__all__ = ["COMMANDS", "Command"]

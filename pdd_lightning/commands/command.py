@@ -7,24 +7,103 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import Path as ConfigFile  # type: ignore[attr-defined]
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch import nn
 
 from pdd_lightning import distributed
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
 
 
-class ShortHelp(ArgumentParser):
-    """Help without the list of every network class that happens to be imported, which is several pages long."""
+_MAY_BE_NAMED = (
+    nn.Module,
+    LightningDataModule,
+    Callback,
+    Logger,
+    Profiler,
+    Strategy,
+    Accelerator,
+    Precision,
+    ClusterEnvironment,
+    CheckpointIO,
+    LayerSync,
+)
+"""Bases of the classes that a configuration may name."""
+
+
+def _bounded(text: str, **options: Any) -> Any:
+    return load_yaml(text, partial(_load, **options))
+
+
+_load = get_loader("yaml")
+set_loader("yaml", _bounded, exceptions=(yaml.YAMLError,))
+# What stands where any value may stand is a value, and makes no object.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
+
+
+class Parser(ArgumentParser):
+    """Checks what a configuration names before anything is made of it, and has a shorter help."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parses arguments; nothing that they name is called.
+
+        Raises:
+            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run.
+        """
+        options = super().parse_args(*args, **kwargs)
+        check_named(options)
+        return options
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help without that list."""
+        """The help without the list of every network class that happens to be imported, which is several pages."""
         return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
+
+
+def check_named(value: Any) -> None:
+    """Refuses functions, and classes that are no part of a run, in parsed options.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    value = vars(value) if isinstance(value, Namespace) else value
+    named = value
+    if isinstance(value, dict) and isinstance(path := value.get("class_path"), str):
+        named = _imported(path)
+        if isinstance(named, type) and issubclass(named, _MAY_BE_NAMED):
+            named = None
+    if callable(named) and not isinstance(named, ConfigFile):
+        name = f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', type(named).__name__)}"
+        raise ConfigError(
+            f"{name} is no class of networks, data, callbacks, loggers or other parts of a run: a configuration names"
+            " no other classes, and no functions"
+        )
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ():
+        check_named(one)
+
+
+def _imported(path: str) -> Any:
+    """What a dotted name stands for; the parser has imported it already."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except ImportError:
+        return getattr(_imported(module), name)
 
 
 class Command(ABC):
@@ -40,7 +119,7 @@ class Command(ABC):
 
     def parser(self) -> ArgumentParser:
         """The parser of its arguments."""
-        parser = ShortHelp(prog=f"pdd {self.name}", description=self.help)
+        parser = Parser(prog=f"pdd {self.name}", description=self.help)
         self.add_arguments(parser)
         return parser
 

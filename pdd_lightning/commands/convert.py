@@ -21,6 +21,7 @@ from pdd_lightning.data.formats import (
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
+from pdd_lightning.networks.spec import check_size
 from pdd_lightning.typing import NetworkFactory
 
 _KNOWN_FROM_FILES = {"number", "epochs", "folder"}
@@ -119,6 +120,7 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     real.prepare_data()
     real.setup()
     channels, size, _ = real.image_shape
+    check_size(factory, real.image_shape, real.num_classes)
     experts = ReplayBuffers(sources, factory(channels, real.num_classes, size))
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
     recorder = ExpertRecorder(

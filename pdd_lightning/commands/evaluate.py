@@ -160,6 +160,12 @@ def _add_common(parser: ArgumentParser) -> None:
         sub_configs=True,
         help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Make the network that the set names also where its class lies outside of this package and torchvision."
+        " Importing a class can run code: for files from people that you trust.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
     parser.add_argument(
         "--processes",
@@ -183,6 +189,7 @@ def _common(options: Namespace) -> dict[str, Any]:
     return {
         "real": options["data"],
         "factory": options["network"],
+        "trust": options["trust"],
         "seed": options["seed"],
         "device": device_of(options["device"]),
         "store": ResultStore(output or None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdd_lightning.errors import ConfigError, DataError, PDDError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
 from pdd_lightning.stored import MOST_EXAMPLES, check_archive, damaged, one_line, read_bytes
 
@@ -121,8 +122,10 @@ class ForgettingScores:
             names = one_line(", ".join(map(repr, content))) if content else "nothing"
             expected = " and ".join(map(repr, _ORIGINAL_COLUMNS))
             raise DataError(f"{path} holds {names}, but forgetting scores are {expected}") from None
-        except PDDError:
+        except DamagedFileError:
             raise
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} holds no usable forgetting scores: {one_line(error)}") from error
 
@@ -274,13 +277,32 @@ def _column(name: str, values: Any, path: Path) -> Tensor:
     return found
 
 
-def _only_reconstructs(*_: Any) -> Any:
-    raise pickle.UnpicklingError("it calls for arrays in another way than pickles of arrays do")
+class _NumberType:
+    """Stands for `numpy.dtype`, whose own state can be altered so that using it ends the process."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not re.fullmatch(r"[biuf]\d", str(code)):
+            raise pickle.UnpicklingError(f"it holds {code}, which has no place in numpy arrays of numbers")
+        self.type = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.type = self.type.newbyteorder(state[1])
+
+    def array(self, data: Any, shape: Any, order: str = "C") -> np.ndarray:
+        """The numbers that bytes stand for."""
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        values: np.ndarray = np.frombuffer(data, self.type).reshape(shape, order="F" if order == "F" else "C")
+        return values
 
 
-def _reconstruct(kind: Any, shape: tuple[int, ...], code: Any) -> Any:
-    """The array without numbers that a pickle begins with; its state, which comes next, must be as large as it says."""
-    return np.empty(0) if kind is _only_reconstructs and shape == (0,) else _only_reconstructs()
+class _Array:
+    """Stands for an array while its parts are read."""
+
+    values = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, numbers, fortran, data = state
+        self.values = numbers.array(data, shape, "F" if fortran else "C")
 
 
 class _ArraysOnly(pickle._Unpickler):
@@ -298,11 +320,11 @@ class _ArraysOnly(pickle._Unpickler):
 
 # What numpy arrays and scalars in a pickle are made by, under its name in any version of numpy.
 _NUMPY_CONSTRUCTORS = {
-    "numpy.ndarray": _only_reconstructs,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": _reconstruct,
-    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],
+    "numpy.ndarray": None,
+    "numpy.dtype": _NumberType,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy.core.multiarray.scalar": lambda numbers, data: numbers.array(data, ())[()],
+    "numpy.core.numeric._frombuffer": lambda data, numbers, shape, order: numbers.array(data, shape, order),
     "_codecs.encode": lambda text, _: text.encode("latin1"),  # how bytes are pickled for Python 2
 }
 
@@ -337,4 +359,4 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
         raise DataError(f"{path} was not read as forgetting scores: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary of forgetting scores")
-    return content
+    return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}

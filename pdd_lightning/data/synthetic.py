@@ -50,7 +50,7 @@ class StoredSet(Stored):
 def are_probabilities(labels: Tensor) -> bool:
     """Whether each row of `[N, classes]` is one, up to rounding."""
     # Written so that values that are not numbers fail, too.
-    return bool(labels.min() >= 0) and bool((labels.sum(1) - 1).abs().max() <= 1e-3)
+    return labels.numel() > 0 and bool(labels.min() >= 0) and bool((labels.sum(1) - 1).abs().max() <= 1e-3)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pdd_lightning.typing import NetworkFactory
 
 TRUSTED = ("pdd_lightning.", "torchvision.")
 """Where the classes may lie that files name."""
-_MOST_PARTS = 20_000
+_MOST_PARTS = 4_000
 """Modules of a network."""
 
 
@@ -113,6 +113,8 @@ def check_size(factory: NetworkFactory, image_shape: Sequence[int], num_classes:
             raise ConfigError(f"the network has more than {most} {kind}: lower its arguments, such as width and depth")
 
     def on_parameter(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.numel():
+            raise ConfigError("the network has a parameter without numbers: raise its arguments, such as width")
         add("parameters", 0 if parameter is None else parameter.numel(), MOST_NUMBERS)
 
     hooks = [

@@ -26,7 +26,7 @@ from pdd_lightning.progression.transition import PoolSettings, StageNetworks, Tr
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, checked, one_line
+from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, checked
 from pdd_lightning.training import check_at_once
 
 
@@ -299,9 +299,9 @@ class _Position(Stored):
         finished, stages = len(self.union.learning_rates), self.settings.get("stages", {})
         if [report.stage for report in self.history] not in (stages_to(finished), stages_to(finished - 1)):
             raise ValueError(f"history: expected reports of stages 1 to {finished}, the last of which may be missing")
-        iterations = stages.get("iterations", self.iteration) if isinstance(stages, dict) else 0
+        iterations = stages.get("iterations", self.iteration) if isinstance(stages, dict) else None
         if not isinstance(iterations, int) or self.iteration > iterations:
-            raise ValueError(f"iteration: expected one of {one_line(iterations)}, got {self.iteration}")
+            raise ValueError(f"iteration: expected one of settings.stages.iterations, got {self.iteration}")
         return self
 
 

@@ -23,7 +23,7 @@ from pdd_lightning.errors import (
     check_momentum,
     check_positive,
 )
-from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.networks.spec import check_size, network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
 
@@ -160,6 +160,7 @@ class DistillationStage(LightningModule, ABC):
         _ = self.state  # without it, Lightning would run an epoch without any batches and say nothing
         self._check_real_images()
         real = self.data.real
+        check_size(self.network, real.image_shape, real.num_classes)
         count = real.num_classes * self.ipc
         self.images = nn.Parameter(torch.zeros(count, *real.image_shape, device=self.device))
         self.register_buffer(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.errors import ConfigError, DataError
-from pdd_lightning.stored import load_tensors
+from pdd_lightning.stored import load_tensors, read_bytes
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -216,11 +216,7 @@ def _peek(path: Path) -> Any:
     """Return what a file of `torch.save` holds, the first bytes of any other file, and None for a folder."""
     if path.is_dir():
         return None
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
+    head = read_bytes(path, part=9)
     # The length that safetensors files begin with, before their header in JSON, can look like anything.
     is_json = head[8:] == b"{"
     is_saved = head.startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")

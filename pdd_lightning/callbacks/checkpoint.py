@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from pdd_lightning.errors import check_at_least
-from pdd_lightning.files import publish
+from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.progression.observer import stage_module
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints by a rename in their own folder; Lightning's way leads through the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        atomic_write_bytes(path, buffer.getbuffer())
 
 
 class RollingCheckpoint(ModelCheckpoint):
@@ -48,6 +61,11 @@ class RollingCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """No state."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the trainer write whole files."""
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = _WholeFiles()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the recorded experts' stage, or a transition that was made up for."""
         self._save(trainer)
@@ -74,8 +92,4 @@ class RollingCheckpoint(ModelCheckpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            publish(partial, self.path)
-        trainer.strategy.barrier()
+        trainer.save_checkpoint(self.path, weights_only=False)

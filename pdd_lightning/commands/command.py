@@ -13,8 +13,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning import distributed
+from pdd_lightning import distributed, endings
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.files import check_writable
 
 Settings = TypeVar("Settings")
 
@@ -47,11 +48,16 @@ class Command(ABC):
     def main(self, words: Sequence[str]) -> None:
         """Parses what follows the verb, and does it, on several processes where `--processes` says so."""
         options = self.parser().parse_args(list(words))
+        endings.advise(self.advice(options))
         distributed.on_processes(options.get("processes", 1), partial(self._run, list(words)))
 
     def _run(self, words: list[str]) -> None:
         parser = self.parser()
         self.run(parser.instantiate(parser.parse_args(words)))
+
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        return "Nothing was replaced; start the same command again."
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -88,12 +94,13 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error
 
 
-def check_file_names(options: Namespace, *names: str) -> None:
-    """Refuses output options that name a folder, before anything is computed.
+def check_outputs(options: Namespace, *names: str) -> None:
+    """Refuses output options that name no file which can be written, before anything is computed.
 
     Raises:
-        ConfigError: One does.
+        ConfigError: One names a folder.
+        OSError: One cannot be written.
     """
     for name in names:
-        if options.get(name) and Path(options[name]).is_dir():
-            raise ConfigError(f"--{name} {options[name]} is a folder: name a file")
+        if options.get(name):
+            check_writable(Path(options[name]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
@@ -94,7 +94,7 @@ class Join(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the set."""
-        check_file_names(options, "output")
+        check_outputs(options, "output")
         print(f"Wrote {join_distilled(options['paths'], options['output'])}")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pdd_lightning.files import append_line
 from pdd_lightning.results.schema import EvaluatedRow
 from pdd_lightning.training import Score
 
@@ -30,7 +31,6 @@ class ResultStore:
         text = path.read_text() if path is not None and path.exists() else ""
         for line in text.splitlines():
             self._read_line(line)
-        self._lead = "\n" if text and not text.endswith("\n") else ""  # ends a line that was cut off
 
     def get(self, depends_on: Mapping[str, Any]) -> Any:
         """What was put for the same `depends_on`, or None."""
@@ -42,10 +42,7 @@ class ResultStore:
         self._values[key] = value
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(f"{self._lead}{json.dumps({'key': key, 'value': value})}\n")
-        self._lead = ""
+        append_line(self.path, json.dumps({"key": key, "value": value}))
 
     def _read_line(self, line: str) -> None:
         try:

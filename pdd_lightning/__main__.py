@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from pdd_lightning import endings
 from pdd_lightning.errors import ConfigError
@@ -18,7 +19,7 @@ def main() -> None:
     """Runs the command line of this process; ends with one sentence if it fails or is asked to end."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
@@ -31,7 +32,7 @@ def main() -> None:
 
 def _check_working_directory() -> None:
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError as error:
         raise ConfigError("the working directory no longer exists: change to another one and start again") from error
 

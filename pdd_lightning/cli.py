@@ -16,9 +16,12 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 # The parser knows the classes that are imported by their short names.
@@ -33,7 +36,7 @@ from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.callbacks.run_evaluation import evaluate_run
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
-from pdd_lightning.errors import ConfigError, DamagedFileError
+from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, check_at_least, check_seed
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.files import atomic_write_bytes, is_shared, owned
 from pdd_lightning.memory import keep_freed_memory
@@ -62,6 +65,10 @@ class _SaveConfig(SaveConfigCallback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes it."""
+        self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes it, whole or not at all."""
         text = self.parser.dump(self.config, skip_none=False)
         atomic_write_bytes(Path(trainer.default_root_dir) / "config.yaml", text.encode())
 
@@ -105,6 +112,9 @@ class PDDCLI(LightningCLI):
         """Parses without Lightning's warning that arguments were given while the process has some, too."""
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
+        check_seed(seed_everything=options.seed_everything)
+        if not options.trainer.default_root_dir:
+            raise ConfigError("trainer.default_root_dir must name the folder of the run")
         _check_checkpoint(options.ckpt_path)
         if options.trainer.max_epochs != -1:
             raise ConfigError("trainer.max_epochs has no effect: set stages.num_stages, and stages.iterations")
@@ -128,7 +138,7 @@ class PDDCLI(LightningCLI):
             default=50,
             help="Iterations between two checkpoints (default: 50).",
         )
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_run_seed)
+        parser.link_arguments("seed_everything", "data.seed")
 
     def before_instantiate_classes(self) -> None:
         """Finds the run folder of a checkpoint that is to be tested."""
@@ -140,6 +150,9 @@ class PDDCLI(LightningCLI):
         """Adds the callbacks that every run has, and TensorBoard unless another logger is configured."""
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
+        check_at_least(1, **{"trainer.accumulate_grad_batches": config["accumulate_grad_batches"]})
+        if isinstance(config["max_time"], dict):
+            check_at_least(0, **{f"trainer.max_time.{name}": value for name, value in config["max_time"].items()})
         if config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         every, callbacks = self._get(self.config_init, "checkpoint_every"), config["callbacks"] or []
@@ -148,7 +161,13 @@ class PDDCLI(LightningCLI):
             *([] if config["enable_progress_bar"] is False else [StageProgressBar()]),
             RollingCheckpoint(root / "checkpoints", every),
         ]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (PDDError, OSError, MemoryError):
+            raise
+        except Exception as error:  # Lightning's are of many types
+            raise ConfigError(f"the trainer cannot be made with these settings: {_brief(error)}") from error
+        _check_processes(trainer, config["strategy"])
         # After `StageAdvance`, which Lightning's parser adds, so that the stages' table is printed first.
         evaluation = self._get(self.config_init, "evaluation")
         trainer.callbacks += [Evaluation(evaluation), ExportRun()]  # type: ignore[attr-defined]
@@ -248,29 +267,38 @@ def main(args: Sequence[str] | None = None) -> None:
     _show_log()
     _silence()
     arguments = list(sys.argv[1:] if args is None else args)
+    endings.advise("Nothing was begun.")
     with endings.in_one_sentence():
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]].main(arguments[1:])
             return
-        PDDCLI(
-            DistillationStage,
-            ProgressiveDataModule,
-            subclass_mode_model=True,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults={
-                "default_root_dir": "runs/latest",
-                "max_epochs": -1,
-                "log_every_n_steps": 10,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            seed_everything_default=0,
-            parser_class=_Parser,
-            parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
-            auto_configure_optimizers=False,
-            args=None if args is None else arguments,
-        )
+        try:
+            _run_cli(None if args is None else arguments)
+        except MisconfigurationException as error:
+            raise ConfigError(f"the settings of the trainer do not go together: {_brief(error)}") from error
+
+
+def _run_cli(args: list[str] | None) -> None:
+    """Runs `fit` or `test`."""
+    PDDCLI(
+        DistillationStage,
+        ProgressiveDataModule,
+        subclass_mode_model=True,
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={
+            "default_root_dir": "runs/latest",
+            "max_epochs": -1,
+            "log_every_n_steps": 10,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        },
+        seed_everything_default=0,
+        parser_class=_Parser,
+        parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
+        auto_configure_optimizers=False,
+        args=args,
+    )
 
 
 def _silence() -> None:
@@ -282,10 +310,21 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
-def _run_seed(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise ConfigError("seed_everything must be a number: it is the seed of the whole run")
-    return seed
+def _check_processes(trainer: Trainer, strategy: Any) -> None:
+    """Refuses ways to run on several processes that do not work here."""
+    launcher = trainer.strategy.launcher
+    if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)) or isinstance(
+        launcher, _MultiProcessingLauncher
+    ):
+        raise ConfigError(f"trainer.strategy {strategy} is not supported: choose auto or ddp")
+    most = 8 * (os.cpu_count() or 1)
+    if launcher is not None and trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise ConfigError(f"trainer.devices must be <= {most} on this machine's CPU, got {trainer.num_devices}")
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _run_folder(checkpoint: Path) -> Path:

@@ -185,8 +185,8 @@ def in_one_sentence() -> Iterator[None]:
         sys.stdout.flush()
     except SystemExit as error:
         _wait_if_leaving()
-        if user_error := _first(error, PDDError):
-            sys.exit(f"pdd: error: {user_error}")
+        if cause := user_error(error):
+            sys.exit(f"pdd: error: {cause}")
         if asked():
             sys.stderr.write(_stopped())
         raise
@@ -209,38 +209,37 @@ def _wait_if_leaving() -> None:
 
 def explanation(error: BaseException) -> str:
     """What an error means to the user, in a sentence; where it was not foreseen, with its traceback in a file."""
-    if user_error := _first(error, PDDError):
-        return str(user_error)
-    chain = list(_chain(error))
-    if any(_lacks_memory(each) for each in chain):
+    if cause := user_error(error):
+        return str(cause)
+    if any(map(lacks_memory, _chain(error))):
         return f"there is not enough memory ({_brief(error)}). {_state.advice}"
-    if failed := _first(error, OSError):
+    if failed := next((each for each in _chain(error) if isinstance(each, OSError)), None):
         return f"{_failed_access(failed)}. {_state.advice}"
     where = _write_traceback(error)
     return f"unexpected {type(error).__name__}: {_brief(error)}; the traceback is in {where}. {_state.advice}"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def user_error(error: BaseException | None) -> PDDError | None:
+    """The error that is meant for the user, which others may have followed."""
+    return next((each for each in _chain(error) if isinstance(each, PDDError)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
-def _first(error: BaseException, kind: type[BaseException]) -> BaseException | None:
-    return next((each for each in _chain(error) if isinstance(each, kind)), None)
-
-
-def _lacks_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, of one of many types, says that memory is lacking."""
     text = str(error)
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or no_memory or any(words in text for words in _NO_MEMORY)
 
 
-def _failed_access(error: BaseException) -> str:
+def _failed_access(error: OSError) -> str:
     """Which file could not be read or written, and why."""
-    assert isinstance(error, OSError)
     if isinstance(error, BrokenPipeError):
         return "the output could not be written, since what read it has ended (a closed pipe)"
     reason = os.strerror(error.errno) if error.errno else _brief(error)

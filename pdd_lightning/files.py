@@ -43,9 +43,11 @@ def owned(folder: Path) -> Iterator[str]:
         A word that `is_shared` recognises the owner by.
 
     Raises:
-        ConfigError: Another process owns it; the message names the process.
+        ConfigError: It is a file, or another process owns it; the message names the process.
         OSError: The folder cannot be written to.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     about, word = folder / ".owner.json", uuid.uuid4().hex
     with _lock(folder / ".lock", about):
@@ -177,11 +179,8 @@ def check_writable(path: Path) -> None:
     """Make sure, before long work, that a file can be written.
 
     Raises:
-        ConfigError: It is a folder.
         OSError: It cannot be written; `path` is untouched.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name a file")
     trial = path.with_name(f".{path.name}.trial")
     atomic_write_bytes(trial, b"")
     trial.unlink()

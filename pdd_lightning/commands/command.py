@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -20,8 +21,32 @@ from pdd_lightning.files import check_writable
 Settings = TypeVar("Settings")
 
 
+_NO_REASON = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
+
+
 class ShortHelp(ArgumentParser):
-    """Help without the list of every network class that happens to be imported, which is several pages long."""
+    """Says what is wrong in one line, and what there is without the list of every network class that is imported."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """The arguments.
+
+        Raises:
+            ConfigError: A configuration file is not text.
+        """
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"a configuration is not text in UTF-8 ({error}): correct --config") from error
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the process with exit status 2, and what is wrong in one line unless the package's own error says it."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if endings.user_error(ex) is None:
+            lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+            reasons = "; ".join(line for line in lines if line and not line.startswith(_NO_REASON))
+            sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; `{self.prog} --help` shows what there is\n")
+        raise SystemExit(2) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help without that list."""
@@ -103,4 +128,6 @@ def check_outputs(options: Namespace, *names: str) -> None:
     """
     for name in names:
         if options.get(name):
+            if Path(options[name]).is_dir():
+                raise ConfigError(f"--{name} {options[name]} is a folder: name a file")
             check_writable(Path(options[name]))

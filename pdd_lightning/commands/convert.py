@@ -21,6 +21,8 @@ from pdd_lightning.data.formats import (
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
+from pdd_lightning.files import replace_folder
+from pdd_lightning.networks.parameters import check_network
 from pdd_lightning.typing import NetworkFactory
 
 _KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
@@ -119,15 +121,19 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     real.prepare_data()
     real.setup()
     channels, size, _ = real.image_shape
+    check_network(factory, channels, real.num_classes, size)
     experts = ReplayBuffers(sources, factory(channels, real.num_classes, size))
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
     recorder = ExpertRecorder(
         factory, real, settings, DSA(options["augment"]), options["seed"], device_of(options["device"])
     )
-    for path in _experts_in(target):
-        path.unlink()
-    store = recorder.adopt(target, experts, experts.epochs)
-    accuracy = sum(record.end_accuracy for record in store.records) / len(experts)
+    accuracies: list[float] = []
+
+    def record(folder: Path) -> None:
+        accuracies.extend(one.end_accuracy for one in recorder.adopt(folder, experts, experts.epochs).records)
+
+    replace_folder(target, record, keep=lambda entry: entry not in _experts_in(target))
+    accuracy = sum(accuracies) / len(experts)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")
     print(

@@ -12,6 +12,7 @@ from pdd_lightning import distributed
 from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import check_seed
 from pdd_lightning.evaluation import EvaluationSettings, evaluate, ranking_scores, stored_subject
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks
 from pdd_lightning.evaluation.describe import describe_stages, example_images
@@ -189,6 +190,7 @@ def _add_common(parser: ArgumentParser) -> None:
 def _common(options: Namespace) -> dict[str, Any]:
     """What these arguments mean; output options that name a folder are refused."""
     check_outputs(options, "output", "figure")
+    check_seed(seed=options["seed"])
     output = options["output"] and Path(options["output"]).with_suffix(".networks.jsonl")
     return {
         "real": options["data"],

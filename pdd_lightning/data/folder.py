@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import DataError, check_at_least
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _PROGRESS_FROM = 5_000
@@ -48,8 +48,7 @@ class ImageFolder(RealDataModule):
     ) -> None:
         super().__init__(**options)
         check_fraction("test_fraction", test_fraction)
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"image_size must be >= 1 pixel, got {image_size}")
+        check_at_least(1, image_size=image_size)
         self.root = root
         self.image_size = image_size
         self.test_fraction = test_fraction

@@ -23,6 +23,7 @@ from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.tasks import OnSteps
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.networks.features import Outputs, features_and_logits
+from pdd_lightning.networks.parameters import check_network
 from pdd_lightning.networks.spec import factory_from_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.results.result_store import ResultStore
@@ -151,6 +152,7 @@ def stored_subject(
     check_match(path, distilled, real)
     note_other_source(path, distilled, real)
     factory, augment = factory or stored_network(path, distilled), stored_augmentation(distilled)
+    check_network(factory, real.image_shape[0], real.num_classes, real.image_shape[1])
     others = {"method": distilled.metadata.get("method", "distilled"), **others}
     return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
 

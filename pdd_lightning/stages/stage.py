@@ -23,6 +23,7 @@ from pdd_lightning.errors import (
     check_momentum,
     check_positive,
 )
+from pdd_lightning.networks.parameters import check_network
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
@@ -162,6 +163,7 @@ class DistillationStage(LightningModule, ABC):
         _ = self.state  # without it, Lightning would run an epoch without any batches and say nothing
         self._check_real_images()
         real = self.data.real
+        check_network(self.network, real.image_shape[0], real.num_classes, real.image_shape[1])
         count = real.num_classes * self.ipc
         self.images = nn.Parameter(torch.zeros(count, *real.image_shape, device=self.device))
         self.register_buffer(

@@ -44,8 +44,8 @@ def test_other_settings_are_refused(words: list[str], change: str, recipe: Path,
 @pytest.mark.parametrize(
     ("words", "change"),
     [
-        (["--model.lr_img", "5.0"], "model.lr_img: '10.0' on disk, '5.0' asked for"),
-        (["--stages.experts.number", "3"], "stages.experts.number: '2' on disk, '3' asked for"),
+        (["--model.lr_img", "5.0"], "model.lr_img: 10.0 on disk, 5.0 asked for"),
+        (["--stages.experts.number", "3"], "stages.experts.number: 2 on disk, 3 asked for"),
     ],
 )
 def test_other_settings_of_a_finished_run_are_refused(words: list[str], change: str, recipe: Path, run: Path) -> None:

@@ -112,7 +112,6 @@ class PDDCLI(LightningCLI):
         """Parses without Lightning's warning that arguments were given while the process has some, too."""
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
-        check_seed(seed_everything=options.seed_everything)
         if not options.trainer.default_root_dir:
             raise ConfigError("trainer.default_root_dir must name the folder of the run")
         _check_checkpoint(options.ckpt_path)
@@ -138,7 +137,7 @@ class PDDCLI(LightningCLI):
             default=50,
             help="Iterations between two checkpoints (default: 50).",
         )
-        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_checked_seed)
 
     def before_instantiate_classes(self) -> None:
         """Finds the run folder of a checkpoint that is to be tested."""
@@ -303,11 +302,17 @@ def _run_cli(args: list[str] | None) -> None:
 
 def _silence() -> None:
     """Leaves out what libraries say that is of no use to the reader."""
+    logging.raiseExceptions = False  # a log that cannot be written would be one traceback a line
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
     # That a signal has arrived; the package says what follows from it.
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     # A line of Lightning's that newer versions of torch deprecate.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def _checked_seed(seed: int) -> int:
+    check_seed(seed_everything=seed)
+    return seed
 
 
 def _check_processes(trainer: Trainer, strategy: Any) -> None:

@@ -26,7 +26,7 @@ from pdd_lightning.errors import PDDError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 8.0
 """Seconds that an iteration may take to its end, where the state of the run is saved."""
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 _NO_MEMORY = (
     "allocate memory",
     "out of memory",
@@ -46,6 +46,7 @@ class _State:
         folder: Where tracebacks are written, if anywhere but the temporary folder.
         patience: Seconds that the work at hand may take to its end.
         asked: The signal that asked for the end.
+        said: Whether the line that says how to continue was written.
         leaving: Whether the process is being ended by another thread than the main one.
         temporaries: Files and folders to be removed.
     """
@@ -54,6 +55,7 @@ class _State:
     folder: Path | None = None
     patience: float = 0.0
     asked: int | None = None
+    said: bool = False
     leaving: bool = False
     temporaries: set[Path] = field(default_factory=set)
 
@@ -149,9 +151,10 @@ def _leave(number: int) -> NoReturn:
 
 
 def _stopped() -> str:
-    """The line that says how to continue; the first process of several says it."""
+    """The line that says how to continue; the first process of several says it, once."""
     first = all(os.environ.get(name, "0") == "0" for name in _RANKS)
-    return f"\npdd: stopped. {_state.advice}\n" if first else ""
+    said, _state.said = _state.said, True
+    return f"\npdd: stopped. {_state.advice}\n" if first and not said else ""
 
 
 def _children() -> list[int]:

@@ -1,6 +1,7 @@
 """Continuing a run: what may change, and what has to stay as it is."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def test_other_settings_of_a_finished_run_are_refused(words: list[str], change: 
     assert change in str(stop.value.code)
 
 
-def test_a_finished_run_is_left_as_it_is(recipe: Path, run: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(recipe: Path, run: Path, tmp_path: Path) -> None:
     """Settings of no effect on the images may be other ones."""
+    run = shutil.copytree(run, tmp_path / "run")
     before = (run / "distilled.safetensors").stat().st_mtime_ns
     other = ["--model.unroll_mode", "constant", "--stages.experts.folder", run / "experts", "--evaluation.epochs", 1]
     fit(recipe, run, "--ckpt_path", "last", *other)

@@ -102,12 +102,16 @@ def leave_if_asked() -> None:
         sys.exit(128 + _state.asked)
 
 
-def watch_signals() -> None:
+def watch_signals(quiet: bool = False) -> None:
     """Has SIGINT and SIGTERM end this process, and those that it has started, whatever it is doing.
 
     A thread sees to it: the main one may be in the middle of an import or of a long operation, where an exception
     would not arrive, or would be shown with its traceback.
+
+    Args:
+        quiet: Leave it to another process to say how to continue.
     """
+    _state.said = quiet
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

@@ -25,7 +25,7 @@ from pdd_lightning.files import replace_folder
 from pdd_lightning.networks.parameters import check_network
 from pdd_lightning.typing import NetworkFactory
 
-_KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
+_KNOWN_FROM_FILES = {"number", "epochs", "folder"}
 
 
 class Convert(Command):

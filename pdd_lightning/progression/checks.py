@@ -57,7 +57,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """All settings that the images depend on, by more than rounding, as JSON."""
     between, recorded = asdict(transition), asdict(experts)
-    del between["at_once"], recorded["folder"], recorded["rerecord_damaged"]
+    del between["at_once"], recorded["folder"]
     stages = {"iterations": iterations, "experts": recorded, "transition": between}
     if pool.renew_every:
         stages["pool"] = asdict(pool)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -105,6 +106,7 @@ def on_processes(processes: int, work: Callable[[], object]) -> None:
     with TemporaryDirectory() as folder, endings.temporary(Path(folder)):
         threads = max(1, torch.get_num_threads() // processes)
         arguments = (processes, f"file://{folder}/meeting", threads, work, reports)
+        resource_tracker.ensure_running()  # which would unblock the signal
         # Blocked in the new processes, too, until they have imported everything: this one ends them.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:

@@ -34,6 +34,7 @@ _NO_MEMORY = (
     "failed to map segment",
     "can't start new thread",
     "Unable to allocate",
+    "error return without exception set",
 )
 
 

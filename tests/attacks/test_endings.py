@@ -1,6 +1,7 @@
 """What cannot be read or written, and what memory lacks: one sentence, nothing half-written, and a way to continue."""
 
 import errno
+import io
 import os
 import resource
 import shutil
@@ -89,8 +90,8 @@ def no_rests(folder: Path) -> bool:
     return not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".partial"))]
 
 
-SIZES = [0, 200, 3000]
-MANY_SIZES = [1, 10, 50, 100, 500, 1000, 1500, 2000, 2500, 4000, 5000, 6000, 8000, 10000, 15000, 20000, 30000]
+SIZES = [0, 3000]
+MANY_SIZES = [1, 10, 200, 50, 100, 500, 1000, 1500, 2000, 2500, 4000, 5000, 6000, 8000, 10000, 15000, 20000, 30000]
 
 
 def stop_at_size(size: int, recipe: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,13 +146,13 @@ def stop_at_write(number: int, recipe: Path, folder: Path, capsys: pytest.Captur
     assert DistilledDataset(folder / "distilled.safetensors").num_stages == 1
 
 
-@pytest.mark.parametrize("number", [0, 9])
+@pytest.mark.parametrize("number", [9])
 def test_disk_full(number: int, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop_at_write(number, recipe, tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 40, 2))
+@pytest.mark.parametrize("number", range(0, 40, 2))
 def test_disk_full_at_many_writes(
     number: int, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_folder_that_becomes_useless_during_the_run(
         assert "cannot read or write" in said and str(root) in said and "--ckpt_path last" in said
 
 
+OTHER_VERBS = ["fit", "evaluate", "report", "convert", "describe"]
 PLACES = {
     "read-only folder": lambda folder: folder / "locked" / "run",
     "read-only run": lambda folder: folder / "locked",
@@ -184,7 +186,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "join", "report", "convert", "describe"])
+@pytest.mark.parametrize("verb", ["join", *(pytest.param(verb, marks=pytest.mark.slow) for verb in OTHER_VERBS)])
 def test_places_that_cannot_be_written(
     verb: str, place: str, public: tuple[Path, Path], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +241,20 @@ def test_memory_that_is_lacking(
         assert "not enough memory" in said
 
 
+@pytest.mark.parametrize("closed", ["out", "both"])
+def test_a_closed_pipe(closed: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    if closed == "both":
+        monkeypatch.setattr(sys, "stderr", Closed())
+    with pytest.raises(SystemExit, match="the output could not be written, since what read it has ended"):
+        main(words("report", run, "--output", tmp_path / "report.html"))
+    assert (tmp_path / "report.html").exists()
+
+
 def test_what_was_not_foreseen(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its traceback is in a file, which is named."""
 
@@ -272,10 +288,8 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     )
 
 
-CLOSED = ["| true", *(pytest.param(each, marks=pytest.mark.slow) for each in ("> /dev/full", ">&-", "2>&- >&-"))]
-
-
-@pytest.mark.parametrize("redirect", CLOSED)
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", ["| true", "> /dev/full", ">&-", "2>&- >&-"])
 def test_output_that_cannot_be_written(redirect: str, run: Path, tmp_path: Path) -> None:
     result = pdd(["report", str(run), "--output", str(tmp_path / "report.html")], redirect)
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
@@ -284,8 +298,20 @@ def test_output_that_cannot_be_written(redirect: str, run: Path, tmp_path: Path)
     assert (tmp_path / "report.html").exists()
 
 
-LIMITS = [300_000, 2_000_000]
-MANY_LIMITS = [50_000, 100_000, 600_000, 1_000_000, 1_500_000, 2_500_000, 3_000_000, 3_200_000, 3_400_000, 3_600_000]
+LIMITS = [300_000]
+MANY_LIMITS = [
+    50_000,
+    100_000,
+    600_000,
+    1_000_000,
+    1_500_000,
+    2_000_000,
+    2_500_000,
+    3_000_000,
+    3_200_000,
+    3_400_000,
+    3_600_000,
+]
 
 
 def start_in_memory(kilobytes: int, run: Path, folder: Path) -> None:

@@ -19,13 +19,15 @@ from tests.attacks.conftest import fit_words, sentence_of
 from tests.cli.conftest import PROJECT
 
 HOLD = """
-import sys, time
-from pathlib import Path
-from pdd_lightning.files import owned
-with owned(Path(sys.argv[1])):
-    print("owned", flush=True)
-    time.sleep(600)
+import fcntl, json, os, sys, time
+lock = open(sys.argv[1] + "/.lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+with open(sys.argv[1] + "/.owner.json", "w") as about:
+    json.dump({"process": os.getpid(), "host": "here", "since": "now", "word": "x"}, about)
+print("owned", flush=True)
+time.sleep(600)
 """
+"""As `owned` does it; in few imports."""
 
 
 def test_a_second_start_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

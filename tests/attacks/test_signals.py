@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pdd_lightning import DistilledDataset
 from tests.attacks.conftest import fit_words, words
@@ -97,18 +99,27 @@ def test_while_importing(number: int) -> None:
     assert "Nothing was begun" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
+class SendSignal(Callback):
+    """Sends a signal to its own process in the middle of an iteration."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_in_an_iteration_the_run_is_saved(number: int, recipe: Path, tmp_path: Path) -> None:
-    arguments = fit_words(recipe, tmp_path, "--stages.iterations", 100000, "--checkpoint_every", 50000)
-    process = started(arguments)
-    while not (tmp_path / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    output, status = ended(process, number)
-    assert check(output, status, number)
+    more = ["--trainer.callbacks", "tests.attacks.test_signals.SendSignal", "--trainer.callbacks.number", int(number)]
+    more += ["--stages.iterations", 100000, "--checkpoint_every", 50000]
+    process = started(fit_words(recipe, tmp_path, *more))
+    output, _ = process.communicate()
+    assert check(output, process.returncode, number)
     assert "--ckpt_path last continues the run" in output
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["StageAdvance"]
-    assert state["iteration"] > 0
+    assert state["iteration"] >= 4
 
 
 def moments(verb: str) -> Iterator[float]:

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 
 from pdd_lightning import DistilledDataset, files
 from pdd_lightning.cli import main
-from tests.attacks.conftest import fit_words, sentence_of, words
+from tests.attacks.ending import fit_words, sentence_of, words
 from tests.cli.conftest import PROJECT
 
 NOBODY = 65534

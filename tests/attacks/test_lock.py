@@ -15,7 +15,7 @@ from pdd_lightning import files
 from pdd_lightning.cli import main
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.results.result_store import ResultStore
-from tests.attacks.conftest import fit_words, sentence_of
+from tests.attacks.ending import fit_words, sentence_of
 from tests.cli.conftest import PROJECT
 
 HOLD = """

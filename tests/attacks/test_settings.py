@@ -9,7 +9,7 @@ import torch
 from pdd_lightning import DistilledDataset
 from pdd_lightning.cli import main
 from pdd_lightning.stages import DATM, IDC, DistillationStage, GradientMatching, TrajectoryMatching
-from tests.attacks.conftest import fit_words, sentence_of, words
+from tests.attacks.ending import fit_words, sentence_of, words
 
 HUGE = "1" + "0" * 30
 SETTINGS = {

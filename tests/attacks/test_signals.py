@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pdd_lightning import DistilledDataset
-from tests.attacks.conftest import fit_words, words
+from tests.attacks.ending import fit_words, words
 from tests.cli.conftest import PROJECT
 
 LIMIT = 60.0

@@ -22,7 +22,7 @@ GROUPS = [
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
     {"kernels"},
-    {"typing", "errors", "files", "stored", "randomness", "distributed", "progress", "memory"},
+    {"typing", "errors", "endings", "files", "stored", "randomness", "distributed", "progress", "memory"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
@@ -39,6 +39,8 @@ TOUCH_FILES = (
     "distributed.py",
     "kernels/compiled.py",
     "memory.py",
+    "endings.py",
+    "__main__.py",
 )
 # Calls that read, write or look for files, by the name that is called; and modules for it.
 FILE_CALLS = {

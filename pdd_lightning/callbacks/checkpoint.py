@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 
 from pdd_lightning.errors import ConfigError, DamagedFileError, check_at_least
-from pdd_lightning.files import publish, sha256_of_file
+from pdd_lightning.files import atomic_write_bytes, publish, sha256_of_file
 from pdd_lightning.progression.advance import StageAdvance, check_position
 from pdd_lightning.progression.observer import stage_module
 from pdd_lightning.stored import Count, Json, Name, State, Stored, checked, damaged, load_tensors, read_bytes
@@ -160,12 +160,7 @@ class CheckpointFiles(CheckpointIO):
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
         buffer.seek(0, io.SEEK_END)
         buffer.write(_MARK + digest + b"\n")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        path = atomic_write_bytes(path, buffer.getbuffer())
         if sha256_of_file(path) != hashlib.sha256(buffer.getbuffer()).hexdigest():
             raise damaged(path, "what was written is not what is read: check the disk")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 import yaml
@@ -24,11 +25,15 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from pdd_lightning import distributed
+from pdd_lightning import distributed, endings
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.files import check_writable
 from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
+
+
+_NO_REASON = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
 _MAY_BE_NAMED = (
@@ -58,17 +63,31 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
 class Parser(ArgumentParser):
-    """Checks what a configuration names before anything is made of it, and has a shorter help."""
+    """Checks what a configuration names before anything is made of it; says what is wrong in one line, help in few."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parses arguments; nothing that they name is called.
 
         Raises:
-            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run.
+            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run, or a
+                configuration file is not text.
         """
-        options = super().parse_args(*args, **kwargs)
+        try:
+            options = super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"a configuration is not text in UTF-8 ({error}): correct --config") from error
         check_named(options)
         return options
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the process with exit status 2, and what is wrong in one line unless the package's own error says it."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if endings.user_error(ex) is None:
+            lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+            reasons = "; ".join(line for line in lines if line and not line.startswith(_NO_REASON))
+            sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; `{self.prog} --help` shows what there is\n")
+        raise SystemExit(2) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help without the list of every network class that happens to be imported, which is several pages."""
@@ -126,11 +145,16 @@ class Command(ABC):
     def main(self, words: Sequence[str]) -> None:
         """Parses what follows the verb, and does it, on several processes where `--processes` says so."""
         options = self.parser().parse_args(list(words))
+        endings.advise(self.advice(options))
         distributed.on_processes(options.get("processes", 1), partial(self._run, list(words)))
 
     def _run(self, words: list[str]) -> None:
         parser = self.parser()
         self.run(parser.instantiate(parser.parse_args(words)))
+
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        return "Nothing was replaced; start the same command again."
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -167,12 +191,15 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"--device {name} cannot be used here ({reason}): choose cpu or auto") from error
 
 
-def check_file_names(options: Namespace, *names: str) -> None:
-    """Refuses output options that name a folder, before anything is computed.
+def check_outputs(options: Namespace, *names: str) -> None:
+    """Refuses output options that name no file which can be written, before anything is computed.
 
     Raises:
-        ConfigError: One does.
+        ConfigError: One names a folder.
+        OSError: One cannot be written.
     """
     for name in names:
-        if options.get(name) and Path(options[name]).is_dir():
-            raise ConfigError(f"--{name} {options[name]} is a folder: name a file")
+        if options.get(name):
+            if Path(options[name]).is_dir():
+                raise ConfigError(f"--{name} {options[name]} is a folder: name a file")
+            check_writable(Path(options[name]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
@@ -21,6 +21,7 @@ from pdd_lightning.data.formats import (
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
+from pdd_lightning.files import replace_folder
 from pdd_lightning.networks.spec import check_size
 from pdd_lightning.typing import NetworkFactory
 
@@ -95,7 +96,7 @@ class Join(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the set."""
-        check_file_names(options, "output")
+        check_outputs(options, "output")
         print(f"Wrote {join_distilled(options['paths'], options['output'])}")
 
 
@@ -126,10 +127,13 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     recorder = ExpertRecorder(
         factory, real, settings, DSA(options["augment"]), options["seed"], device_of(options["device"])
     )
-    for path in _experts_in(target):
-        path.unlink()
-    store = recorder.adopt(target, experts, experts.epochs)
-    accuracy = sum(record.end_accuracy for record in store.records) / len(experts)
+    accuracies: list[float] = []
+
+    def record(folder: Path) -> None:
+        accuracies.extend(one.end_accuracy for one in recorder.adopt(folder, experts, experts.epochs).records)
+
+    replace_folder(target, record, keep=lambda entry: entry not in _experts_in(target))
+    accuracy = sum(accuracies) / len(experts)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")
     print(

@@ -9,9 +9,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning import distributed
-from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import check_seed
 from pdd_lightning.evaluation import EvaluationSettings, evaluate, ranking_scores, stored_subject
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks
 from pdd_lightning.evaluation.describe import describe_stages, example_images
@@ -25,7 +26,17 @@ from pdd_lightning.training import TrainingSettings
 from pdd_lightning.typing import NetworkFactory
 
 
-class Evaluate(Command):
+class _TrainsNetworks(Command):
+    """A verb whose networks are kept one by one."""
+
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        if options["output"]:
+            return "The same command continues: the networks that are done are kept."
+        return "Nothing is kept, for lack of --output; start the same command again."
+
+
+class Evaluate(_TrainsNetworks):
     """Trains networks on a distilled file; needs no run."""
 
     name = "evaluate"
@@ -68,7 +79,7 @@ class Evaluate(Command):
             atomic_write_json(options["output"], content)
 
 
-class Describe(Command):
+class Describe(_TrainsNetworks):
     """Compares the images of each stage with each other and with real ones."""
 
     name = "describe"
@@ -108,7 +119,7 @@ class Describe(Command):
             atomic_write_bytes(options["figure"], picture)
 
 
-class Continual(Command):
+class Continual(_TrainsNetworks):
     """Learns classes task by task with a memory of those that are gone."""
 
     name = "continual"
@@ -184,7 +195,8 @@ def _add_common(parser: ArgumentParser) -> None:
 
 def _common(options: Namespace) -> dict[str, Any]:
     """What these arguments mean; output options that name a folder are refused."""
-    check_file_names(options, "output", "figure")
+    check_outputs(options, "output", "figure")
+    check_seed(seed=options["seed"])
     output = options["output"] and Path(options["output"]).with_suffix(".networks.jsonl")
     return {
         "real": options["data"],

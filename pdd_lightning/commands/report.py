@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.command import Command
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.commands.command import Command, check_outputs
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders
 from pdd_lightning.results.page import render_page, showable
@@ -28,8 +25,7 @@ class Report(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the page, and says what it does not show."""
-        if Path(options["output"]).is_dir():
-            raise ConfigError(f"--output {options['output']} is a folder: name a file")
+        check_outputs(options, "output")
         folders = showable(read_folders(options["folders"]))
         page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
         atomic_write_bytes(options["output"], page)

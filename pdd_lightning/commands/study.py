@@ -34,6 +34,10 @@ class RunStudy(Command):
             help="Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786.",
         )
 
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        return "The same command continues the study: steps that are done are not done anew."
+
     def run(self, options: Namespace) -> None:
         """Prints the table."""
         folder, study = Path(options["folder"]), read_study(Path(options["study"]))

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DataError, check_at_least
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What images may be inside, whatever a file is called: reading some other formats starts programs."""
@@ -54,8 +54,7 @@ class ImageFolder(RealDataModule):
     ) -> None:
         super().__init__(**options)
         check_fraction("test_fraction", test_fraction)
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"image_size must be >= 1 pixel, got {image_size}")
+        check_at_least(1, image_size=image_size)
         self.root = root
         self.image_size = image_size
         self.test_fraction = test_fraction

@@ -22,7 +22,7 @@ from pdd_lightning.data.splits import (
     stratified_holdout,
     to_unit,
 )
-from pdd_lightning.errors import ConfigError, check_at_least
+from pdd_lightning.errors import ConfigError, check_at_least, check_seed
 from pdd_lightning.files import sha256_of_tensors
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -64,6 +64,7 @@ class RealDataModule(LightningDataModule, ABC):
         super().__init__()
         check_fraction("val_fraction", val_fraction)
         check_at_least(1, batch_size=batch_size)
+        check_seed(seed=seed)
         _check_normalization(normalization, mean, std)
         self.val_fraction = val_fraction
         self.seed = seed

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.evaluation.baselines import BASELINES, Baseline
 from pdd_lightning.evaluation.subject import Subject
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
@@ -72,8 +72,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("num_networks", 1), ("random_sets", 1), ("epochs", 1), ("full_data_epochs", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of the evaluation must be >= {least}, got {getattr(self, name)}")
+            check_at_least(least, **{f"evaluation.{name}": getattr(self, name)})
         check_choices("protocols", self.protocols, PROTOCOLS)
         check_choices("baselines", self.baselines, BASELINES, some=False)
         if "herding" in self.baselines and not self.full_data_epochs:

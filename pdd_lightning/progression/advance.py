@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from pydantic import model_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pdd_lightning import distributed, endings, kernels
 from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
@@ -113,8 +114,8 @@ class StageAdvance(Callback):
         module = self._module
         if self.transition.at_once > 1:
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
-        settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples)
-        check_unchanged(self._settings, settings, module.state.stage, module.may_change)
+        settings = run_settings(module, self.iterations, self.experts, self.transition, self.pool, self._examples)
+        check_unchanged(self._settings, settings, module.state, module.rates)
         self._settings = settings
         if len(self.history) >= self.num_stages:
             trainer.should_stop = True
@@ -139,6 +140,10 @@ class StageAdvance(Callback):
         self._renew_pool(trainer)
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """A signal has to wait for the end of the iteration, where a checkpoint is saved, unless others would wait."""
+        endings.finish_first(0.0 if distributed.is_distributed() else endings.PATIENCE)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the stage's iterations."""
         self._clock = time.perf_counter()
@@ -153,6 +158,7 @@ class StageAdvance(Callback):
         """
         module, iteration = self._module, self._module.state.iteration
         module.check_parameters()
+        trainer.should_stop = trainer.should_stop or endings.asked()
         self._meter.add(float(module.last_loss), iteration, self._length(trainer))
         self._change(iteration=iteration + 1)
         if self.pool.generation(iteration + 1) != self.pool.generation(iteration):
@@ -182,6 +188,7 @@ class StageAdvance(Callback):
             "meter": asdict(self._meter),
             "scoring_seconds": self._scoring_seconds,
             "scores": self._examples.state_dict(),
+            "kernels": kernels.taken(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,6 +200,11 @@ class StageAdvance(Callback):
         self._meter = StageMeter(**state_dict["meter"])
         self._scoring_seconds = state_dict["scoring_seconds"]
         self._examples.load_state_dict(state_dict["scores"])
+        if state_dict.get("kernels") not in (None, kernels.library() is not None):
+            rank_zero_info(
+                f"Note: the run was begun {'with' if state_dict['kernels'] else 'without'} the fused CPU kernels, and"
+                " continues otherwise: the images will not be equal bit for bit to those of a run without interruption"
+            )
 
     def _change(self, **changes: Any) -> None:
         """Replaces the run's state by one with other values, and shows it to everybody."""

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pdd_lightning import distributed
 from pdd_lightning.errors import check_at_least
@@ -82,9 +81,6 @@ class StageNetworks:
         num_stages: Number of stages of the run.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
-
-    Raises:
-        SIGTERMException: The process was asked to end while networks were trained.
     """
 
     def __init__(
@@ -180,10 +176,4 @@ class StageNetworks:
             self.module.device,
             progress=self.trainer.progress_bar_callback is not None,
             first=first,
-            on_epoch=self._end_if_asked,
         )
-
-    def _end_if_asked(self) -> None:
-        """Lightning itself looks for a signal after iterations only."""
-        if self.trainer.received_sigterm:
-            raise SIGTERMException

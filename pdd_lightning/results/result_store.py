@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, JsonValue
 
+from pdd_lightning.files import append_line
 from pdd_lightning.results.schema import EvaluatedRow
 from pdd_lightning.stored import MOST_TEXT_BYTES, Count, Json, Seconds, Share, Stored, checked_form, read_bytes
 from pdd_lightning.training import Score
@@ -33,7 +34,6 @@ class ResultStore:
         text = read_bytes(path, MOST_TEXT_BYTES) if path is not None and path.exists() else b""
         for line in text.splitlines():
             self._read_line(line)
-        self._lead = "\n" if text and not text.endswith(b"\n") else ""  # ends a line that was cut off
 
     def get(self, depends_on: Mapping[str, Any], form: Any = JsonValue) -> Any:
         """What was put for the same `depends_on`, or None.
@@ -56,10 +56,7 @@ class ResultStore:
         self._values[key] = value
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(f"{self._lead}{json.dumps({'key': key, 'value': value})}\n")
-        self._lead = ""
+        append_line(self.path, json.dumps({"key": key, "value": value}))
 
     def _read_line(self, line: bytes) -> None:
         try:

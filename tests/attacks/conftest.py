@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pdd_lightning.cli import main
 from pdd_lightning.files import sha256_of_tensors
-from tests.cli.conftest import RECIPE, write_folder
+from tests.cli.conftest import RECIPE, image_folder, recipe, run, write_folder
+
+__all__ = ["image_folder", "prepared", "recipe", "run"]
 
 
 class Prepared(NamedTuple):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_lab
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.files import replace_folder
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -69,21 +68,15 @@ class ImageFiles(ForeignFormat):
                 raise ConfigError(
                     f"{part} holds files that no distilled set left, such as {file}: choose another folder"
                 )
-        partial, former = (path / f".{_PART}.{uuid.uuid4().hex}.tmp" for _ in range(2))
-        try:
+
+        def fill(folder: Path) -> None:
             for name in names:
-                (partial / name).mkdir(parents=True)
+                (folder / name).mkdir()
             labels = hard_labels(dataset.labels).tolist()
             for label, (file_name, png) in zip(labels, png_files(dataset), strict=True):
-                (partial / names[label] / file_name).write_bytes(png)
-            if part.exists():
-                part.rename(former)  # not deleted in its place: half of it would be taken for a set
-            partial.rename(part)
-        finally:
-            if former.exists() and not part.exists():
-                former.rename(part)
-            for rest in (partial, former):
-                shutil.rmtree(rest, ignore_errors=True)
+                (folder / names[label] / file_name).write_bytes(png)
+
+        replace_folder(part, fill)
 
 
 def png_files(dataset: DistilledDataset) -> Iterator[tuple[str, bytes]]:

@@ -69,8 +69,8 @@ class Parser(ArgumentParser):
         """Parses arguments; nothing that they name is called.
 
         Raises:
-            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run, or a
-                configuration file is not text.
+            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run,
+                or a configuration file is not text.
         """
         try:
             options = super().parse_args(*args, **kwargs)

@@ -85,7 +85,14 @@ def changed(content: Any, path: str, value: Any) -> Any:
     return copy
 
 
-DELETE = object()
+class _Delete:
+    """Stands for the removal of an entry; by the same name in all processes of the tests."""
+
+    def __repr__(self) -> str:
+        return "DELETE"
+
+
+DELETE = _Delete()
 
 
 def places(content: Any, prefix: str = "") -> list[str]:

@@ -3,9 +3,9 @@
     python -m tests.mutants --per_part 30 --seed 0 --output runs/mutants.md
 
 Places are drawn at random in each part, and for each place one of the changes that cosmic-ray's operators make there.
-The heavy libraries are imported once; every mutant is tested by a forked process in a copy of the tree. It runs the test
-files that run the changed line, those of the part first, and ends at the first failure. A test that takes too long counts
-as failed. Annotations and texts of errors and logs are left alone.
+The heavy libraries are imported once; every mutant is tested by a forked process in a copy of the tree. It runs the
+part's test files that run the changed line, and ends at the first failure. A test that takes too long counts as failed.
+Annotations, texts of errors and logs, and `strict` of zip are left alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "pdd_lightning"
-PARTS = ("stages", "experts", "progression", "evaluation", "training")
+PARTS = ("stages", "experts", "progression", "evaluation", "training")  # of the package and of its tests
+COMMON = "tests/test_settings.py"
 HEAVY = ("lightning.pytorch", "torchvision", "torchmetrics.classification", "jsonargparse", "sklearn.cluster")
 HEAVY += ("matplotlib.figure", "safetensors.torch", "torch.func", "higher")
 WITH_ARGUMENTS = ("VariableReplacer", "VariableInserter")  # operators for chosen variables
@@ -125,7 +126,8 @@ def in_copy(base: Path, tests: Sequence[str], mutant: Mutant | None = None, note
     limit_seconds()
     watch = Watch(cover=notes is not None)
     options = ["-x", "-q", "--tb=line", "-rfE", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={copy}/.tmp"]
-    code = pytest.main([*options, *tests], plugins=[watch])
+    # File by file: the first one tells most mutants, and collecting the others takes longer than running it.
+    code = next(filter(None, (pytest.main([*options, file], plugins=[watch]) for file in tests)), 0)
     if notes:
         watch.save(notes)
     sys.stdout.flush()
@@ -173,7 +175,7 @@ def places(source: str) -> dict[Position, list[tuple[str, int]]]:
 
 
 def unmeant(tree: ast.Module) -> list[tuple[Position, Position]]:
-    """Where annotations and texts of errors and logs begin and end."""
+    """Where annotations, texts of errors and logs, and checks that two lists are equally long begin and end."""
     spans: list[ast.AST | None] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign):
@@ -184,6 +186,8 @@ def unmeant(tree: ast.Module) -> list[tuple[Position, Position]]:
             spans.append(node.exc)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in TEXT_CALLS:
             spans.append(node)
+        elif isinstance(node, ast.keyword) and node.arg == "strict":
+            spans.append(node.value)
     return [((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)) for node in spans if node]
 
 
@@ -204,9 +208,8 @@ def sample(part: str, count: int, rng: random.Random, ran: Ran, seconds: dict[st
             return
         count -= 1
         relative = str(path.relative_to(ROOT))
-        tests = tests_of(line, ast.parse(sources[path]), ran.get(relative, {}))
-        own = f"test_{path.stem}.py"
-        tests.sort(key=lambda file: (Path(file).name != own, Path(file).parts[1] != part, seconds[file]))
+        tests = tests_of(line, ast.parse(sources[path]), ran.get(relative, {}), part)
+        tests.sort(key=lambda file: (Path(file).stem != f"test_{path.stem}", seconds[file]))
         yield Mutant(relative, line, name, changed, tests)
 
 
@@ -218,24 +221,26 @@ def differs(source: str, changed: str) -> bool:
         return False
 
 
-def tests_of(line: int, tree: ast.Module, ran: dict[str, list[str]]) -> list[str]:
-    """Test files that run a line, else those that run anything of the function or class about it, else of the file."""
+def tests_of(line: int, tree: ast.Module, ran: dict[str, list[str]], part: str) -> list[str]:
+    """A part's test files that run a line, or else anything of the function or class about it, or of the file."""
     known = max((int(each) for each in ran if int(each) <= line), default=0)
     about = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     about = [node for node in about if min([node.lineno, *(d.lineno for d in node.decorator_list)]) <= line]
     spans = [(node.lineno, node.end_lineno) for node in about if node.end_lineno >= line]
     spans.sort(key=lambda span: span[1] - span[0])
     for first, last in [(known, known), *spans, (0, sys.maxsize)]:
-        found = {file for each, files in ran.items() if first <= int(each) <= last for file in files} - {""}
-        if found:
-            return list(found)
+        files = {file for each, files in ran.items() if first <= int(each) <= last for file in files}
+        if found := [file for file in files if file.startswith((f"tests/{part}/", COMMON))]:
+            return found
     return []
 
 
 def measured(base: Path) -> tuple[Ran, dict[str, float]]:
     """Runs the tests of all parts without a mutant; which test file runs what, and its processor seconds."""
     notes = base / "notes.json"
-    forked(base, [f"tests/{part}" for part in PARTS], None, notes)
+    folders = [ROOT / "tests" / part for part in PARTS]
+    tests = [str(file.relative_to(ROOT)) for folder in folders for file in sorted(folder.glob("test_*.py"))]
+    forked(base, [COMMON, *tests], None, notes)
     _, passed, short = outcome()
     if not passed:
         sys.exit(f"the tests fail without any mutant: {short}")
@@ -283,6 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in HEAVY:
         importlib.import_module(name)
+    print("Running the tests without a mutant, to see which of them run which lines.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "tree"
         shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "runs", "data_*", "docs"))

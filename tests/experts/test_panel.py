@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.experts import panel as panel_module
 from pdd_lightning.experts.panel import ExpertPanel
 from pdd_lightning.networks import flatten, unflatten
 
@@ -70,6 +71,20 @@ def test_the_choice_depends_on_the_generator_alone(panel, blobs):
         panel().recognised_images(blobs, blobs.train, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 9, 53])
+def test_the_size_of_batches_changes_nothing(panel, blobs, monkeypatch, batch):
+    """However many images are asked for at a time, and whether or not a class is asked for to its end."""
+    images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def answers():
+        source = torch.Generator().manual_seed(0)
+        return panel().logits(1, images), panel(1).recognised_images(blobs, blobs.train, 3, source)
+
+    expected = answers()
+    monkeypatch.setattr(panel_module, "_BATCH", batch)
+    torch.testing.assert_close(answers(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_labels_are_the_mean_of_those_who_are_right(panel):

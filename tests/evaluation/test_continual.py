@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -186,15 +187,39 @@ def test_learning_that_was_interrupted_is_continued(tasks, tmp_path, monkeypatch
     assert len(trained) == 23 + 3 * 4  # "replay" and herding's choice do not depend on it
 
 
-def test_half_of_what_is_replayed_is_memory(tasks, monkeypatch):
-    seen = []
-    monkeypatch.setattr(subject_module, "train_network", lambda _, images, labels, *rest: seen.append(labels))
-    learn(tasks, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
-    first, second = seen
+@pytest.fixture
+def replayed(monkeypatch):
+    """Labels that a network is trained on with replay of the distilled memory, task by task."""
+
+    def labels(tasks):
+        seen = []
+        monkeypatch.setattr(subject_module, "train_network", lambda _, images, labels, *rest: seen.append(labels))
+        learn(tasks, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
+        return seen
+
+    return labels
+
+
+def test_half_of_what_is_replayed_is_memory(tasks, replayed):
+    first, second = replayed(tasks)
     current = len(tasks[0].real.train)
     assert len(first) == current and set(first.tolist()) == {0, 1}
     assert set(second[:current].tolist()) == {2, 3} and set(second[current:].tolist()) == {0, 1}
     assert abs(len(second) - 2 * current) <= len(tasks[0].synthetic) / 2
+
+
+def test_a_memory_that_is_larger_than_a_task_is_replayed_once(tasks, replayed):
+    large = [replace(task, synthetic=replace(task.synthetic, decode_factor=8)) for task in tasks]
+    assert [len(labels) for labels in replayed(large)] == [36, 36 + 4 * 8**2]
+
+
+def test_soft_labels_are_replayed_beside_hard_ones(tasks, replayed):
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8]] * 2)
+    mixed = [replace(tasks[0], synthetic=replace(tasks[0].synthetic, labels=soft)), tasks[1]]
+    first, second = replayed(mixed)
+    real, memory = second[: len(first)], second[len(first) :]
+    assert torch.equal(real, torch.eye(4)[tasks[1].real.train.labels + 2])
+    assert torch.equal(memory.unique(dim=0), torch.tensor([[0.2, 0.8, 0, 0], [0.9, 0.1, 0, 0]]))
 
 
 @pytest.mark.parametrize("memory", ["random", "herding"])
@@ -272,6 +297,24 @@ def test_rows_are_means_over_networks_of_each_matrix():
     assert row["accuracy_matrix"] == [[pytest.approx(0.9), None], [pytest.approx(0.55), pytest.approx(0.75)]]
     assert (row["std"], row["n"]) == (pytest.approx(0.1 / 2**0.5), 2)
     assert json.loads(json.dumps(row)) == row
+    assert row["forgetting_std"] == pytest.approx(0.3 / 2**0.5)
+    alone = summary([one])
+    assert (alone["std"], alone["forgetting_std"], alone["n"]) == (0.0, 0.0, 1)
+
+
+def test_labels_and_times_are_those_of_each_network(tasks, monkeypatch):
+    labels, run_tasks = [], continual.run_tasks
+
+    def watch(work, *rest):
+        labels.extend(task.label for task in work)
+        return run_tasks(work, *rest)
+
+    monkeypatch.setattr(continual, "run_tasks", watch)
+    begin = time.perf_counter()
+    rows = learn(tasks, replace(SHORT, num_networks=2, memories=("random",)))
+    passed = time.perf_counter() - begin
+    assert labels == ["gdumb, random 1", "gdumb, random 2", "replay, random 1", "replay, random 2"]
+    assert all(row["seconds"] > 0 for row in rows) and sum(row["seconds"] for row in rows) < passed
 
 
 def test_table_and_figure_show_each_row():

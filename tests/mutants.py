@@ -14,6 +14,7 @@ import argparse
 import ast
 import difflib
 import importlib
+import itertools
 import json
 import os
 import random
@@ -52,7 +53,7 @@ MEMORY = 8 * 2**30
 
 Position = tuple[int, int]
 Ran = dict[str, dict[str, list[str]]]
-"""For each file and line, the test files that run it; "" stands for the import."""
+"""For each file and line, the test files that run it."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,11 @@ def unmeant(tree: ast.Module) -> list[tuple[Position, Position]]:
     return [((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)) for node in spans if node]
 
 
-def sample(part: str, count: int, rng: random.Random, ran: Ran, seconds: dict[str, float]) -> Iterator[Mutant]:
+def sample(part: str, count: int, seed: int, ran: Ran, seconds: dict[str, float]) -> Iterator[Mutant]:
     """Mutants at `count` random places of a part, or at all if it has fewer."""
     sources = {path: path.read_text() for path in sorted((ROOT / PACKAGE / part).rglob("*.py"))}
     drawn = [(path, place, ways) for path, source in sources.items() for place, ways in places(source).items()]
+    rng = random.Random(f"{seed} {part}")
     rng.shuffle(drawn)
     for path, (line, _), ways in drawn:
         changed = None
@@ -222,14 +224,21 @@ def differs(source: str, changed: str) -> bool:
 
 
 def tests_of(line: int, tree: ast.Module, ran: dict[str, list[str]], part: str) -> list[str]:
-    """A part's test files that run a line, or else anything of the function or class about it, or of the file."""
-    known = max((int(each) for each in ran if int(each) <= line), default=0)
+    """A part's test files that run a line; of what an import runs, those that run the function, class or file about it.
+
+    Only lines in bodies of functions count as run by tests: which test imports a file first says nothing.
+    """
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    bodies = {at for node in functions for at in range(node.body[0].lineno, node.end_lineno + 1)}
+    known = {int(at): files for at, files in ran.items() if int(at) in bodies}
     about = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    about = [node for node in about if min([node.lineno, *(d.lineno for d in node.decorator_list)]) <= line]
-    spans = [(node.lineno, node.end_lineno) for node in about if node.end_lineno >= line]
-    spans.sort(key=lambda span: span[1] - span[0])
-    for first, last in [(known, known), *spans, (0, sys.maxsize)]:
-        files = {file for each, files in ran.items() if first <= int(each) <= last for file in files}
+    spans = [(min([node.lineno, *(each.lineno for each in node.decorator_list)]), node.end_lineno) for node in about]
+    spans = sorted((span for span in spans if span[0] <= line <= span[1]), key=lambda span: span[1] - span[0])
+    if line in bodies:  # of a statement over several lines, perhaps only the first one is known
+        first = max((at for at in known if at <= line), default=0)
+        spans.insert(0, (first, first))
+    for first, last in [*spans, (0, sys.maxsize)]:
+        files = {file for at, files in known.items() if first <= at <= last for file in files}
         if found := [file for file in files if file.startswith((f"tests/{part}/", COMMON))]:
             return found
     return []
@@ -293,8 +302,8 @@ def main() -> None:
         base = Path(folder) / "tree"
         shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "runs", "data_*", "docs"))
         ran, seconds = measured(base)
-        rng = random.Random(options.seed)
-        mutants = [one for part in options.parts for one in sample(part, options.per_part, rng, ran, seconds)]
+        drawn = [sample(part, options.per_part, options.seed, ran, seconds) for part in options.parts]
+        mutants = list(itertools.chain.from_iterable(drawn))
         done = list(tqdm(results(base, mutants, options.processes), "Mutants", len(mutants)))
     text = report(done)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import classes, methods, peers, pools, processes, unroll
+from benchmarks import methods, peers, pools, processes, unroll
 from benchmarks.cases import METHODS
 from benchmarks.measure import environment
 
 SECTIONS = {
     "methods": ("Methods", methods),
-    "classes": ("Classes in turn or together", classes),
     "pools": ("Pools of networks", pools),
     "unroll": ("Forms of the inner loop", unroll),
     "peers": ("Beside the official code", peers),
@@ -23,7 +22,6 @@ SECTIONS = {
 }
 FULL: dict[str, dict[str, Any]] = {
     "methods": {"methods": list(METHODS), "stages": [1, 5], "repeats": 3},
-    "classes": {"widths": [32, 128], "sizes": [16, 32], "classes": [10, 100], "repeats": 3, "real_batch": 32},
     "pools": {"methods": ["IDC", "DSA", "DM"], "repeats": 3},
     "unroll": {"steps": [10, 50], "repeats": 3},
     "peers": {"repeats": 3},
@@ -31,7 +29,6 @@ FULL: dict[str, dict[str, Any]] = {
 }
 QUICK: dict[str, dict[str, Any]] = {
     "methods": {**FULL["methods"], "width": 32, "size": 16, "real_batch": 64, "syn_steps": 5},
-    "classes": {"widths": [32], "sizes": [16], "classes": [10], "repeats": 3, "real_batch": 32},
     "pools": {**FULL["pools"], "width": 32, "size": 16, "real_batch": 64},
     "unroll": {"steps": [5], "repeats": 3, "width": 32, "size": 16},
     "peers": {"repeats": 1, "work": ["iteration, 10 steps x 20 images"]},
@@ -40,7 +37,6 @@ QUICK: dict[str, dict[str, Any]] = {
 SMALLEST: dict[str, dict[str, Any]] = {
     "methods": {"methods": list(METHODS), "stages": [1, 2], "repeats": 1, "width": 4, "size": 8, "real_batch": 4,
                 "syn_steps": 2, "classes": 2},
-    "classes": {"widths": [4], "sizes": [8], "classes": [2], "repeats": 1, "real_batch": 4},
     "pools": {"methods": ["IDC", "DSA", "DM"], "repeats": 1, "width": 4, "size": 8, "real_batch": 4},
     "unroll": {"steps": [2], "repeats": 1, "width": 4, "size": 8, "batch": 4},
     "peers": {"repeats": 1, "work": ["transition, 5 epochs on 100 images"], "width": 4},
@@ -97,7 +93,7 @@ def _head(results: dict[str, Any]) -> str:
 
 def _settings(settings: dict[str, Any]) -> str:
     shown = {name: value for name, value in settings.items() if name != "methods"}
-    default = "" if "width" in settings or "widths" in settings else "ConvNet-3 of width 128, images of 3x32x32; "
+    default = "" if "width" in settings else "ConvNet-3 of width 128, images of 3x32x32; "
     return f"({default}{', '.join(f'{name} {value}' for name, value in shown.items())})"
 
 

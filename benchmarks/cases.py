@@ -40,7 +40,6 @@ class Case:
         width: Its channels.
         device: cpu or cuda.
         double: Compute in float64.
-        together: DC and DSA: all classes in one pass.
     """
 
     method: str
@@ -55,7 +54,6 @@ class Case:
     width: int = 128
     device: str = "cpu"
     double: bool = False
-    together: bool = False
 
 
 class Method(NamedTuple):
@@ -80,8 +78,7 @@ METHODS = {
 
 
 def _gradient(case: Case) -> dict[str, Any]:
-    classes = "together" if case.together else "in_turn"
-    return {"real_batch": case.real_batch, "outer": 1, "classes": classes}
+    return {"real_batch": case.real_batch, "outer": 1}
 
 
 def idc_real(case: Case) -> int:

@@ -24,7 +24,7 @@ classes a stage, and hours of a stage. Extrapolated: measured are one image step
 are the published ones (IDC: 2,000 lives of 100 rounds, 200 epochs a union; DSA: 6,400 image steps, DM: 20,000,
 1,000 epochs a union). `from scratch` trains each network through the former unions, as the authors' code of PDD
 does; a pool has {POOL} networks, which every transition trains on the latest union, and `renewed` ones are trained
-through all unions {RENEWALS - 1} more times in a stage (`stages.pool.refresh_every`)."""
+through all unions {RENEWALS - 1} more times in a stage (`stages.pool.renew_every`)."""
 COLUMNS = {
     "method": "method|", "lives": "outer iterations|,d", "step": "image step, s|.4f", "image": "trained image, s|.2g",
     "matching": "matching, s / outer|.3g", "scratch": "+ from scratch|.3g", "pool": "+ pool|.3g",

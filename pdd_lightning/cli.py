@@ -30,8 +30,8 @@ import pdd_lightning.networks  # noqa: F401
 from pdd_lightning import distributed
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
-from pdd_lightning.callbacks.evaluation import evaluate_run
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
+from pdd_lightning.callbacks.run_evaluation import evaluate_run
 from pdd_lightning.commands import COMMANDS, ShortHelp
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, differences
@@ -250,10 +250,10 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
     # Of no use to the reader: a line of Lightning's that newer versions of torch deprecate.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    words = list(sys.argv[1:] if args is None else args)
+    arguments = list(sys.argv[1:] if args is None else args)
     try:
-        if words and words[0] in COMMANDS:
-            COMMANDS[words[0]].main(words[1:])
+        if arguments and arguments[0] in COMMANDS:
+            COMMANDS[arguments[0]].main(arguments[1:])
             return
         PDDCLI(
             DistillationStage,
@@ -272,7 +272,7 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_class=_Parser,
             parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
             auto_configure_optimizers=False,
-            args=None if args is None else words,
+            args=None if args is None else arguments,
         )
     except (ValueError, SystemExit) as error:
         cause = _user_error(error)

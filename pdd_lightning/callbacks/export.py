@@ -15,7 +15,7 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import NonFiniteLossError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.progression.observer import StageObserver, stage_module
-from pdd_lightning.results.images import example_grid, labelled_grid, png_of
+from pdd_lightning.results.grids import example_grid, labelled_grid, png_of
 from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, read_stored, write_stored
 from pdd_lightning.stages import DistillationStage
 

@@ -16,14 +16,14 @@ from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.progression.observer import StageObserver, stage_module
-from pdd_lightning.results.images import example_grid, labelled_grid
+from pdd_lightning.results.grids import example_grid, labelled_grid
+from pdd_lightning.results.result_store import row_title
 from pdd_lightning.results.schema import StageReport
-from pdd_lightning.results.store import row_title
 from pdd_lightning.stages import DistillationStage
 
 
 class TensorBoardImages(StageObserver):
-    """Writes images, pixel histograms, forgetting scores, expert curves, figures of stages and hyper-parameters.
+    """Writes images, pixel histograms, forgetting scores, expert curves, values of stages and hyper-parameters.
 
     Does nothing without a `TensorBoardLogger`.
 
@@ -87,7 +87,7 @@ class TensorBoardImages(StageObserver):
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
-        """The union so far, and the stage's figures against the number of the stage."""
+        """The union so far, and the stage's values against the number of the stage."""
         writer = _writer(trainer)
         if writer is None:
             return
@@ -95,12 +95,12 @@ class TensorBoardImages(StageObserver):
         title = f"{stage_module.data.real.name}, {len(union)} distilled images"
         picture = _picture(union.images, union.labels, union.stages, stage_module, title)
         writer.add_image("images/union", picture, report.stage)
-        figures = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
+        values = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
         if report.real_images is not None:
-            figures["real_images"] = report.real_images
+            values["real_images"] = report.real_images
         if report.learned_lr is not None:
-            figures["learned_lr"] = report.learned_lr
-        for name, value in figures.items():
+            values["learned_lr"] = report.learned_lr
+        for name, value in values.items():
             writer.add_scalar(f"stages/{name}", value, report.stage)
 
     @rank_zero_only

@@ -1,6 +1,6 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
-from pdd_lightning.commands.base import Command, ShortHelp
+from pdd_lightning.commands.command import Command, ShortHelp
 from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
 from pdd_lightning.commands.report import Report

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.base import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
 from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
@@ -23,7 +23,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.typing import NetworkFactory
 
-_KNOWN_FROM_FILES = {"number", "epochs", "folder", "rerecord_damaged"}
+_KNOWN_FROM_FILES = {"number", "epochs", "folder"}
 
 
 class Convert(Command):

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning import distributed
-from pdd_lightning.commands.base import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.evaluation import EvaluationSettings, evaluate, ranking_scores, stored_subject
@@ -19,7 +19,7 @@ from pdd_lightning.evaluation.learning_tasks import stored_tasks
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.plots import draw_continual, draw_stages, figure_png
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import continual_table, description_table, evaluation_table
 from pdd_lightning.training import TrainingSettings
 from pdd_lightning.typing import NetworkFactory

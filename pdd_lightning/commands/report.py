@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command
+from pdd_lightning.commands.command import Command
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders

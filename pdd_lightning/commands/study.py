@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.base import Command
+from pdd_lightning.commands.command import Command
 from pdd_lightning.studies.engine import run_steps
 from pdd_lightning.studies.kinds import read_study
 

@@ -4,7 +4,6 @@ from .distilled import save_distilled as save_distilled
 from .folder import ImageFolder as ImageFolder
 from .forgetting_scores import DiscardSettings as DiscardSettings
 from .forgetting_scores import ForgettingScores as ForgettingScores
-from .forgetting_scores import compare_scores as compare_scores
 from .formats import ImportOptions as ImportOptions
 from .formats import open_distilled as open_distilled
 from .pixels import PixelSpace as PixelSpace

@@ -8,11 +8,10 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from pdd_lightning.errors import ConfigError, DataError
@@ -130,45 +129,6 @@ class ForgettingScores:
             ) from None
         except (TypeError, ValueError) as error:
             raise DataError(f"{path} holds no usable forgetting scores: {error}") from error
-
-
-class ScoreComparison(NamedTuple):
-    """How much two sets of scores agree.
-
-    Attributes:
-        spearman: Rank correlation, in [-1, 1]; NaN where one of them has equal scores only.
-        overlap: Share of the hardest examples that are the same, in [0, 1].
-        examples: Number of examples that both have scores of.
-    """
-
-    spearman: float
-    overlap: float
-    examples: int
-
-
-def compare_scores(first: ForgettingScores, second: ForgettingScores, hardest: float = 0.1) -> ScoreComparison:
-    """Compare the scores of the examples that two sets have in common.
-
-    Args:
-        first: One set.
-        second: The other.
-        hardest: Share of the examples that count as the hardest, in (0, 1].
-
-    Raises:
-        ConfigError: `hardest` is out of range.
-        DataError: They have fewer than two examples in common.
-    """
-    if not 0 < hardest <= 1:
-        raise ConfigError(f"hardest is a share of the examples and must be in (0, 1], got {hardest}")
-    common = first.indices[torch.isin(first.indices, second.indices)]
-    if len(common) < 2:
-        raise DataError(f"the two sets of forgetting scores have {len(common)} examples in common, too few to compare")
-    both = [scores.of(common) for scores in (first, second)]
-    number = max(1, round(hardest * len(common)))
-    hard = [set(scores.ranking()[:number].tolist()) for scores in both]
-    constant = any(len(scores.scores.unique()) == 1 for scores in both)
-    correlation = float("nan") if constant else float(spearmanr(*(scores.scores.numpy() for scores in both))[0])
-    return ScoreComparison(correlation, len(hard[0] & hard[1]) / number, len(common))
 
 
 @dataclass(frozen=True)

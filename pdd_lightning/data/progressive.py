@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,14 +16,6 @@ from pdd_lightning.data.splits import ClassSampler, ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.randomness import generator_for
-
-
-class BatchSource(Protocol):
-    """What draws a method's batches: its distillation stage."""
-
-    def draw_batch(self, iteration: int, generator: torch.Generator) -> Any:
-        """The batch of an iteration (from 0) of the current stage, a function of the run's state and the generator."""
-        ...
 
 
 class Trajectories(Protocol):
@@ -146,7 +138,7 @@ class ProgressiveDataModule(LightningDataModule):
     def train_dataloader(self) -> StageBatches:
         """The remaining batches of the current stage."""
         assert self.trainer is not None
-        return StageBatches(self, self.trainer.lightning_module)  # type: ignore[arg-type]
+        return StageBatches(self, self.trainer.lightning_module.draw_batch)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Which images and which seed a checkpoint belongs to."""
@@ -175,12 +167,12 @@ class StageBatches:
 
     Args:
         data: The data module; its position says where to begin.
-        source: The distillation stage, which draws the batches.
+        draw: Draws the batch of an iteration, from 0, with a generator: `draw_batch` of the distillation stage.
     """
 
-    def __init__(self, data: ProgressiveDataModule, source: BatchSource) -> None:
+    def __init__(self, data: ProgressiveDataModule, draw: Callable[[int, torch.Generator], Any]) -> None:
         self.data = data
-        self.source = source
+        self.draw = draw
 
     def __len__(self) -> int:
         return self.data.state.iterations
@@ -190,7 +182,7 @@ class StageBatches:
         # interrupted transition is made up for.
         state, process = self.data.state, distributed.rank()
         for iteration in range(state.iteration, state.iterations):
-            yield self.source.draw_batch(iteration, self.data.generator("batch", state.stage, iteration, process))
+            yield self.draw(iteration, self.data.generator("batch", state.stage, iteration, process))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position is the data module's. That the method exists tells Lightning so."""

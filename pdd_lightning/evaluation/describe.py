@@ -14,7 +14,7 @@ from pdd_lightning.errors import check_at_least
 from pdd_lightning.evaluation.baselines import hard_labels
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
-from pdd_lightning.metrics.images import (
+from pdd_lightning.metrics.image_statistics import (
     centroid_silhouette,
     colourfulness,
     label_confidence,
@@ -24,7 +24,7 @@ from pdd_lightning.metrics.images import (
 )
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import generator_for
-from pdd_lightning.results.images import ranks
+from pdd_lightning.results.grids import ranks
 from pdd_lightning.results.tables import STATISTICS
 from pdd_lightning.training import TrainingSettings
 
@@ -83,11 +83,11 @@ def describe_stages(
     Each of `STATISTICS` is a mean over the images of the row, with the standard deviation over images as `<name>_std`:
 
     - of the pixels, clipped to [0, 1]: `colourfulness`, the shares `low`, `middle` and `high` of the spectrum's power
-      in three bands, and `variation`, the total variation, see `pdd_lightning.metrics.images`;
+      in three bands, and `variation`, the total variation, see `pdd_lightning.metrics.image_statistics`;
     - in networks trained on the real training part, for each image the mean over these networks: `accuracy`, whether
       it is classified as labelled, `confidence`, the probability of its label, and `silhouette`, how much nearer its
       features are to the mean features of the real images of its own class than to those of any other, see
-      `pdd_lightning.metrics.images`;
+      `pdd_lightning.metrics.image_statistics`;
     - `nearest_real`, the distance to the nearest real training image of the class, in model space.
 
     Processes share the networks, and each gets all rows.

@@ -29,8 +29,8 @@ from pdd_lightning.metrics import augmentation_robust_score, label_robust_score
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
+from pdd_lightning.results.result_store import TaskResult, rows_from_results
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
-from pdd_lightning.results.store import TaskResult, rows_from_results
 from pdd_lightning.training import Images, Score, score_network
 
 _HARD = ", hard labels"

@@ -25,7 +25,7 @@ from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.networks.features import Outputs, features_and_logits
 from pdd_lightning.networks.spec import factory_from_spec
 from pdd_lightning.randomness import seeded
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.training import Images, TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
 

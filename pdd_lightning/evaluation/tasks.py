@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
 from pdd_lightning.errors import PDDError
 from pdd_lightning.progress import progress_bar
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 
 OnSteps: TypeAlias = Callable[[int], object]
 """Is told how many steps were just done."""
@@ -38,11 +37,10 @@ class Task:
     needs: Sequence[Task] = ()
 
 
-@torch.inference_mode(False)
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
     """Gets the values of tasks: from the store, or else by computing and storing them one by one.
 
-    The processes of a process group share the work. May be called in Lightning's inference mode.
+    The processes of a process group share the work.
 
     Args:
         tasks: The tasks, the same on all processes.

@@ -3,7 +3,7 @@
 from pdd_lightning.experts.pool import NetworkStart, draw_start, start_network
 from pdd_lightning.experts.recorder import ExpertRecorder, ExpertSettings
 from pdd_lightning.experts.starts import StartPoint
-from pdd_lightning.experts.store import ExpertRecord, TrajectoryStore
+from pdd_lightning.experts.trajectory_store import ExpertRecord, TrajectoryStore
 
 __all__ = [
     "ExpertRecord",

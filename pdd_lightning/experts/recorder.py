@@ -19,7 +19,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import DamagedFileError, check_at_least
 from pdd_lightning.experts.starts import StartPoint, train_starts
-from pdd_lightning.experts.store import TrajectoryStore
+from pdd_lightning.experts.trajectory_store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.metrics import ForgettingScore
 from pdd_lightning.networks.parameters import flatten, load_flat
@@ -47,7 +47,6 @@ class ExpertSettings:
         alpha: Weight of the surrogate gap in sharpness-aware steps.
         folder: Where the experts of the first stage are stored and found again; null keeps them in the
             run folder.
-        rerecord_damaged: Record truncated or altered files again rather than stop with an error.
 
     Reference:
         Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation (CVPR 2023, FTD),
@@ -64,7 +63,6 @@ class ExpertSettings:
     rho: float = 0.0
     alpha: float = 0.0
     folder: str | None = None
-    rerecord_damaged: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(1, **{"experts.number": self.number})
@@ -135,7 +133,7 @@ class ExpertRecorder:
 
         Raises:
             ConfigError: The folder holds trajectories of other settings.
-            DamagedFileError: A stored file is damaged and `rerecord_damaged` is off.
+            DamagedFileError: A stored file is truncated or altered.
         """
         if examples is None or epochs == 0:
             examples = self.real.train
@@ -194,17 +192,11 @@ class ExpertRecorder:
         return store
 
     def _check_files(self, store: TrajectoryStore) -> None:
-        damaged = store.damaged()
-        if damaged and not self.settings.rerecord_damaged:
-            names = ", ".join(str(store.file(expert)) for expert in damaged)
+        if damaged := [str(store.file(expert)) for expert in store.damaged()]:
             raise DamagedFileError(
-                f"damaged expert files (missing, truncated or altered): {names}. Set"
-                " stages.experts.rerecord_damaged to true to record them again, or restore them from a copy."
+                f"expert files are truncated or altered: {', '.join(damaged)}. Restore them from a copy, or delete them"
+                " to have these experts recorded again."
             )
-        distributed.barrier()
-        if damaged and distributed.rank() == 0:
-            store.discard(damaged)
-        distributed.barrier()
 
     def description(
         self, epochs: int, start: StartPoint | None = None, examples: ImageSplit | None = None

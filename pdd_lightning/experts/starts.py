@@ -10,7 +10,7 @@ from torch import nn
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.experts.store import TrajectoryStore
+from pdd_lightning.experts.trajectory_store import TrajectoryStore
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.training import TrainingSettings, train_networks

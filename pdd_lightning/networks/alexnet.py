@@ -1,4 +1,4 @@
-"""AlexNet in its form for small images."""
+"""AlexNet for small images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DenseNet-121 in its form for small images."""
+"""DenseNet-121 for small images."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Residual networks in their form for small images."""
+"""Residual networks for small images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,14 +38,13 @@ class _BasicBlock(nn.Module):
         return F.relu(self.residual(maps) + self.shortcut(maps))
 
 
-class ResNet(nn.Module):
+class _ResNet(nn.Module):
     """Residual network with a 3x3 stem, four groups of basic blocks and global average pooling.
 
     Args:
         in_channels: Number of image channels.
         num_classes: Number of outputs.
         image_size: Height and width of the (square) images, in pixels.
-        blocks: Number of blocks in each of the four groups.
         width: Channels of the first group; each later group doubles them. 64 is the usual network, 32 the
             narrow one (1.23 million parameters for ResNet-10 and 2.80 million for ResNet-18, 3 channels
             and 10 classes).
@@ -53,6 +52,7 @@ class ResNet(nn.Module):
         average_pool: Halve maps by 2x2 average pooling after a convolution rather than by its stride ("ResNet-AP").
 
     Attributes:
+        blocks: Number of blocks in each of the four groups.
         features: Images `[N, C, H, W]` to features `[N, 8 * width]`.
         classifier: Features to logits `[N, num_classes]`.
 
@@ -65,12 +65,13 @@ class ResNet(nn.Module):
         "Dataset Condensation with Gradient Matching", ICLR 2021.
     """
 
+    blocks: ClassVar[tuple[int, int, int, int]]
+
     def __init__(
         self,
         in_channels: int,
         num_classes: int,
         image_size: int,
-        blocks: Sequence[int],
         width: int = 64,
         norm: Norm = "batch",
         average_pool: bool = False,
@@ -80,7 +81,7 @@ class ResNet(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
         layers += [*norm_layers(norm, width), nn.ReLU(inplace=True)]
         channels = width
-        for group, count in enumerate(blocks):
+        for group, count in enumerate(self.blocks):
             for block in range(count):
                 stride = 2 if group > 0 and block == 0 else 1
                 layers.append(_BasicBlock(channels, width << group, stride, norm, average_pool))
@@ -110,31 +111,13 @@ def _check_size(image_size: int, norm: Norm, average_pool: bool) -> None:
         )
 
 
-class ResNet10(ResNet):
-    """`ResNet` with one basic block per group; for the arguments see there."""
+class ResNet10(_ResNet):
+    """Residual network with one basic block in each of four groups, 1.23 million parameters at width 32."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        width: int = 64,
-        norm: Norm = "batch",
-        average_pool: bool = False,
-    ) -> None:
-        super().__init__(in_channels, num_classes, image_size, (1, 1, 1, 1), width, norm, average_pool)
+    blocks = (1, 1, 1, 1)
 
 
-class ResNet18(ResNet):
-    """`ResNet` with two basic blocks per group; for the arguments see there."""
+class ResNet18(_ResNet):
+    """Residual network with two basic blocks in each of four groups, 2.80 million parameters at width 32."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        width: int = 64,
-        norm: Norm = "batch",
-        average_pool: bool = False,
-    ) -> None:
-        super().__init__(in_channels, num_classes, image_size, (2, 2, 2, 2), width, norm, average_pool)
+    blocks = (2, 2, 2, 2)

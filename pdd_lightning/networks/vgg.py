@@ -1,4 +1,4 @@
-"""VGG-11 in its form for small images."""
+"""VGG-11 for small images."""
 
 from __future__ import annotations
 

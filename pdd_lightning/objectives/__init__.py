@@ -1,6 +1,6 @@
 """Matching objectives as pure functions: tensors in, a scalar out."""
 
-from pdd_lightning.objectives.class_gradients import ClassSides, Distance, class_distance, class_distances_together
+from pdd_lightning.objectives.class_gradients import ClassSides, Distance, class_distance
 from pdd_lightning.objectives.distances import (
     KernelMetric,
     Metric,
@@ -18,7 +18,6 @@ __all__ = [
     "Metric",
     "check_metric",
     "class_distance",
-    "class_distances_together",
     "distribution_distance",
     "gradient_distance",
     "kernel_distance",

@@ -1,4 +1,4 @@
-"""Gradient matching class by class: one class at a time, or all classes in one pass."""
+"""Gradient matching class by class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 from torch.nn import functional as F
 
 from pdd_lightning.typing import OffersLossGradient, Params
@@ -17,12 +17,12 @@ Distance: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
 class ClassSides(NamedTuple):
-    """The images of one class whose gradients are compared; stacked, each with a dimension `[classes]` in front.
+    """The images of one class whose gradients are compared.
 
     Attributes:
         label: The class, a scalar int64.
         real: Real images `[B, C, H, W]`.
-        weights: Weight of each real image `[B]`, of sum 1; 0 where an image only fills the batch up.
+        weights: Weight of each real image `[B]`, of sum 1.
         frozen: Synthetic images that are constants `[f, C, H, W]`, f >= 0.
         new: Synthetic images that are learned `[n, C, H, W]`.
     """
@@ -50,44 +50,13 @@ def class_distance(network: nn.Module, params: Params, sides: ClassSides, distan
     Returns:
         A scalar, differentiable in `sides.new`.
     """
-    return _distance(network, params, sides, distance, _gradient, _constant_gradient)
-
-
-def class_distances_together(network: nn.Module, params: Params, sides: ClassSides, distance: Distance) -> Tensor:
-    """Return the sum of all classes' `class_distance`, computed in one pass.
-
-    Args:
-        network: The network.
-        params: Its parameters; constants.
-        sides: Stacked images of all classes.
-        distance: Compares the gradients of one class.
-    """
-
-    def one(*parts: Tensor) -> Tensor:
-        return _distance(network, params, ClassSides(*parts), distance, _plain_gradient, _plain_gradient)
-
-    distances: Tensor = vmap(one)(*sides)
-    return distances.sum()
-
-
-_Gradient: TypeAlias = Callable[[nn.Module, Params, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-
-
-def _distance(
-    network: nn.Module,
-    params: Params,
-    sides: ClassSides,
-    distance: Distance,
-    gradient: _Gradient,
-    constant_gradient: _Gradient,
-) -> Tensor:
     frozen, new = sides.frozen, sides.new
     share = 1 / (len(frozen) + len(new))
-    real = constant_gradient(network, params, sides.real, sides.label, sides.weights)
-    synthetic = gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
+    real = _constant_gradient(network, params, sides.real, sides.label, sides.weights)
+    synthetic = _gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
     if len(frozen):
         weights = sides.weights.new_full((len(frozen),), share)
-        constant = constant_gradient(network, params, frozen, sides.label, weights)
+        constant = _constant_gradient(network, params, frozen, sides.label, weights)
         synthetic = tuple(s + c for s, c in zip(synthetic, constant, strict=True))
     return distance(synthetic, real)
 
@@ -95,13 +64,16 @@ def _distance(
 def _gradient(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     """Gradient of the weighted cross-entropy by the parameters, differentiable in the images."""
     offered = _offered_gradient(network, params, images, label, weights)
-    return _plain_gradient(network, params, images, label, weights) if offered is None else offered
+    if offered is not None:
+        return offered
+    gradient: Params = grad(lambda at: _loss(network, at, images, label, weights))(params)
+    return tuple(gradient.values())
 
 
 def _constant_gradient(
     network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
 ) -> tuple[Tensor, ...]:
-    """The same as a constant: without a graph of the backward pass it takes half the time, but not under vmap."""
+    """The same as a constant: without a graph of the backward pass it takes half the time."""
     with torch.no_grad():
         offered = _offered_gradient(network, params, images, label, weights)
     if offered is not None:
@@ -117,14 +89,6 @@ def _offered_gradient(
     if not isinstance(network, OffersLossGradient):
         return None
     return network.loss_gradient(params, images, label.expand(len(images)), weights)
-
-
-def _plain_gradient(
-    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
-) -> tuple[Tensor, ...]:
-    """The same by `torch.func`, also under vmap."""
-    gradient: Params = grad(lambda at: _loss(network, at, images, label, weights))(params)
-    return tuple(gradient.values())
 
 
 def _loss(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> Tensor:

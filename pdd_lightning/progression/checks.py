@@ -40,9 +40,9 @@ def check_method(module: DistillationStage, precision: str, experts: ExpertSetti
             f"{method} follows no trajectories, so that no experts are recorded for it: leave out"
             " stages.experts.epochs and stages.experts.folder"
         )
-    if needed and pool.refresh_every:
+    if needed and pool.renew_every:
         raise ConfigError(
-            f"{method} follows trajectories and draws from no pool of networks: leave out stages.pool.refresh_every"
+            f"{method} follows trajectories and draws from no pool of networks: leave out stages.pool.renew_every"
         )
 
 
@@ -57,7 +57,7 @@ def run_settings(
     between = asdict(transition)
     del between["at_once"]  # the same up to rounding
     stages = {"iterations": iterations, "transition": between}
-    if pool.refresh_every:
+    if pool.renew_every:
         stages["pool"] = asdict(pool)
     stages |= examples.description()
     settings = {"model": _fixed(module), "stages": stages, "precision": module.trainer.precision}
@@ -101,7 +101,7 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int
     Raises:
         ConfigError: The settings differ; the message lists how.
     """
-    before, now = begun(stored, stage), begun(settings, stage)
+    before, now = as_of_stage(stored, stage), as_of_stage(settings, stage)
     if stored and before != now:
         changes = "\n  ".join(differences(before, now))
         raise ConfigError(
@@ -111,7 +111,7 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int
         )
 
 
-def begun(settings: dict[str, Any], stage: int) -> dict[str, Any]:
+def as_of_stage(settings: dict[str, Any], stage: int) -> dict[str, Any]:
     """Described settings of a run without what stages after `stage` leave out, which may still change."""
     stages = settings.get("stages", {})
     if "discard" not in stages:

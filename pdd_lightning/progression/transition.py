@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pdd_lightning import distributed
 from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
-from pdd_lightning.experts.store import delete_folders
+from pdd_lightning.experts.trajectory_store import delete_folders
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.training import TrainingSettings
 
@@ -59,18 +59,18 @@ class PoolSettings:
     They are trained through the unions of all finished stages. How many there are is `stages.experts.number`.
 
     Attributes:
-        refresh_every: Iterations of a stage after which other networks take the place of the pool's, trained through
+        renew_every: Iterations of a stage after which other networks take the place of the pool's, trained through
             the same unions from initialisations of their own; null keeps the pool for the whole stage.
     """
 
-    refresh_every: int | None = None
+    renew_every: int | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, **{"pool.refresh_every": self.refresh_every})
+        check_at_least(1, **{"pool.renew_every": self.renew_every})
 
     def generation(self, iteration: int) -> int:
         """Which pool an iteration (from 0) of a stage draws from; 0 is the one that the transition left."""
-        return iteration // self.refresh_every if self.refresh_every else 0
+        return iteration // self.renew_every if self.renew_every else 0
 
 
 class StageNetworks:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError, PDDError
-from pdd_lightning.results.images import labelled_grid, png_of, ranks
+from pdd_lightning.results.grids import labelled_grid, png_of, ranks
 from pdd_lightning.results.schema import RunSummary, StudyResult, read_stored
 from pdd_lightning.results.tables import flatten
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pdd_lightning.results.images import tiled
+from pdd_lightning.results.grids import tiled
 from pdd_lightning.results.schema import FULL
 from pdd_lightning.results.tables import PARTS, STATISTICS, Row, cell_of, heading_of, spread_of
 

@@ -245,8 +245,8 @@ def cell_of(row: Row, name: str) -> str:
     if not in_percent and not isinstance(value, float):
         return PARTS.get(str(value), str(value)) if name == "part" else str(value)
     single = 1 in (row.get("n"), row.get("val_networks"))  # a single network has no spread
-    figures = [value] if spread is None or single else [value, spread]
-    return " ± ".join(f"{100 * figure:.1f}" if in_percent else _short(figure) for figure in figures)
+    shown = [value] if spread is None or single else [value, spread]
+    return " ± ".join(f"{100 * figure:.1f}" if in_percent else _short(figure) for figure in shown)
 
 
 def _short(value: float) -> str:

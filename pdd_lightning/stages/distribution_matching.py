@@ -14,7 +14,7 @@ from pdd_lightning.experts import NetworkStart, draw_start, start_network
 from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
 from pdd_lightning.objectives import distribution_distance
 from pdd_lightning.randomness import seeded
-from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.typing import NetworkFactory
 
 

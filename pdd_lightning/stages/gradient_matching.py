@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,12 @@ from pdd_lightning.objectives import (
     Metric,
     check_metric,
     class_distance,
-    class_distances_together,
     gradient_distance,
 )
 from pdd_lightning.randomness import generator_for, seeded
-from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.training import TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
-
-Classes = Literal["in_turn", "together"]
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Published (outer, inner) loop counts by images per class."""
@@ -85,11 +82,6 @@ class GradientMatching(DistillationStage):
         real_batch: Real images per class; all of a class that has fewer.
         lr_net: Learning rate of the networks.
         batch_net: Images per step of the networks' training.
-        classes: `in_turn` computes one class after another; `together` all in one pass by `torch.func.vmap`, with the
-            same result. The rule: `in_turn` on a CPU, where it is never slower. `together` took 1.5 to 1.7 times as
-            long for 10 classes (ConvNet-3 of width 32 and 128, 16 and 32 px) and 1.5 to 3.8 times for 100, and
-            needs the memory of all classes at once; see docs/benchmarks.md. It is there for small networks on a GPU,
-            where launching many small passes may cost most: `python -m benchmarks.classes --device cuda` tells.
         lr_img: Learning rate of the images.
         momentum: Momentum of the images' SGD.
         init: Start from real images or from noise.
@@ -115,7 +107,6 @@ class GradientMatching(DistillationStage):
         real_batch: int = 256,
         lr_net: float = 0.01,
         batch_net: int = 256,
-        classes: Classes = "in_turn",
         lr_img: float = 0.1,
         momentum: float = 0.5,
         init: Literal["real", "noise"] = "real",
@@ -126,15 +117,12 @@ class GradientMatching(DistillationStage):
         check_metric(metric)
         check_at_least(1, outer=outer, inner=inner, real_batch=real_batch, batch_net=batch_net)
         check_positive(lr_net=lr_net)
-        if classes not in get_args(Classes):
-            raise ConfigError(f"classes must be one of {', '.join(get_args(Classes))}, got {classes!r}")
         self.metric: Metric = metric
         self.outer = outer
         self.inner = inner
         self.real_batch = real_batch
         self.lr_net = lr_net
         self.batch_net = batch_net
-        self.classes: Classes = classes
         # In a tuple, so that Lightning and DDP do not take the network's parameters for the module's own.
         self._network: tuple[nn.Module, ...] = ()
         self._stored: Tensor | None = None
@@ -177,11 +165,8 @@ class GradientMatching(DistillationStage):
         if has_batch_norm(network):
             fix_statistics(network, self.data.class_sampler(self.device).images[batch.real.joint(STATISTICS_PER_CLASS)])
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
-        sides, distance = self._sides(batch), partial(gradient_distance, metric=self.metric)
-        if self.classes == "in_turn":
-            return torch.stack([class_distance(network, params, one, distance) for one in sides]).sum()
-        stacked = ClassSides(*map(torch.stack, zip(*sides, strict=True)))
-        return class_distances_together(network, params, stacked, distance)
+        distance = partial(gradient_distance, metric=self.metric)
+        return torch.stack([class_distance(network, params, one, distance) for one in self._sides(batch)]).sum()
 
     def _current_network(self, batch: GradientBatch) -> nn.Module:
         """A new network where one is due; else the current one, trained on the union as it is now."""
@@ -212,13 +197,13 @@ class GradientMatching(DistillationStage):
         return TrainingSettings(epochs, self.lr_net, 0.0, 0.0, self.batch_net, milestones=())
 
     def _sides(self, batch: GradientBatch) -> Iterator[ClassSides]:
-        """What is compared for each class; of equal shapes where all classes are computed together."""
+        """What is compared for each class."""
         real, frozen = self.data.class_sampler(self.device).images, self.data.union
         old = by_class(frozen.images, frozen.labels, len(batch.draws))
         new = by_class(self.images, self.labels, len(batch.draws))
         weights = batch.real.weights().to(self.images)
         for label, draw in enumerate(batch.draws):
-            used = slice(None if self.classes == "together" else batch.real.counts[label])
+            used = slice(batch.real.counts[label])
             yield ClassSides(
                 torch.tensor(label, device=self.device),
                 self.augment(real[batch.real.indices[label, used]], draw),

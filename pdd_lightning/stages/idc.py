@@ -16,7 +16,7 @@ from pdd_lightning.networks.norm import has_batch_norm
 from pdd_lightning.networks.parameters import unflatten
 from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
 from pdd_lightning.randomness import seeded
-from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.training import OngoingTraining, TrainingSettings
 from pdd_lightning.typing import NetworkFactory
 

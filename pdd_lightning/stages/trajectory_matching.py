@@ -18,7 +18,7 @@ from pdd_lightning.experts.segments import draw_segment
 from pdd_lightning.memory import total_memory
 from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.objectives import trajectory_distance
-from pdd_lightning.stages.base import DistillationStage
+from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.typing import NetworkFactory
 from pdd_lightning.unroll import InnerProblem, Mode, choose_mode, unroll
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.recipe import Recipe, dotted, option_words, overridden, readable
+from pdd_lightning.studies.recipe import Recipe, dotted, option_args, overridden, readable
 
 Budget = Literal["total", "per_stage"]
 """What runs with other numbers of stages have in common: iterations of all stages together, or of each."""
@@ -139,8 +139,8 @@ def distil_steps(run: Run, seed: int, folder: Path) -> list[Step]:
         for stage in range(run.stages)
     ]
     sets = [distilled(folder, f"{name}/set_{stage + 1}") for stage in range(run.stages)]
-    words = ("join", *sets, "--output", distilled(folder, name))
-    return [*fits, Step(f"{name}/join", words, after=tuple(fit.name for fit in fits))]
+    args = ("join", *sets, "--output", distilled(folder, name))
+    return [*fits, Step(f"{name}/join", args, after=tuple(fit.name for fit in fits))]
 
 
 def fit_step(run: Run, name: str, seed: int, folder: Path, changes: Mapping[str, Any]) -> Step:
@@ -168,8 +168,8 @@ def fit_step(run: Run, name: str, seed: int, folder: Path, changes: Mapping[str,
         "trainer.default_root_dir": str(readable(folder / "runs" / name)),
         "ckpt_path": "last",
     }
-    words = filled(option_words({**overridden(options, changes), **own}), seed, folder)
-    return Step(f"{name}/fit", ("fit", "--config", str(run.recipe.path), *words))
+    args = filled(option_args({**overridden(options, changes), **own}), seed, folder)
+    return Step(f"{name}/fit", ("fit", "--config", str(run.recipe.path), *args))
 
 
 def distilled(folder: Path, name: str) -> str:
@@ -177,6 +177,6 @@ def distilled(folder: Path, name: str) -> str:
     return str(readable(folder / "runs" / name / "distilled.safetensors"))
 
 
-def filled(words: Sequence[str], seed: int, folder: Path) -> list[str]:
-    """Words with the seed of the run and the study's folder in the places of `{seed}` and `{folder}`."""
-    return [word.replace("{seed}", str(seed)).replace("{folder}", str(readable(folder))) for word in words]
+def filled(args: Sequence[str], seed: int, folder: Path) -> list[str]:
+    """Arguments with the seed of the run and the study's folder in place of `{seed}` and `{folder}`."""
+    return [arg.replace("{seed}", str(seed)).replace("{folder}", str(readable(folder))) for arg in args]

@@ -39,18 +39,18 @@ class Step:
 
     Attributes:
         name: Unique in the study; also the name of its log, so it may contain `/`.
-        words: What follows `pdd`.
+        args: What follows `pdd`.
         after: Names of the steps whose output it needs.
     """
 
     name: str
-    words: tuple[str, ...]
+    args: tuple[str, ...]
     after: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command line for a reader to repeat."""
-        return shlex.join(["pdd", *self.words])
+        return shlex.join(["pdd", *self.args])
 
 
 def run_step(
@@ -66,7 +66,7 @@ def run_step(
         directory: Working directory of the process.
         key: What `interrupt` calls the study.
         threads: `OMP_NUM_THREADS` of the process, if not what the environment says.
-        program: What the step's words are given to.
+        program: What the step's arguments are given to.
 
     Returns:
         The seconds that it took.
@@ -83,7 +83,7 @@ def run_step(
         log.write(f"$ {step.command}\n".encode())
         log.flush()
         process = subprocess.Popen(
-            [*program, *step.words],
+            [*program, *step.args],
             cwd=directory,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
             stdin=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ def _lock(log: IO[bytes], name: str, key: str) -> None:
             return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not waits:
-                _say(f"{name} is at work from an earlier start: waiting for its end")
+                _log(f"{name} is at work from an earlier start: waiting for its end")
             waits = True
             time.sleep(POLL_SECONDS)
         except OSError as error:
@@ -138,13 +138,13 @@ class _Workers:
 
     Attributes:
         submit: Has a function called with arguments, sooner or later.
-        places: How many steps can run at a time; more may come.
+        slots: How many steps can run at a time; more may come.
         interrupt: Calls `interrupt` in all processes that run steps.
         threads: Threads of each step, if not what the environment says.
     """
 
     submit: Callable[..., Future[float]]
-    places: Callable[[], int]
+    slots: Callable[[], int]
     interrupt: Callable[[str], Any]
     threads: int | None
 
@@ -168,7 +168,7 @@ def run_steps(
         scheduler: Address of a Dask scheduler whose workers run the steps instead, one per thread. They must see the
             folder and the working directory under the same names. Where workers offer a resource `GPU`, each step
             takes one. The steps of a lost worker are run again.
-        program: What a step's words are given to.
+        program: What a step's arguments are given to.
 
     Returns:
         Seconds that each step took, by name.
@@ -216,16 +216,16 @@ class _Study:
     def end(self) -> None:
         """Ends the steps that still run, and waits until they have saved their state."""
         if self._running:
-            _say("Stopping; the running steps save their state. Start the study again to continue it.")
+            _log("Stopping; the running steps save their state. Start the study again to continue it.")
             self._workers.interrupt(self._key)
             wait(self._running, GRACE_SECONDS + CONNECT_SECONDS)
 
     def _start_ready(self) -> None:
         ready = [step for step in self.waiting if self.seconds.keys() >= set(step.after)]
-        for step in ready[: max(0, self._workers.places() - len(self._running))]:
+        for step in ready[: max(0, self._workers.slots() - len(self._running))]:
             self.waiting.remove(step)
             self._running[self._workers.submit(run_step, step, *self._about)] = step
-            _say(f"started {step.name}")
+            _log(f"started {step.name}")
 
     def _settle(self, step: Step, future: Future[float]) -> None:
         try:
@@ -235,7 +235,7 @@ class _Study:
         ended = len(self.seconds) + len(self.failed)
         left = (time.monotonic() - self._begin) / ended * (self._number - ended)
         how = "FAILED" if step.name in self.failed else f"done in {_duration(self.seconds[step.name])}"
-        _say(f"step {ended} of {self._number}: {step.name} {how}" + (f"; about {_duration(left)} left" if left else ""))
+        _log(f"step {ended} of {self._number}: {step.name} {how}" + (f"; about {_duration(left)} left" if left else ""))
 
 
 @contextmanager
@@ -305,7 +305,7 @@ def _signals_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

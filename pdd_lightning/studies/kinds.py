@@ -19,9 +19,9 @@ from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods
 from pdd_lightning.results.schema import DISTILLED, FULL, RunSummary, read_stored
 from pdd_lightning.results.tables import AFTER, PARTS, STATISTICS, mean_and_spread, over_seeds
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
+from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import dotted, overridden, read_yaml
-from pdd_lightning.studies.study import Row, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -110,8 +110,8 @@ def overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return {**kept, **changes}
 
 
-def option_words(options: Mapping[str, Any]) -> list[str]:
-    """Options by dotted name as words: `{"stages.iterations": 5}` gives `--stages.iterations 5`."""
+def option_args(options: Mapping[str, Any]) -> list[str]:
+    """Options by dotted name as arguments: `{"stages.iterations": 5}` gives `--stages.iterations 5`."""
     return [word for name, value in options.items() for word in (f"--{name}", _text(value))]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.typing import Params
@@ -20,9 +21,6 @@ Mode: TypeAlias = Literal["stored", "constant", "higher"]
 SHARE = 0.5
 """Share of a device's memory that the graph of all steps may take before `auto` chooses constant memory."""
 
-InnerOptimizer: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-"""`optimizer(parameters)` builds the optimizer of the inner loop; its learning rate is not used."""
-
 
 def unroll(
     problem: InnerProblem,
@@ -31,7 +29,6 @@ def unroll(
     lr: Tensor,
     steps: int,
     mode: Mode = "stored",
-    optimizer: InnerOptimizer | None = None,
 ) -> Params:
     """Train from `params`; the resulting parameters are differentiable in the inputs and the learning rate.
 
@@ -42,7 +39,7 @@ def unroll(
     * `stored` keeps the graph of every step: fastest, with memory in proportion to the steps;
     * `constant` keeps the parameters of every step, and computes each step again in the backward pass:
       memory for the graph of one step, whatever their number, for 1.3 to 1.5 times the time;
-    * `higher` keeps the graph too, by the `higher` library, and accepts its other optimizers.
+    * `higher` keeps the graph too, by the `higher` library.
 
     Args:
         problem: The network, the batch of each step, and the loss.
@@ -51,24 +48,19 @@ def unroll(
         lr: Learning rate, a scalar tensor.
         steps: Number of steps, at least one.
         mode: `stored`, `constant` or `higher`.
-        optimizer: Builds the inner optimizer from the parameters; by default plain gradient descent. Only
-            for `higher`.
 
     Raises:
-        ConfigError: If the mode is unknown, an optimizer is given to another mode than `higher`, `higher`
-            does not support it, `steps` is below 1, `lr` is not a scalar, or the names of the parameters
-            are not the network's.
+        ConfigError: If the mode is unknown, `steps` is below 1, `lr` is not a scalar, or the names of the
+            parameters are not the network's.
 
     Reference:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, algorithm 1.
     """
     _check(problem, params, lr, steps)
     if mode == "higher":
-        return _unroll_higher(problem, params, inputs, lr, steps, optimizer)
+        return _unroll_higher(problem, params, inputs, lr, steps)
     if mode not in ("stored", "constant"):
         raise ConfigError(f"unknown mode {mode!r} of the unrolled loop; choose stored, constant or higher")
-    if optimizer is not None:
-        raise ConfigError(f"mode {mode!r} of the unrolled loop is plain SGD only; use mode 'higher' with an optimizer")
     if mode == "constant" and is_tracked(inputs, lr):
         return unroll_constant(problem, params, inputs, lr, steps)
     return _unroll_stored(problem, params, inputs, lr, steps)
@@ -129,18 +121,8 @@ def _unroll_stored(problem: InnerProblem, params: Params, inputs: tuple[Tensor, 
     return params if track else {name: parameter.detach() for name, parameter in params.items()}
 
 
-def _unroll_higher(
-    problem: InnerProblem,
-    params: Params,
-    inputs: tuple[Tensor, ...],
-    lr: Tensor,
-    steps: int,
-    optimizer: InnerOptimizer | None = None,
-) -> Params:
-    """Return the parameters after `steps` of an optimizer; memory grows with the steps. See `unroll`.
-
-    Raises:
-        ConfigError: If `higher` does not support the optimizer.
+def _unroll_higher(problem: InnerProblem, params: Params, inputs: tuple[Tensor, ...], lr: Tensor, steps: int) -> Params:
+    """Return the parameters after `steps` of gradient descent; memory grows with the steps. See `unroll`.
 
     Reference:
         Grefenstette et al., "Generalized Inner Loop Meta-Learning", 2019.
@@ -150,21 +132,14 @@ def _unroll_higher(
     track = is_tracked(inputs, lr)
     network = _with_params(problem.network, params)
     parameters = [parameter for _, parameter in network.named_parameters()]
-    inner = torch.optim.SGD(parameters, lr=1.0) if optimizer is None else optimizer(parameters)
     student = higher.monkeypatch(network, track_higher_grads=track)
-    try:
-        stepper = higher.get_diff_optim(
-            inner, parameters, fmodel=student, override={"lr": [lr]}, track_higher_grads=track
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"{type(inner).__name__} is not supported by `higher`; choose SGD, Adam, "
-            "Adagrad, Adadelta, Adamax, ASGD, RMSprop or Rprop"
-        ) from error
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    override = {"lr": [lr]}
+    stepper = higher.get_diff_optim(optimizer, parameters, fmodel=student, override=override, track_higher_grads=track)
     for step in range(steps):
         with torch.enable_grad():
             images, labels = problem.batch(step, *inputs)
-            loss = problem.criterion(student(images), labels)
+            loss = F.cross_entropy(student(images), labels)
         stepper.step(loss)
     final = zip(params, student.parameters(), strict=True)
     return {name: parameter if track else parameter.detach() for name, parameter in final}

@@ -19,7 +19,7 @@ Batch: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class InnerProblem:
-    """A network, the batch of each step, and the loss.
+    """A network, and the batch of each step whose cross-entropy it minimises.
 
     A step is a pure function of parameters and batch. Buffers are read as the network holds them and never
     written: batch norm in training mode normalises by the batch, and its running statistics stay as they are.
@@ -29,12 +29,10 @@ class InnerProblem:
         batch: Gives the (augmented) images and labels of step 0, 1, .. as differentiable functions of the
             inputs. It is called more than once per step, so it must use random numbers that were drawn
             before.
-        criterion: Loss of logits `[N, classes]` and labels, averaged over the batch.
     """
 
     network: nn.Module
     batch: Batch
-    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
     def gradient(self, step: int, params: Params, inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[Tensor, ...]:
         """Return the gradient of the loss with respect to every parameter, in their order.
@@ -49,14 +47,14 @@ class InnerProblem:
         """
         with torch.enable_grad():
             images, labels = self.batch(step, *inputs)
-            if self.criterion is F.cross_entropy and isinstance(self.network, OffersLossGradient):
+            if isinstance(self.network, OffersLossGradient):
                 with torch.set_grad_enabled(create_graph):
                     gradient = self.network.loss_gradient(params, images, labels)
                 if gradient is not None:
                     return gradient
             buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
             logits = functional_call(self.network, {**buffers, **params}, (images,))
-            loss = self.criterion(logits, labels)
+            loss = F.cross_entropy(logits, labels)
             return torch.autograd.grad(loss, tuple(params.values()), create_graph=create_graph, materialize_grads=True)
 
 

@@ -138,7 +138,7 @@ def test_too_few_images_for_the_random_baseline(run: Path, tmp_path: Path, capsy
     assert "fewer than the 2 that the baselines need" in refusal(capsys, *words)
 
 
-def test_damaged_expert_is_named_and_recorded_again_on_request(
+def test_damaged_expert_is_named_and_recorded_again_when_deleted(
     run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "experts"
@@ -147,7 +147,8 @@ def test_damaged_expert_is_named_and_recorded_again_on_request(
     (folder / "expert_001.safetensors").write_bytes(sound[:-8])
     words = fit(recipe, tmp_path / "b", "--stages.experts.folder", folder, "--stages.num_stages", 1)
     assert "expert_001.safetensors" in refusal(capsys, *words)
-    main([str(word) for word in [*words, "--stages.experts.rerecord_damaged", "true"]])
+    (folder / "expert_001.safetensors").unlink()
+    main([str(word) for word in words])
     assert (folder / "expert_001.safetensors").read_bytes() == sound
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdd_lightning.data import DiscardSettings, ForgettingScores, compare_scores
+from pdd_lightning.data import DiscardSettings, ForgettingScores
 from pdd_lightning.errors import ConfigError, DataError
 
 INF = float("inf")
@@ -161,34 +161,6 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
     (tmp_path / "scores.npz").write_bytes(data)
     with pytest.raises(DataError, match=r"cannot be read as \.npz"):
         ForgettingScores.load(tmp_path / "scores.npz")
-
-
-def test_equal_scores_agree_and_reversed_ones_do_not():
-    first = scores([0, 1, 2, 3, INF])
-    assert compare_scores(first, first, 0.4) == (pytest.approx(1), 1, 5)
-    backwards = scores([INF, 3, 2, 1, 0])
-    assert compare_scores(first, backwards, 0.4) == (pytest.approx(-1), 0, 5)
-    assert compare_scores(first, backwards, 0.6).overlap == pytest.approx(1 / 3)
-
-
-def test_only_common_examples_are_compared():
-    """By hand: ranks 1, 2, 3 against 1, 3, 2, so that the correlation is 1 - 6 * 2 / (3 * 8)."""
-    first = scores([5, 1, 2, 3], indices=[9, 0, 4, 6])
-    second = scores([8, 9, 7, 5], indices=[6, 4, 0, 5])
-    assert compare_scores(first, second, 1 / 3) == (pytest.approx(0.5), 0, 3)
-    with pytest.raises(DataError, match="1 examples in common"):
-        compare_scores(first, scores([1, 2], indices=[9, 10]))
-
-
-def test_constant_scores_have_no_rank_correlation():
-    result = compare_scores(scores([1, 1, 1]), scores([1, 2, 3]))
-    assert np.isnan(result.spearman)
-
-
-@pytest.mark.parametrize("share", [0, 1.1])
-def test_a_share_of_the_hardest_that_makes_no_sense_is_refused(share):
-    with pytest.raises(ConfigError, match="hardest is a share"):
-        compare_scores(scores([1, 2]), scores([1, 2]), share)
 
 
 SCORES = torch.tensor([0.0, 3.0, 1.0, float("inf"), 2.0, 0.0], dtype=torch.float64)

@@ -20,7 +20,7 @@ from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, s
 from pdd_lightning.evaluation.learning_tasks import joined, stored_tasks
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.plots import draw_continual
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import continual_table
 from pdd_lightning.training import TrainingSettings
 

@@ -15,7 +15,7 @@ from pdd_lightning.evaluation import subject as subject_module
 from pdd_lightning.evaluation.describe import REAL, describe_stages, example_images, groups_of
 from pdd_lightning.evaluation.subject import outputs_of
 from pdd_lightning.results.plots import draw_methods, draw_stages
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import STATISTICS, description_table
 from pdd_lightning.training import TrainingSettings
 

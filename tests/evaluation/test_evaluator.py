@@ -18,7 +18,7 @@ from pdd_lightning.evaluation.tasks import run_tasks
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten
-from pdd_lightning.results.store import ResultStore, TaskResult, rows_from_results
+from pdd_lightning.results.result_store import ResultStore, TaskResult, rows_from_results
 from tests.tiny import Watched, image_set
 
 SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)

@@ -13,7 +13,7 @@ from pdd_lightning.evaluation import evaluate as evaluate_subject
 from pdd_lightning.evaluation.subject import outputs_of
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from tests.tiny import NAMES, Blobs
 
 SETTINGS = EvaluationSettings(num_networks=2, epochs=5, lr=0.05, batch_size=16)

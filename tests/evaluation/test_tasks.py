@@ -9,7 +9,7 @@ from pdd_lightning import distributed
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import tasks as tasks_module
 from pdd_lightning.evaluation.tasks import Task, run_tasks
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 
 
 @pytest.fixture

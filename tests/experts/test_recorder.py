@@ -166,7 +166,7 @@ def test_an_expert_has_the_same_companions_whichever_are_missing(recorder, start
     three, common = recorder(replace(SETTINGS, number=3)), replace(start(at_once=2), previous=lambda: None)
     store = three.record(tmp_path, 1, common)
     whole, before = files(store), times(store)
-    store.discard([1])
+    store.file(1).unlink()
     store = three.record(tmp_path, 1, common)
     assert files(store) == whole
     assert [time == old for time, old in zip(times(store), before, strict=True)] == [True, False, True]
@@ -198,11 +198,10 @@ def test_start_points_of_another_union_are_refused(recorder, start, tmp_path):
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_recorded_experts_are_not_touched_again(recorder, first, interrupted):
-    """A recording that was interrupted before its last expert goes on with that one."""
+    """Where one is missing, that one alone is recorded."""
     whole, before = files(first), times(first)
     if interrupted:
-        first.discard([1])  # leaves what an interruption leaves: an open manifest and some experts
-        assert json.loads((first.folder / "manifest.json").read_text())["experts"] == []
+        first.file(1).unlink()
     store = recorder().record(first.folder, EPOCHS)
     assert [time == old for time, old in zip(times(store), before, strict=True)] == [True, not interrupted]
     assert files(store) == whole and len(store.records) == 2
@@ -210,15 +209,15 @@ def test_recorded_experts_are_not_touched_again(recorder, first, interrupted):
 
 def test_damaged_files_are_named(recorder, first):
     first.file(1).write_bytes(first.file(1).read_bytes()[:-4])
-    with pytest.raises(DamagedFileError, match=r"expert_001\.safetensors\. Set stages\.experts\.rerecord_damaged"):
+    with pytest.raises(DamagedFileError, match=r"expert_001\.safetensors\. Restore them .* or delete them"):
         recorder().record(first.folder, EPOCHS)
 
 
-def test_damaged_files_are_recorded_again_on_request(recorder, first):
+def test_deleted_files_are_recorded_again(recorder, first):
     whole = files(first)
     before = first.file(0).stat().st_mtime_ns
-    first.file(1).write_bytes(b"")
-    store = recorder(replace(SETTINGS, rerecord_damaged=True)).record(first.folder, EPOCHS)
+    first.file(1).unlink()
+    store = recorder().record(first.folder, EPOCHS)
     assert files(store) == whole and store.damaged() == []
     assert store.file(0).stat().st_mtime_ns == before
 

@@ -138,15 +138,15 @@ def test_a_renewed_pool_makes_other_images(straight, factory, tmp_path):
 def test_another_interval_is_refused_when_a_run_is_continued(factory, tmp_path):
     with pytest.raises(InterruptedError):
         fit(tmp_path, factory, (1, 5))
-    with pytest.raises(ConfigError, match=r"stages\.pool\.refresh_every: 4 on disk, 5 asked for"):
+    with pytest.raises(ConfigError, match=r"stages\.pool\.renew_every: 4 on disk, 5 asked for"):
         fit(tmp_path, factory, pool=PoolSettings(5))
 
 
 def test_settings_that_cannot_work_are_refused(factory):
-    with pytest.raises(ConfigError, match="refresh_every must be >= 1"):
+    with pytest.raises(ConfigError, match="renew_every must be >= 1"):
         PoolSettings(0)
     stage = TrajectoryMatching(partial(factory))
     trainer = type("T", (), {"fast_dev_run": True, "precision": "32-true"})()
     stage.__class__ = type("Held", (TrajectoryMatching,), {"data": ProgressiveDataModule(Blobs())})
-    with pytest.raises(ConfigError, match=r"leave out\s+stages\.pool\.refresh_every"):
+    with pytest.raises(ConfigError, match=r"leave out\s+stages\.pool\.renew_every"):
         StageAdvance(pool=PoolSettings(3)).setup(trainer, stage, "fit")

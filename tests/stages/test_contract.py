@@ -44,7 +44,6 @@ OTHERS: dict[str, Any] = {
     "augment": "crop",
     "match_augment": "crop",
     "metric": "mse",
-    "classes": "together",
     "unroll_mode": "constant",
     "batch_syn": 2,
     "first_max_start_epoch": 1,

@@ -151,25 +151,6 @@ def test_the_global_generator_does_not_matter(make):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_both_ways_over_the_classes_agree(make, staged_blobs, norm):
-    """With `real_batch` above some classes' size; the exact comparison in float64 is that of the objective."""
-    results = []
-    for classes in ("in_turn", "together"):
-        stage, data = make(staged_blobs, norm=norm, classes=classes, outer=2, inner=1, augment="color_crop")
-        data.state.trajectories.params = stage_start(norm)
-        loss, _, _ = step(stage, data, 0)
-        loss.backward()
-        results.append((loss.detach(), stage.images.grad))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
-    assert results[0][1].abs().amax(dim=(1, 2, 3)).gt(0).all()
-
-
-def stage_start(norm):
-    torch.manual_seed(3)
-    return flatten(dict(ConvNet(3, 3, 8, depth=2, width=4, norm=norm).named_parameters())).detach()
-
-
 def test_batch_norms_take_their_statistics_from_real_images_of_all_classes(make, blobs):
     stage, data = make(norm="batch", real_batch=4)
     _, batch, _ = step(stage, data, 0)
@@ -223,7 +204,6 @@ def test_checkpoints_hold_one_network_per_process(make, monkeypatch):
         {"real_batch": 0},
         {"batch_net": 0},
         {"lr_net": 0.0},
-        {"classes": "x"},
         {"metric": "l"},
     ],
 )

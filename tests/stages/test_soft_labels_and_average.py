@@ -136,11 +136,11 @@ def test_batches_follow_the_window_of_the_iteration_they_are_for(factory):
     change(stage.data, iterations=150)
     seen, segment = [], stage.trajectories.segment
     stage.trajectories.segment = lambda expert, first, last: (seen.append(first), segment(expert, first, last))[1]
-    batches = list(StageBatches(stage.data, stage))
+    batches = list(StageBatches(stage.data, stage.draw_batch))
     assert stage.state.iteration == 0
     assert [set(seen[start : start + 50]) for start in (0, 50, 100)] == [{0}, {0, 1}, {0, 1, 2}]
     change(stage.data, iteration=100)  # continued there
-    again = list(StageBatches(stage.data, stage))
+    again = list(StageBatches(stage.data, stage.draw_batch))
     assert all(torch.equal(a.start, b.start) for a, b in zip(again, batches[100:], strict=True))
 
 

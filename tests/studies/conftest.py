@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pdd_lightning.results.tables import STATISTICS
+from pdd_lightning.studies.definition import Study
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.study import Study
 
 RECIPE = """
 model:
@@ -33,24 +33,24 @@ def recipe(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return write
 
 
-def value(words: tuple[str, ...], option: str) -> str:
-    return words[words.index(option) + 1]
+def value(args: tuple[str, ...], option: str) -> str:
+    return args[args.index(option) + 1]
 
 
 def numbers(step: Step) -> float:
     """An accuracy or other number that depends on the seed alone."""
-    return 0.6 + 0.2 * int(value(step.words, "--seed"))
+    return 0.6 + 0.2 * int(value(step.args, "--seed"))
 
 
 def finish(study: Study, folder: Path, accuracies: Callable[[Step], list[float]] | None = None) -> None:
     """Writes what the steps of a study would leave; `accuracies(step)` are those of its networks."""
     for step in study.steps(folder):
-        if step.words[0] == "fit":
-            run = Path(value(step.words, "--trainer.default_root_dir"))
+        if step.args[0] == "fit":
+            run = Path(value(step.args, "--trainer.default_root_dir"))
             run.mkdir(parents=True, exist_ok=True)
             (run / "summary.json").write_text(json.dumps({"stages": [stage(number) for number in (1, 2)]}))
-        elif step.words[0] != "join":
-            output = Path(value(step.words, "--output"))
+        elif step.args[0] != "join":
+            output = Path(value(step.args, "--output"))
             output.parent.mkdir(parents=True, exist_ok=True)
             found = accuracies(step) if accuracies else [numbers(step)]
             output.write_text(json.dumps({"rows": rows(step, found)}))
@@ -64,15 +64,15 @@ def stage(number: int) -> dict[str, Any]:
 
 def rows(step: Step, accuracies: list[float]) -> list[dict[str, Any]]:
     """What `pdd evaluate`, `describe` and `continual` write."""
-    if step.words[0] == "describe":
+    if step.args[0] == "describe":
         every = dict.fromkeys(STATISTICS, accuracies[0])
         return [{"row": f"stage {stage}", "stage": stage, "images": 3, **every} for stage in (1, 2, None)]
     about = {"protocol": "progressive", "part": "val", "images": 12, "seconds": 1.5, "steps": 99, "n": len(accuracies)}
     distilled = {"row": "distilled", "accuracies": accuracies, **about}
-    if step.words[0] == "continual":
+    if step.args[0] == "continual":
         own = {"protocol": "gdumb", "forgetting": accuracies[-1] / 2, "average_accuracy": [1.0, accuracies[-1]]}
-        memories = ["distilled"] if "--memories" in step.words else ["distilled", "random"]
+        memories = ["distilled"] if "--memories" in step.args else ["distilled", "random"]
         return [{**distilled, **own, "row": memory} for memory in memories]
-    if "--full_data_epochs" in step.words and value(step.words, "--full_data_epochs") != "0":
+    if "--full_data_epochs" in step.args and value(step.args, "--full_data_epochs") != "0":
         return [distilled, {**about, "row": "full real", "accuracies": [0.9], "images": 1200}]
     return [distilled]

@@ -34,19 +34,19 @@ def test_memories_are_of_one_size(methods: list[dict[str, Any]], tmp_path: Path)
 
 def test_each_task_is_distilled_from_its_own_classes(methods: list[dict[str, Any]], tmp_path: Path) -> None:
     steps = continual(methods, seeds=[7], continual={"gdumb": {"epochs": 5}}).steps(tmp_path)
-    assert [step.words[0] for step in steps] == ["fit", "fit", "fit", "continual"] * 2
+    assert [step.args[0] for step in steps] == ["fit", "fit", "fit", "continual"] * 2
     for task, step in enumerate(steps[:3], 1):
         names = ("tasks", "task", "order_seed", "real", "real.root", "real.image_size")
-        found = [value(step.words, f"--data.real.{name}") for name in names]
+        found = [value(step.args, f"--data.real.{name}") for name in names]
         assert found == ["3", str(task), "7", "ImageFolder", "here", "8"]
-        assert value(step.words, "--data.real") == "pdd_lightning.data.ClassTask"
-        assert "--data.real.image_size" not in step.words
+        assert value(step.args, "--data.real") == "pdd_lightning.data.ClassTask"
+        assert "--data.real.image_size" not in step.args
     learn = steps[3]
     assert learn.after == tuple(step.name for step in steps[:3])
-    made = [value(step.words, "--trainer.default_root_dir") + "/distilled.safetensors" for step in steps[:3]]
-    assert list(learn.words[1:4]) == made
-    assert (value(learn.words, "--data.image_size"), value(learn.words, "--gdumb.epochs")) == ("8", "5")
-    assert "--memories" not in learn.words and value(steps[7].words, "--memories") == '["distilled"]'
+    made = [value(step.args, "--trainer.default_root_dir") + "/distilled.safetensors" for step in steps[:3]]
+    assert list(learn.args[1:4]) == made
+    assert (value(learn.args, "--data.image_size"), value(learn.args, "--gdumb.epochs")) == ("8", "5")
+    assert "--memories" not in learn.args and value(steps[7].args, "--memories") == '["distilled"]'
 
 
 def test_rows_of_memories_are_summarised_over_seeds(methods: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_numbers_of_stages_are_summarised_over_seeds(methods: list[dict[str, Any
     describe = {"training": {"epochs": 3}}
     study = StageStatistics.model_validate({"title": "t", "methods": methods, "seeds": [0, 1], "describe": describe})
     steps = study.steps(tmp_path)
-    assert sorted(step.words[0] for step in steps) == ["describe"] * 4 + ["fit"] * 4
-    assert value(steps[1].words, "--training.epochs") == "3"
+    assert sorted(step.args[0] for step in steps) == ["describe"] * 4 + ["fit"] * 4
+    assert value(steps[1].args, "--training.epochs") == "3"
     finish(study, tmp_path)
     table = study.rows(tmp_path)
     assert [row["method"] for row in table] == ["staged"] * 3 + ["b"] * 3

@@ -15,7 +15,7 @@ from pdd_lightning.errors import ConfigError, StudyError
 from pdd_lightning.studies import engine
 from pdd_lightning.studies.engine import Step, run_steps
 
-# A program whose words say what it does, one after another: a file gets a line; others as they say.
+# A program whose args say what it does, one after another: a file gets a line; others as they say.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -128,10 +128,10 @@ def test_each_process_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: p
 def test_a_step_that_outlived_its_study_is_awaited(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The second start begins when the process of the first has ended, though the study itself was killed."""
     made, begun, go_on = (tmp_path / name for name in ("made", "begun", "go_on"))
-    words = (f"process:{begun}", f"wait:{go_on}", str(made))
+    args = (f"process:{begun}", f"wait:{go_on}", str(made))
     code = (
         "from pathlib import Path; from tests.studies.test_engine import run, Step;"
-        f"run(Path({str(tmp_path)!r}), [Step('long', {words!r})])"
+        f"run(Path({str(tmp_path)!r}), [Step('long', {args!r})])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     wait_for(begun)
@@ -150,7 +150,7 @@ def test_a_step_that_outlived_its_study_is_awaited(tmp_path: Path, capfd: pytest
     said, waited = [""], list[bool]()
     thread = threading.Thread(target=let_go)
     thread.start()
-    run(tmp_path, [Step("long", words)])
+    run(tmp_path, [Step("long", args)])
     thread.join()
     assert waited == [True]
     assert lines(made) == 2 and begun.exists()

@@ -13,10 +13,10 @@ from pdd_lightning.cli import PDDCLI, main
 from pdd_lightning.commands import COMMANDS
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.studies.arms import Method
+from pdd_lightning.studies.definition import Study
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.kinds import AccuracyStudy, crossing, read_study
 from pdd_lightning.studies.recipe import Recipe
-from pdd_lightning.studies.study import Study
 from tests.cli.conftest import PROJECT
 from tests.studies.conftest import finish, value
 
@@ -28,8 +28,8 @@ def study(*methods: dict[str, Any], **entries: Any) -> AccuracyStudy:
     return AccuracyStudy.model_validate({"title": "t", "methods": methods, "num_classes": 3, "seeds": [0], **entries})
 
 
-def words_of(study: Study, folder: Path) -> dict[str, tuple[str, ...]]:
-    return {step.name: step.words for step in study.steps(folder)}
+def args_of(study: Study, folder: Path) -> dict[str, tuple[str, ...]]:
+    return {step.name: step.args for step in study.steps(folder)}
 
 
 def nothing(steps: Sequence[Step]) -> dict[str, float]:
@@ -39,17 +39,17 @@ def nothing(steps: Sequence[Step]) -> dict[str, float]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_studies_consist_of_commands_that_exist(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Their words are accepted by the parsers, and what they name is there."""
+    """Their arguments are accepted by the parsers, and what they name is there."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr(PDDCLI, "fit", lambda self, **_: None)
     # One of those that differ only in their values.
     steps = read_study(path).steps(tmp_path)
-    kinds = {tuple(word for word in step.words if word.startswith("--")): step for step in steps}
+    kinds = {tuple(word for word in step.args if word.startswith("--")): step for step in steps}
     for step in kinds.values():
-        if step.words[0] == "fit":
-            main(step.words)
+        if step.args[0] == "fit":
+            main(step.args)
         else:
-            COMMANDS[step.words[0]].parser().parse_args(list(step.words[1:]))
+            COMMANDS[step.args[0]].parser().parse_args(list(step.args[1:]))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -63,21 +63,21 @@ def test_shipped_studies_make_a_table_and_a_plot(path: Path, tmp_path: Path) -> 
 
 def test_evaluation_follows_the_recipe_at_equal_steps(recipe: Methods, tmp_path: Path) -> None:
     grid = {"stages": [2, 1, 4], "budgets": ["total"], "evaluate": {"lr": 0.2}, "part": "test", "seeds": [5]}
-    words = words_of(study(recipe(), **grid), tmp_path)
+    args = args_of(study(recipe(), **grid), tmp_path)
     # A stage of 2 images per class is 2 * 3 * 4 training images: 2 + 3 batches of 16 an epoch.
-    one, two, four = (words[f"recipe/{run}/seed_5/evaluation"] for run in ("1x4_60", "2x2_30", "4x1_15"))
+    one, two, four = (args[f"recipe/{run}/seed_5/evaluation"] for run in ("1x4_60", "2x2_30", "4x1_15"))
     assert [value(each, "--epochs") for each in (one, two, four)] == ["17", "10", "6"]  # 50 steps; 3 and 9 an epoch
     found = [value(two, f"--{name}") for name in ("lr", "batch_size", "seed", "part", "data")]
     assert found == ["0.2", "16", "5", "test", str(tmp_path / "data.yaml")]
-    unmatched = words_of(study(recipe(), **grid, match_steps=False), tmp_path)
+    unmatched = args_of(study(recipe(), **grid, match_steps=False), tmp_path)
     assert value(unmatched["recipe/1x4_60/seed_5/evaluation"], "--epochs") == "10"
 
 
 def test_real_images_are_evaluated_once(recipe: Methods, tmp_path: Path) -> None:
     """Random ones for each number of images, all of them for each kind of evaluation."""
     arms = {"a": {}, "b": {"fit": {"x": 1}}, "c": {"ipc": 5}, "d": {"evaluate": {"network": "ResNet10"}}}
-    words = words_of(study(recipe(), arms=arms, evaluate={"full_data_epochs": 7}), tmp_path)
-    evaluated = [each for each in words.values() if each[0] == "evaluate"]
+    args = args_of(study(recipe(), arms=arms, evaluate={"full_data_epochs": 7}), tmp_path)
+    evaluated = [each for each in args.values() if each[0] == "evaluate"]
     assert [value(each, "--full_data_epochs") for each in evaluated] == ["7", "0", "0", "7"]
     assert ["--baselines" in each for each in evaluated] == [False, True, False, False]
 
@@ -97,8 +97,8 @@ def test_arms_that_only_evaluate_otherwise_share_their_runs(recipe: Methods, tmp
         "_hard/seed_0/fit",
         "_hard/seed_0/evaluation",
     ]
-    assert value(steps[2].words, "--network") == "ResNet10" and "--network" not in steps[1].words
-    assert value(steps[3].words, "--stages.discard.keep") == "[1,0.5]"
+    assert value(steps[2].args, "--network") == "ResNet10" and "--network" not in steps[1].args
+    assert value(steps[3].args, "--stages.discard.keep") == "[1,0.5]"
     finish(kinds, tmp_path)
     assert [row["network"] for row in kinds.rows(tmp_path)] == ["own", "other", "hard"]
     assert 'network hard: {"stages.discard.keep": [1, 0.5]}.' in kinds.remarks([])
@@ -116,18 +116,18 @@ def test_places_are_filled(recipe: Methods, tmp_path: Path) -> None:
         "data.real.class_path": "ImageFolder",
         "data.real.root": "{folder}/images/{seed}",
     }
-    words = words_of(study(recipe(fit=fit), stages=[2, 1], budgets=["total"], seeds=[4, 5]), tmp_path)
+    args = args_of(study(recipe(fit=fit), stages=[2, 1], budgets=["total"], seeds=[4, 5]), tmp_path)
     for seed in ("4", "5"):
-        fits = [each for each in words.values() if each[0] == "fit" and value(each, "--seed_everything") == seed]
+        fits = [each for each in args.values() if each[0] == "fit" and value(each, "--seed_everything") == seed]
         assert {value(each, "--stages.experts.folder") for each in fits} == {f"{tmp_path}/experts/{seed}"}
         assert {value(each, "--data.real.root") for each in fits} == {f"{tmp_path}/images/{seed}"}
-        assert value(words[f"recipe/2x2_30/seed_{seed}/evaluation"], "--data.root") == f"{tmp_path}/images/{seed}"
+        assert value(args[f"recipe/2x2_30/seed_{seed}/evaluation"], "--data.root") == f"{tmp_path}/images/{seed}"
 
 
 def test_budgets_keep_iterations_in_total_or_per_stage(recipe: Methods, tmp_path: Path) -> None:
     method = recipe(one_stage={"model": {"init_args": {"lr_img": 0.5}}})
     grid = {"stages": [1, 2], "budgets": ["total", "per_stage"]}
-    fits = [words for words in words_of(study(method, **grid), tmp_path).values() if words[0] == "fit"]
+    fits = [args for args in args_of(study(method, **grid), tmp_path).values() if args[0] == "fit"]
     names = ("--stages.num_stages", "--model.ipc", "--stages.iterations")
     found = {tuple(value(fit, name) for name in names) for fit in fits}
     assert found == {("1", "4", "60"), ("1", "4", "30"), ("2", "2", "30")}
@@ -167,18 +167,18 @@ def test_independent_stages_are_joined_sets_of_other_seeds(recipe: Methods, tmp_
     arms = {"on": {}, "off": {"independent": True}}
     steps = study(recipe(), arms=arms, column="conditioning", seeds=[7]).steps(tmp_path)
     off = [step for step in steps if "_off/" in step.name]
-    assert [step.words[0] for step in off] == ["fit", "fit", "join", "evaluate"]
-    assert [value(step.words, "--seed_everything") for step in off[:2]] == ["7", "1007"]
-    assert {value(step.words, "--stages.num_stages") for step in off[:2]} == {"1"}
+    assert [step.args[0] for step in off] == ["fit", "fit", "join", "evaluate"]
+    assert [value(step.args, "--seed_everything") for step in off[:2]] == ["7", "1007"]
+    assert {value(step.args, "--stages.num_stages") for step in off[:2]} == {"1"}
     assert off[2].after == (off[0].name, off[1].name)
-    made = [value(step.words, "--trainer.default_root_dir") + "/distilled.safetensors" for step in off[:2]]
-    assert off[2].words[1:3] == tuple(made)
-    assert value(off[2].words, "--output") == off[3].words[1]
+    made = [value(step.args, "--trainer.default_root_dir") + "/distilled.safetensors" for step in off[:2]]
+    assert off[2].args[1:3] == tuple(made)
+    assert value(off[2].args, "--output") == off[3].args[1]
 
 
 def test_rows_summarise_networks_and_seeds(recipe: Methods, tmp_path: Path) -> None:
     grid = study(recipe(), stages=[2, 1], budgets=["total"], seeds=[0, 1], columns=["real_images", "seconds_saved"])
-    finish(grid, tmp_path, lambda step: [0.5, 0.7] if value(step.words, "--seed") == "0" else [0.7, 0.9])
+    finish(grid, tmp_path, lambda step: [0.5, 0.7] if value(step.args, "--seed") == "0" else [0.7, 0.9])
     row = grid.rows(tmp_path)[0]
     assert row["mean"] == pytest.approx(0.7)
     assert row["std"] == pytest.approx((0.08 / 3) ** 0.5)

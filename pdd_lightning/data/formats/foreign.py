@@ -132,7 +132,7 @@ class ForeignFormat(Format):
         labels = dataset.labels if "soft labels" in self.keeps else hard_labels(dataset.labels)
         order = torch.argsort(dataset.stages, stable=True)
         try:
-            inferred = _infer_stages("", labels[order], len(dataset.class_names), dataset.num_stages, None)
+            inferred = _infer_stages("", labels[order], dataset.num_stages)
         except DataError:
             return False
         return torch.equal(inferred, dataset.stages[order])
@@ -189,8 +189,7 @@ def _checked_stages(path: Path, contents: Contents, labels: Tensor, num_classes:
     stages, rates = contents.stages, contents.learning_rates
     if stages is None:
         # One rate per stage says how many stages there are.
-        number = len(rates) if len(rates) > 1 and options.ipc is None else None
-        return _infer_stages(path, labels, num_classes, options.num_stages or number, options.ipc)
+        return _infer_stages(path, labels, options.num_stages or max(1, len(rates)))
     found = stages.unique().tolist()
     if stages.shape != (len(labels),) or found != list(range(1, len(found) + 1)):
         raise DataError(f"{path}: stages must be {len(labels)} integers 1, 2, .. without a gap, got {found[:5]}")
@@ -198,31 +197,24 @@ def _checked_stages(path: Path, contents: Contents, labels: Tensor, num_classes:
     return stages
 
 
-def _infer_stages(
-    path: Path | str, labels: Tensor, num_classes: int, num_stages: int | None, ipc: int | None
-) -> Tensor:
+def _infer_stages(path: Path | str, labels: Tensor, num_stages: int) -> Tensor:
     """Return the stage of each image `[N]`, counted from 1, as the order of the images says.
 
     Within each class, images come in the order of their stages, as many in every stage. That holds for sets that are
     kept stage by stage (MTT) as well as for those that are kept class by class (IDC). Soft labels name no class; such
-    sets are kept stage by stage. Without `num_stages`, `ipc` says how many stages there are; without either, one.
+    sets are kept stage by stage.
     """
     soft = labels.dim() == 2
     groups = torch.zeros(len(labels), dtype=torch.int64) if soft else labels
     counts = groups.bincount()
-    in_stage = ipc and (ipc * num_classes if soft else ipc)
-    stages = max(1, int(counts.max()) // in_stage) if in_stage else num_stages or 1
-    if num_stages not in (None, stages):
-        raise ConfigError(f"ipc {ipc} means {stages} stages of {path}: leave out num_stages {num_stages}")
     for count in counts[counts > 0].tolist():
-        if count % stages or (in_stage and count != stages * in_stage):
+        if count % num_stages:
             number = f"{count} images" if soft else f"{count} images of a class"
-            each = f" of {in_stage} images each" if in_stage else ""
-            raise DataError(f"{path}: {number} do not fit {stages} stages{each}: correct num_stages or ipc")
+            raise DataError(f"{path}: {number} do not fit {num_stages} stages: correct num_stages")
     order = torch.argsort(groups, stable=True)
     rank = torch.empty_like(groups)
     rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
-    return rank // (counts // stages)[groups] + 1
+    return rank // (counts // num_stages)[groups] + 1
 
 
 def _checked_rates(path: Path, rates: tuple[float | None, ...], num_stages: int) -> tuple[float | None, ...]:

@@ -40,7 +40,6 @@ class ImportOptions:
 
     Attributes:
         num_stages: Stages of a set that was distilled progressively; null takes what the file says, or one.
-        ipc: Images per class and stage, from which the number of stages follows, too.
         decode_factor: Each stored image stands for `decode_factor`^2 training images (IDC); null takes what the file
             says, or 1 for the formats whose images always stand for themselves.
 
@@ -49,7 +48,6 @@ class ImportOptions:
     """
 
     num_stages: int | None = None
-    ipc: int | None = None
     decode_factor: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,8 +61,6 @@ class ImportOptions:
             given = getattr(self, name)
             if None not in (stored, given) and given != stored:
                 raise ConfigError(f"{path} itself says {name} {stored}: leave out {name} {given}")
-        if num_stages is not None and self.ipc is not None:
-            raise ConfigError(f"{path} itself says the stage of each image: leave out ipc")
 
 
 class Format(ABC):

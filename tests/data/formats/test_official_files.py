@@ -74,11 +74,10 @@ def test_images_that_were_saved_as_parameters(mtt, blobs):
     assert torch.equal(dataset.images, images) and not dataset.images.requires_grad
 
 
-@pytest.mark.parametrize("options", [{"num_stages": 2}, {"ipc": 2}, {"num_stages": 2, "ipc": 2}])
-def test_progressive_mtt_is_stage_by_stage(mtt, blobs, options):
+def test_progressive_mtt_is_stage_by_stage(mtt, blobs):
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2])
     path = mtt(numbered(12), labels, torch.tensor(0.03, dtype=torch.float64))
-    dataset = open_distilled(path, blobs, ImportOptions(**options))
+    dataset = open_distilled(path, blobs, ImportOptions(num_stages=2))
     assert dataset.stages.tolist() == [1] * 6 + [2] * 6
     assert torch.equal(dataset.labels, labels) and numbers(dataset) == list(range(12))
     assert dataset.learning_rates == (None, 0.03), "the one rate in the folder is that of its last stage"
@@ -95,7 +94,7 @@ def test_a_rate_for_each_stage(mtt, blobs, rates):
 def test_soft_labels_are_taken_stage_by_stage(mtt, blobs):
     labels = torch.full((6, 3), 0.25)
     labels[torch.arange(6), torch.tensor([1, 1, 0, 0, 1, 1])] = 0.5  # which says nothing about the stage
-    dataset = open_distilled(mtt(numbered(6), labels), blobs, ImportOptions(ipc=1))
+    dataset = open_distilled(mtt(numbered(6), labels), blobs, ImportOptions(num_stages=2))
     assert dataset.stages.tolist() == [1, 1, 1, 2, 2, 2] and torch.equal(dataset.labels, labels)
 
 
@@ -118,12 +117,11 @@ def test_idc_needs_the_factor(tmp_path, blobs):
         open_distilled(tmp_path / "data.pt", blobs)
 
 
-@pytest.mark.parametrize("options", [{"num_stages": 3}, {"ipc": 2}])
-def test_progressive_idc_is_class_by_class(tmp_path, blobs, options):
+def test_progressive_idc_is_class_by_class(tmp_path, blobs):
     """Per class the images of all stages; the set comes out stage by stage."""
     labels = torch.arange(3).repeat_interleave(6)
     torch.save([numbered(18), labels], tmp_path / "interval_2_data.pt")
-    dataset = open_distilled(tmp_path / "interval_2_data.pt", blobs, ImportOptions(decode_factor=1, **options))
+    dataset = open_distilled(tmp_path / "interval_2_data.pt", blobs, ImportOptions(num_stages=3, decode_factor=1))
     assert dataset.stages.tolist() == [1] * 6 + [2] * 6 + [3] * 6
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2] * 3
     found = (dataset.to_pixels()[:, 0, 0, 0] * 100).round().int().tolist()
@@ -167,8 +165,6 @@ def test_images_of_another_size_are_refused(mtt, blobs):
     ("options", "message"),
     [
         ({"num_stages": 2}, "3 images of a class do not fit 2 stages"),
-        ({"ipc": 2}, "3 images of a class do not fit 1 stages of 2 images each"),
-        ({"ipc": 1, "num_stages": 2}, "ipc 1 means 3 stages"),
         ({"num_stages": 0}, "num_stages must be >= 1"),
     ],
 )

@@ -132,7 +132,7 @@ def test_formats_that_say_themselves_what_they_hold(tmp_path, even, blobs, name)
     path = tmp_path / NAMES[name]
     assert len(open_distilled(path, blobs)) == 24
     assert open_distilled(path, blobs, ImportOptions(num_stages=2, decode_factor=2)).num_stages == 2
-    for wrong in ({"num_stages": 3}, {"decode_factor": 3}, {"ipc": 1}):
+    for wrong in ({"num_stages": 3}, {"decode_factor": 3}):
         with pytest.raises(ConfigError, match=r"itself says .* leave out " + next(iter(wrong))):
             open_distilled(path, blobs, ImportOptions(**wrong))
 

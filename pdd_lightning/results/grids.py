@@ -75,16 +75,16 @@ def labelled_grid(
     font = ImageFont.load_default(FONT_SIZE)
     left, top = GAP + max(int(font.getlength(name)) for name in class_names), 2 * LINE
     height, width = cells.shape[2] + GAP, cells.shape[3] + GAP
-    words = [((GAP, GAP), title)]
-    words += [((left + GAP + column * width, LINE), f"stage {stage}") for stage, column in first.items() if stage]
-    words += [((GAP, top + row * height + height // 2 - FONT_SIZE), name) for row, name in enumerate(class_names)]
+    texts = [((GAP, GAP), title)]
+    texts += [((left + GAP + column * width, LINE), f"stage {stage}") for stage, column in first.items() if stage]
+    texts += [((GAP, top + row * height + height // 2 - FONT_SIZE), name) for row, name in enumerate(class_names)]
     for row, column, caption in zip(rows, columns, captions or (), strict=captions is not None):
-        words.append(((left + GAP + column * width, top + (row + 1) * height - LINE), caption))
-    wide = max(left + grid.width, *(x + int(font.getlength(text)) + GAP for (x, _), text in words))
+        texts.append(((left + GAP + column * width, top + (row + 1) * height - LINE), caption))
+    wide = max(left + grid.width, *(x + int(font.getlength(text)) + GAP for (x, _), text in texts))
     picture = Image.new("RGB", (wide, top + grid.height), PAPER)
     picture.paste(grid, (left, top))
     draw = ImageDraw.Draw(picture)
-    for place, text in words:
+    for place, text in texts:
         draw.text(place, text, fill=INK, font=font)
     for column in list(first.values())[1:]:
         draw.line([(left + column * width + 1, LINE), (left + column * width + 1, picture.height)], fill=INK)

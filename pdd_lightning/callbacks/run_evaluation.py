@@ -12,7 +12,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings, Part, Subject, evaluate
 from pdd_lightning.progression.advance import StageAdvance
 from pdd_lightning.progression.observer import observers, stage_module
-from pdd_lightning.results.store import ResultStore
+from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.stages import DistillationStage
 

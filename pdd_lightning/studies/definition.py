@@ -18,7 +18,7 @@ from pdd_lightning.results.schema import Stored, StudyResult, StudyStep, read_st
 from pdd_lightning.results.tables import csv_table, markdown_table
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.recipe import option_words, readable
+from pdd_lightning.studies.recipe import option_args, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,10 +115,10 @@ class Study(Part, ABC):
     def evaluate_step(self, run: Run, seed: int, folder: Path, names: Sequence[str], made: Sequence[Step]) -> Step:
         """The step that evaluates the distilled sets of these names, once they are made."""
         output = {"seed": seed, "output": str(readable(self._results(run, seed, folder)))}
-        words = filled(option_words({**run.recipe.data(), **self.options(run), **output}), seed, folder)
+        args = filled(option_args({**run.recipe.data(), **self.options(run), **output}), seed, folder)
         sets = [distilled(folder, name) for name in names]
         after = tuple(step.name for step in made)
-        return Step(f"{run.name}/seed_{seed}/{run.result}", (self.command, *sets, *words), after)
+        return Step(f"{run.name}/seed_{seed}/{run.result}", (self.command, *sets, *args), after)
 
     def rows(self, folder: Path) -> list[Row]:
         """Rows of the table, by name of the column, from the output of the steps."""

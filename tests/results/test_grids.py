@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data import ForgettingScores, ImageSplit
-from pdd_lightning.results.images import example_grid, labelled_grid, png_of, ranks, tiled
+from pdd_lightning.results.grids import example_grid, labelled_grid, png_of, ranks, tiled
 
 NAMES = ["cat", "dog"]
 

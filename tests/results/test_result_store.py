@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pdd_lightning.results.store import ResultStore, TaskResult, row_title, rows_from_results
+from pdd_lightning.results.result_store import ResultStore, TaskResult, row_title, rows_from_results
 from pdd_lightning.results.tables import evaluation_table
 from pdd_lightning.training import Score
 

@@ -102,9 +102,9 @@ class TrajectoryStore:
         return {expert: self._records[expert].sha256 for expert in sorted(self._records)}
 
     def missing(self) -> list[int]:
-        """Experts that are not recorded yet."""
+        """Experts that are not recorded yet, or whose file is gone."""
         self._load_records()
-        return [expert for expert in range(self.number) if expert not in self._records]
+        return [one for one in range(self.number) if one not in self._records or not self.file(one).exists()]
 
     def segment(self, expert: int, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Parameters of an expert after `first` and after `last` epochs, read from the mapped file.
@@ -146,19 +146,9 @@ class TrajectoryStore:
             self.file(expert).with_suffix(".json").unlink(missing_ok=True)
 
     def damaged(self) -> list[int]:
-        """Recorded experts whose file is missing, truncated or altered (reads every file)."""
-        return [expert for expert, record in self._records.items() if not self._is_intact(expert, record)]
-
-    def discard(self, experts: list[int]) -> None:
-        """Forgets experts, so that `missing` lists them (one process)."""
-        for expert in experts:
-            self.file(expert).unlink(missing_ok=True)
-            self.file(expert).with_suffix(".json").unlink(missing_ok=True)
-        kept = {expert: record for expert, record in self._records.items() if expert not in experts}
-        for expert, record in kept.items():
-            atomic_write_json(self.file(expert).with_suffix(".json"), asdict(record))
-        self._write_manifest([])
-        self._load_records()
+        """Recorded experts whose file is truncated or altered (reads every file)."""
+        files = {expert: record for expert, record in self._records.items() if self.file(expert).exists()}
+        return [expert for expert, record in files.items() if not self._is_intact(expert, record)]
 
     def file(self, expert: int) -> Path:
         """Where an expert's snapshots are stored."""
@@ -166,12 +156,9 @@ class TrajectoryStore:
 
     def _is_intact(self, expert: int, record: ExpertRecord) -> bool:
         digest = hashlib.sha256()
-        try:
-            with self.file(expert).open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError:
-            return False
+        with self.file(expert).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
         return digest.hexdigest() == record.sha256
 
     def _check_manifest(self) -> None:

@@ -118,7 +118,7 @@ def _row(members: Sequence[TaskResult], phase: int, class_names: Sequence[str]) 
     done = phases[: phase + 1]
     accuracies = [member.scores[phase].accuracy for member in members]
     per_class = [statistics.fmean(column) for column in zip(*(m.scores[phase].per_class for m in members), strict=True)]
-    figures = {
+    values = {
         "stage": phases[phase]["stages"][1],
         "num_stages": phases[-1]["stages"][1],
         "images": images[phase],
@@ -132,7 +132,7 @@ def _row(members: Sequence[TaskResult], phase: int, class_names: Sequence[str]) 
         "per_class": dict(zip(class_names, per_class, strict=True)),
         "seconds": sum(member.seconds[phase] for member in members),
     }
-    return EvaluatedRow(**about | figures)
+    return EvaluatedRow(**about | values)
 
 
 def _key(depends_on: Mapping[str, Any]) -> str:

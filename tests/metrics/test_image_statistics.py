@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pdd_lightning.metrics.images import (
+from pdd_lightning.metrics.image_statistics import (
     centroid_silhouette,
     colourfulness,
     label_confidence,

@@ -39,10 +39,10 @@ def without(settings, *names):
             ExpertSettings(),
             {
                 "number": 100, "epochs": None, "lr": 0.01, "batch_size": 256, "momentum": 0.0, "weight_decay": 0.0,
-                "rho": 0.0, "alpha": 0.0, "folder": None, "rerecord_damaged": False,
+                "rho": 0.0, "alpha": 0.0, "folder": None,
             },
         ),
-        (PoolSettings(), {"refresh_every": None}),
+        (PoolSettings(), {"renew_every": None}),
         (
             EvaluationSettings(),
             {
@@ -82,7 +82,7 @@ def test_defaults_of_training(settings, defaults):
             GradientMatching,
             {
                 **MATCHING, "align_corners": False, "metric": "ours", "outer": None, "inner": None, "real_batch": 256,
-                "lr_net": 0.01, "batch_net": 256, "classes": "in_turn", "lr_img": 0.1,
+                "lr_net": 0.01, "batch_net": 256, "lr_img": 0.1,
             },
         ),
         (

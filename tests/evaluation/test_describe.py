@@ -89,7 +89,7 @@ def test_images_are_compared_with_the_mean_features_of_real_ones(subject, monkey
     monkeypatch.setattr(
         describe_module, "centroid_silhouette", lambda *rest: centroids.append(rest[2]) or silhouette(*rest)
     )
-    describe(subject, num_networks=1)
+    describe(subject, num_networks=1, store=ResultStore())
     images, labels = subject.real_images("train")
     features = outputs_of(networks[0], images[torch.arange(len(images))]).features
     expected = torch.stack([features[labels == label].mean(0) for label in range(3)])

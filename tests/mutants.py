@@ -239,9 +239,9 @@ def tests_of(line: int, tree: ast.Module, ran: dict[str, list[str]], part: str) 
         spans.insert(0, (first, first))
     for first, last in [*spans, (0, sys.maxsize)]:
         files = {file for at, files in known.items() if first <= at <= last for file in files}
-        if found := [file for file in files if file.startswith((f"tests/{part}/", COMMON))]:
-            return found
-    return []
+        if found := [file for file in files if file.startswith(f"tests/{part}/")]:
+            return [COMMON, *found]
+    return [COMMON]
 
 
 def measured(base: Path) -> tuple[Ran, dict[str, float]]:
@@ -264,13 +264,9 @@ def results(base: Path, mutants: Sequence[Mutant], processes: int) -> Iterator[t
     while waiting or running:
         while waiting and len(running) < processes:
             mutant = waiting.pop()
-            if mutant.tests:
-                running[forked(base, mutant.tests, mutant)] = mutant
-            else:
-                yield mutant, True, "no test runs it"
-        if running:
-            process, survived, short = outcome()
-            yield running.pop(process), survived, short
+            running[forked(base, mutant.tests, mutant)] = mutant
+        process, survived, short = outcome()
+        yield running.pop(process), survived, short
 
 
 def report(done: Sequence[tuple[Mutant, bool, str]]) -> str:

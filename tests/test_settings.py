@@ -2,15 +2,18 @@
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 from functools import partial
 
 import pytest
 
 import pdd_lightning
-from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.evaluation.continual import ContinualSettings
-from pdd_lightning.experts import ExpertSettings
+from pdd_lightning.evaluation import EvaluationSettings, evaluate
+from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks
+from pdd_lightning.evaluation.describe import describe_stages
+from pdd_lightning.evaluation.tasks import run_tasks
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.progression import PoolSettings, StageAdvance, TransitionSettings
 from pdd_lightning.stages import DATM, FTD, IDC, DistributionMatching, GradientMatching, TrajectoryMatching
@@ -110,6 +113,11 @@ def test_defaults_of_a_run():
     assert (advance.experts, advance.transition, advance.pool) == (
         ExpertSettings(), TransitionSettings(), PoolSettings()
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("work", [ExpertRecorder, evaluate, learn_tasks, describe_stages, run_tasks])
+def test_long_work_shows_a_bar_unless_told_otherwise(work):
+    assert inspect.signature(work).parameters["progress"].default is True
 
 
 def test_what_was_checked_stays_as_it_was():

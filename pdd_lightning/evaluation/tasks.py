@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
@@ -37,10 +38,11 @@ class Task:
     needs: Sequence[Task] = ()
 
 
+@torch.inference_mode(False)
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
     """Gets the values of tasks: from the store, or else by computing and storing them one by one.
 
-    The processes of a process group share the work.
+    The processes of a process group share the work. May be called in Lightning's inference mode.
 
     Args:
         tasks: The tasks, the same on all processes.

@@ -262,6 +262,7 @@ def test_mixing_leaves_training_without_it_as_it_was(toy):
     [
         {"milestones": (0.5, 1.0)},
         {"milestones": (0.0,)},
+        {"milestones": (-0.5,)},
         {"milestones": (40,)},
         {"gamma": 0.0},
         {"cutmix": 1.5},

@@ -2,6 +2,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pdd_lightning.evaluation import continual
 from pdd_lightning.evaluation import subject as subject_module
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, summary
 from pdd_lightning.evaluation.learning_tasks import joined, stored_tasks
+from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.plots import draw_continual
 from pdd_lightning.results.result_store import ResultStore
@@ -66,7 +68,7 @@ def sides():
 def save(sides, factory, tmp_path):
     """Saves a set of two stages of one real image per class of a task."""
 
-    def write(classes, rates=(0.05, None), soft=False, stages=2, name=None):
+    def write(classes, rates=(0.05, None), soft=False, stages=2, name=None, **others):
         part = ClassSubset(sides, classes)
         part.setup()
         synthetic = SyntheticSet.empty((1, 8, 8))
@@ -76,7 +78,7 @@ def save(sides, factory, tmp_path):
             kept = torch.nn.functional.one_hot(labels).float() if soft else labels
             synthetic = synthetic.append(part.pixels.encode(to_unit(part.train.images[chosen])), kept, rates[stage])
         path = tmp_path / f"{name or '-'.join(classes)}.safetensors"
-        about = {"network": network_spec(factory), "settings": {"augment": "none"}}
+        about = {"network": network_spec(factory), "settings": {"augment": "none"}, **others}
         return save_distilled(path, synthetic, part.pixels, classes, about)
 
     return write
@@ -110,6 +112,14 @@ def test_all_memories_come_into_the_space_of_the_first_task(tasks, save):
     images = tasks[0].pixels.decode(tasks[1].synthetic.images)
     torch.testing.assert_close(images, second.pixels.decode(second.images))
     assert not torch.allclose(tasks[1].synthetic.images, second.images)
+
+
+def test_network_and_augmentation_are_those_of_the_first_set(save, sides, factory):
+    other = partial(ConvNet, depth=1, width=4)
+    second = save(["south", "west"], network=network_spec(other), settings={"augment": "crop"})
+    tasks = stored_tasks([save(["east", "north"]), second], sides)
+    assert [network_spec(task.factory) for task in tasks] == [network_spec(factory)] * 2
+    assert [task.augment.strategy for task in tasks] == ["none"] * 2
 
 
 def test_memories_are_joined_stage_by_stage_with_labels_among_all_classes(save, sides):

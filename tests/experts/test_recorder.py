@@ -131,6 +131,13 @@ def test_later_experts_start_where_the_former_ones_started(recorder, first, star
         assert torch.equal(snapshots(store, expert, 1)[0], snapshots(first, expert)[0])
 
 
+def test_start_points_alone_are_enough_to_go_on_from(recorder, start, tmp_path):
+    """As methods without trajectories leave them."""
+    starts = recorder().record(tmp_path / "starts", 0)
+    later = recorder().record(tmp_path / "later", 0, replace(start(epochs=0), previous=lambda: starts))
+    assert files(later) == files(starts)
+
+
 def test_later_experts_are_trained_on_the_union_first(recorder, first, start, blobs, factory, tmp_path):
     store = recorder().record(tmp_path / "later", 1, start())
     for expert, record in enumerate(store.records):

@@ -58,7 +58,7 @@ def test_chosen_images_are_recognised_where_a_class_has_enough(panel, blobs):
     everything = blobs.pixels.encode(to_unit(blobs.train.images))
     right = experts.logits(0, everything).argmax(1) == blobs.train.labels
     known = torch.bincount(blobs.train.labels[right], minlength=3).tolist()
-    assert known == [5, 15, 0], "the test needs all kinds of classes"
+    assert sorted(known)[0] < 4 < sorted(known)[1] < 9, "the test needs all kinds of classes"
     chosen = experts.recognised_images(blobs, blobs.train, 4, torch.Generator().manual_seed(0))
     matches = [(everything == image).flatten(1).all(1).nonzero().item() for image in chosen]
     assert len(set(matches)) == 12

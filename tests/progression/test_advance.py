@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
@@ -16,6 +17,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.progression import PoolSettings, StageAdvance, StageObserver, TransitionSettings
+from pdd_lightning.progression import advance as advance_module
 from pdd_lightning.progression.checks import check_method, check_method_unchanged
 from pdd_lightning.stages import DistributionMatching, GradientMatching, TrajectoryMatching
 from tests.tiny import Blobs, DropoutNet
@@ -125,6 +127,17 @@ def test_a_stage_that_is_cut_short_still_ends(tmp_path, capsys):
     assert all(part["distil"] > 0 and part["transition"] > 0 and part["experts"] >= 0 for part in seconds)
     assert sum(sum(part.values()) for part in seconds) < passed
     assert "first loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(0, True), (1, False)])
+def test_the_first_process_alone_prints(straight, monkeypatch, capsys, rank, printed):
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    callback = stages()
+    callback.history = straight[1].history
+    callback.on_fit_end(None, None)
+    advance_module._print_above_bars("stage 1 is done")
+    shown = capsys.readouterr().out
+    assert ("first loss" in shown, "stage 1 is done" in shown) == (printed, printed)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")

@@ -48,7 +48,7 @@ MUTABLE = {"operator", "keyword", "number", "comparison", "factor", "not_test", 
 MUTABLE |= {"if_stmt", "while_stmt", "assert_stmt", "for_stmt"}
 TEXT_CALLS = {"rank_zero_info", "warn", "tqdm.write"}
 SECONDS_PER_TEST = 20  # of processor time, which does not depend on how busy the machine is
-WAITING = 1800  # seconds after which a process is ended that only waits
+WAITING = 600  # seconds after which a process is ended that only waits
 MEMORY = 8 * 2**30
 
 Position = tuple[int, int]
@@ -211,7 +211,7 @@ def sample(part: str, count: int, seed: int, ran: Ran, seconds: dict[str, float]
         count -= 1
         relative = str(path.relative_to(ROOT))
         tests = tests_of(line, ast.parse(sources[path]), ran.get(relative, {}), part)
-        tests.sort(key=lambda file: (Path(file).stem != f"test_{path.stem}", seconds[file]))
+        tests.sort(key=lambda file: (Path(file).stem != f"test_{path.stem}", seconds.get(file, 0.0)))
         yield Mutant(relative, line, name, changed, tests)
 
 
@@ -244,10 +244,10 @@ def tests_of(line: int, tree: ast.Module, ran: dict[str, list[str]], part: str) 
     return [COMMON]
 
 
-def measured(base: Path) -> tuple[Ran, dict[str, float]]:
-    """Runs the tests of all parts without a mutant; which test file runs what, and its processor seconds."""
+def measured(base: Path, parts: Sequence[str]) -> tuple[Ran, dict[str, float]]:
+    """Runs the tests of some parts without a mutant; which test file runs what, and its processor seconds."""
     notes = base / "notes.json"
-    folders = [ROOT / "tests" / part for part in PARTS]
+    folders = [ROOT / "tests" / part for part in parts]
     tests = [str(file.relative_to(ROOT)) for folder in folders for file in sorted(folder.glob("test_*.py"))]
     forked(base, [COMMON, *tests], None, notes)
     _, passed, short = outcome()
@@ -297,7 +297,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "tree"
         shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "runs", "data_*", "docs"))
-        ran, seconds = measured(base)
+        ran, seconds = measured(base, options.parts)
         drawn = [sample(part, options.per_part, options.seed, ran, seconds) for part in options.parts]
         mutants = list(itertools.chain.from_iterable(drawn))
         done = list(tqdm(results(base, mutants, options.processes), "Mutants", len(mutants)))

@@ -79,7 +79,8 @@ else:
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1e6)]
+MOST_RATE = 1e6
+Rate = Annotated[float, Field(gt=0, le=MOST_RATE)]
 """A learning rate."""
 FileName = Annotated[Name, Field(pattern=r"^[^/\\.][^/\\]*$")]
 """A name that can be part of a file's, and leads to no other folder."""

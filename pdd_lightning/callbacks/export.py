@@ -19,7 +19,7 @@ from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.grids import example_grid, labelled_grid, png_of
 from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, write_stored
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.stored import read_stored
+from pdd_lightning.stored import MOST_RATE, read_stored
 
 
 class ExportRun(StageObserver):
@@ -92,8 +92,9 @@ class ExportRun(StageObserver):
         if not isinstance(exception, NonFiniteLossError):
             return
         module = stage_module(pl_module)
-        path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.data.union.append(*module.last_finite, module.learned_lr), module)
+        path, rate = Path(trainer.default_root_dir) / "last_good.safetensors", module.learned_lr
+        usable = rate if rate is not None and 0 < rate <= MOST_RATE else None  # the rate may be what went wrong
+        _save_set(path, module.data.union.append(*module.last_finite, usable), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 

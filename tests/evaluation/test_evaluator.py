@@ -1,4 +1,5 @@
 import json
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -365,6 +366,20 @@ def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
     with pytest.raises(ConfigError, match="with and without augmentation"):
         evaluate(plain, SETTINGS, ranking=True)
     assert ranking_tasks(plain, replace(SETTINGS, augment="crop"))
+    assert ranking_tasks(plain, replace(SETTINGS, cutmix=0.5))
+
+
+def test_the_ranking_of_hard_labels_needs_no_others(subject):
+    rows = [task.depends_on["about"]["row"] for task in ranking_tasks(subject, replace(SETTINGS, num_networks=1))]
+    plain = ["distilled, no augmentation", "random real, no augmentation"]
+    assert rows == ["distilled", "random real", "full real", *plain]
+
+
+def test_times_add_up_over_the_phases_and_are_those_of_the_work(make_tasks):
+    begin = time.perf_counter()
+    (value,) = run_tasks(make_tasks(replace(ALONE, num_networks=1)), ResultStore(), progress=False)
+    first, second = value["seconds"]
+    assert 0 < first < second < time.perf_counter() - begin
 
 
 def test_scores_of_the_ranking_come_from_the_rows():

@@ -139,6 +139,12 @@ def test_features_are_what_the_classifier_is_given(blobs, factory):
     torch.testing.assert_close(network.classifier(features), network(images))
 
 
+def test_what_is_not_said_is_the_usual(save):
+    subject = stored_subject(save(), Blobs())
+    assert (subject.part, subject.seed, subject.device.type, subject.experts) == ("test", 0, "cpu", None)
+    assert (subject.method, stored_subject(save(method="MTT"), Blobs()).method) == ("distilled", "MTT")
+
+
 def test_results_are_kept(save, tmp_path):
     path, store = save(), ResultStore(tmp_path / "results.jsonl")
     first = evaluate(path, store=store)

@@ -22,7 +22,7 @@ GROUPS = [
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
     {"kernels"},
-    {"typing", "errors", "files", "randomness", "distributed", "progress", "memory", "endings"},
+    {"typing", "errors", "files", "randomness", "distributed", "progress", "memory", "endings", "shorthand"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (

@@ -14,6 +14,21 @@ from pdd_lightning.errors import ConfigError
 _LINKED = Path(__file__).parent / "configs"
 CONFIGS = _LINKED if _LINKED.is_dir() else Path(__file__).parents[1] / "configs"
 """The package's YAML files: recipes, and what they are made of."""
+VERBS = {
+    "fit": "Distil real images in stages: a recipe by name or file, and options.",
+    "resume": "Continue the run in a folder.",
+    "test": "Train fresh networks on the distilled set of a run, and score them on the test images.",
+    "evaluate": "Train networks on a distilled set and score them on real images.",
+    "describe": "Describe the images of each stage: colour, spectrum, separability, distance to real images.",
+    "continual": "Learn classes task by task, with distilled or real images as memory of earlier tasks.",
+    "convert": "Bring a distilled set, or expert trajectories of MTT, into another format.",
+    "join": "Join distilled sets into one, whose stages are theirs, one after another.",
+    "study": "Run the steps of a study that are not done yet, and write its table and plot.",
+    "report": "Show and compare runs and studies on one self-contained HTML page.",
+    "runs": "List runs: method, data, stages, accuracy, and whether they are running, stopped, or finished.",
+    "recipes": "List the recipes that come with the package, which `pdd fit` takes by name.",
+}
+"""What there is to do, a sentence each."""
 KINDS = {
     "config": "recipe",
     "data": "data",

@@ -35,6 +35,7 @@ TOUCH_FILES = (
     "commands/",
     "studies/",
     "files.py",
+    "shorthand.py",
     "distributed.py",
     "kernels/compiled.py",
     "memory.py",

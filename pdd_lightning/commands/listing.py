@@ -19,7 +19,6 @@ class Recipes(Command):
     """Lists the recipes that come with the package."""
 
     name = "recipes"
-    help = "List the recipes that come with the package, which `pdd fit` takes by name."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """None."""
@@ -37,7 +36,6 @@ class Runs(Command):
     """Lists runs."""
 
     name = "runs"
-    help = "List runs: method, data, stages, accuracy, and whether they are running, stopped, or finished."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the folders."""

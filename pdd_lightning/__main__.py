@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pdd_lightning import endings
+from pdd_lightning import __version__, endings
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.shorthand import VERBS
 
 _SUPERVISED = "PDD_SUPERVISED"
 
@@ -20,14 +21,28 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if (text := _answer(sys.argv[1:])) is not None:
+        print(text)
+        return
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
     with endings.in_one_sentence():
         _check_working_directory()
+        sys.path.append(str(Path.cwd()))  # for classes of the user's own; last, so that no library is replaced
         from pdd_lightning.cli import main as command_line
 
         command_line()
+
+
+def _answer(arguments: list[str]) -> str | None:
+    """What can be said at once, without torch and Lightning: the version, and what there is to do."""
+    if arguments == ["--version"]:
+        return f"pdd {__version__}"
+    if arguments not in ([], ["-h"], ["--help"]):
+        return None
+    verbs = "\n".join(f"  {verb:10} {sentence}" for verb, sentence in VERBS.items())
+    return f"Progressive dataset distillation.\n\n{verbs}\n\n`pdd VERB --help` shows the options of a verb."
 
 
 def _check_working_directory() -> None:

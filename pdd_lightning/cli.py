@@ -43,6 +43,7 @@ from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
 from pdd_lightning.progression.checks import check_method_unchanged
+from pdd_lightning.shorthand import long_form
 from pdd_lightning.stages import DistillationStage
 
 
@@ -265,19 +266,19 @@ def main(args: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     _show_log()
     _silence()
-    arguments = list(sys.argv[1:] if args is None else args)
     endings.advise("Nothing was begun.")
     with endings.in_one_sentence():
+        arguments = long_form(sys.argv[1:] if args is None else args)
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]].main(arguments[1:])
             return
         try:
-            _run_cli(None if args is None else arguments)
+            _run_cli(arguments)
         except MisconfigurationException as error:
             raise ConfigError(f"the settings of the trainer do not go together: {_brief(error)}") from error
 
 
-def _run_cli(args: list[str] | None) -> None:
+def _run_cli(args: list[str]) -> None:
     """Runs `fit` or `test`."""
     PDDCLI(
         DistillationStage,

@@ -59,6 +59,21 @@ def owned(folder: Path) -> Iterator[str]:
             yield word
 
 
+def is_owned(folder: Path) -> bool:
+    """Whether a process owns a folder, see `owned`."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def _lock(path: Path, about: Path) -> Iterator[None]:
     """Holds a lock, or goes on without where the file system knows none."""

@@ -22,7 +22,7 @@ GROUPS = [
     {"training"},
     {"metrics", "objectives", "unroll", "augment", "networks"},
     {"kernels"},
-    {"typing", "errors", "endings", "files", "stored", "randomness", "distributed", "progress", "memory"},
+    {"typing", "errors", "endings", "files", "stored", "shorthand", "randomness", "distributed", "progress", "memory"},
 ]
 PLAIN_TORCH = set().union(*GROUPS[GROUPS.index({"training"}) :])
 TOUCH_FILES = (
@@ -36,6 +36,7 @@ TOUCH_FILES = (
     "studies/",
     "files.py",
     "stored.py",
+    "shorthand.py",
     "distributed.py",
     "kernels/compiled.py",
     "memory.py",

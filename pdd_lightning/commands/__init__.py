@@ -3,6 +3,7 @@
 from pdd_lightning.commands.command import Command
 from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
+from pdd_lightning.commands.listing import Recipes, Runs
 from pdd_lightning.commands.report import Report
 from pdd_lightning.commands.study import RunStudy
 
@@ -14,6 +15,8 @@ _ALL: tuple[Command, ...] = (
     Join(),
     RunStudy(),
     Report(),
+    Runs(),
+    Recipes(),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""

@@ -28,6 +28,7 @@ from torch import nn
 from pdd_lightning import distributed, endings
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import check_writable
+from pdd_lightning.shorthand import VERBS
 from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
@@ -129,12 +130,15 @@ class Command(ABC):
     """A verb of the command line that needs neither a method nor a trainer.
 
     Attributes:
-        name: The verb.
-        help: One sentence that says what it does.
+        name: The verb, one of `pdd_lightning.shorthand.VERBS`.
     """
 
     name: ClassVar[str]
-    help: ClassVar[str]
+
+    @property
+    def help(self) -> str:
+        """One sentence that says what it does."""
+        return VERBS[self.name]
 
     def parser(self) -> ArgumentParser:
         """The parser of its arguments."""

@@ -32,7 +32,6 @@ class Convert(Command):
     """Reads any known format and writes any of them."""
 
     name = "convert"
-    help = "Bring a distilled set into another format, or expert trajectories of MTT into a folder for stages.experts."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the files, and what they do not say themselves."""
@@ -87,7 +86,6 @@ class Join(Command):
     """Makes one staged set of several."""
 
     name = "join"
-    help = "Join distilled sets into one, whose stages are theirs, one after another."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the sets and the target."""

@@ -40,7 +40,6 @@ class Evaluate(_TrainsNetworks):
     """Trains networks on a distilled file; needs no run."""
 
     name = "evaluate"
-    help = "Train networks on a distilled set and score them on real images."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
@@ -83,7 +82,6 @@ class Describe(_TrainsNetworks):
     """Compares the images of each stage with each other and with real ones."""
 
     name = "describe"
-    help = "Describe the images of each stage: colour, spectrum, separability, distance to real images."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, and the networks that judge the images."""
@@ -123,7 +121,6 @@ class Continual(_TrainsNetworks):
     """Learns classes task by task with a memory of those that are gone."""
 
     name = "continual"
-    help = "Learn classes task by task, with distilled images, random or chosen real ones as memory of earlier tasks."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the tasks' sets, data, and settings."""

@@ -14,7 +14,6 @@ class Report(Command):
     """Reads what runs and studies left; trains nothing."""
 
     name = "report"
-    help = "Show and compare runs and studies on one self-contained HTML page."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds folders and output."""

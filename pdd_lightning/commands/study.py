@@ -16,7 +16,6 @@ class RunStudy(Command):
     """Runs a study, or continues it."""
 
     name = "study"
-    help = "Run the steps of a study that are not done yet, and write its table and plot."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds study, folder and where steps run."""

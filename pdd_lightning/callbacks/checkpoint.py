@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 
 from pdd_lightning.errors import ConfigError, DamagedFileError, check_at_least
-from pdd_lightning.files import atomic_write_bytes, publish, sha256_of_file
+from pdd_lightning.files import atomic_write_bytes, publish
 from pdd_lightning.progression.advance import StageAdvance, check_position
 from pdd_lightning.progression.observer import stage_module
 from pdd_lightning.stored import Count, Json, Name, State, Stored, checked, damaged, load_tensors, read_bytes
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
     data = memoryview(read_bytes(path))
     body, trailer = data[:-_TRAILER], bytes(data[-_TRAILER:])
     if trailer.startswith(_MARK):
-        if trailer[len(_MARK) :] != hashlib.sha256(body).hexdigest().encode() + b"\n":
+        if trailer != _trailer(body):
             raise damaged(path, "its content does not match its checksum")
     else:
         body = data  # without a checksum: an earlier version wrote it
@@ -121,6 +121,20 @@ def _read(path: Path) -> dict[str, Any]:
     position = content.get("callbacks", {})
     check_position(position.get(StageAdvance.__name__) if isinstance(position, dict) else None, path)
     return content
+
+
+def _trailer(body: memoryview) -> bytes:
+    """What follows the archive: its checksum."""
+    return _MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
+
+
+def _holds(path: Path, data: memoryview) -> bool:
+    """Whether a file holds these bytes."""
+    with path.open("rb") as file:
+        blocks = range(0, len(data), 1 << 20)
+        return all(file.read(1 << 20) == bytes(data[start : start + (1 << 20)]) for start in blocks) and not file.read(
+            1
+        )
 
 
 def _check_parts(path: Path, data: memoryview) -> None:
@@ -157,11 +171,11 @@ class CheckpointFiles(CheckpointIO):
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
+        trailer = _trailer(buffer.getbuffer())
         buffer.seek(0, io.SEEK_END)
-        buffer.write(_MARK + digest + b"\n")
+        buffer.write(trailer)
         path = atomic_write_bytes(path, buffer.getbuffer())
-        if sha256_of_file(path) != hashlib.sha256(buffer.getbuffer()).hexdigest():
+        if not _holds(path, buffer.getbuffer()):
             raise damaged(path, "what was written is not what is read: check the disk")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

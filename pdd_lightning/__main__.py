@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from pdd_lightning import endings
@@ -23,6 +24,7 @@ def main() -> None:
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
+    threading.excepthook = endings.quiet_thread
     with endings.in_one_sentence():
         _check_working_directory()
         from pdd_lightning.cli import main as command_line

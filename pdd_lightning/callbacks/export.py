@@ -92,7 +92,9 @@ class ExportRun(StageObserver):
             return
         module = stage_module(pl_module)
         path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.data.union.append(*module.last_finite, module.learned_lr), module)
+        rate = module.learned_lr
+        usable = rate if rate is not None and rate <= 1e6 else None  # beyond, it may be what has diverged
+        _save_set(path, module.data.union.append(*module.last_finite, usable), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 

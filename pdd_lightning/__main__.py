@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from pdd_lightning import __version__, endings
@@ -27,6 +28,7 @@ def main() -> None:
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
+    threading.excepthook = endings.quiet_thread
     with endings.in_one_sentence():
         _check_working_directory()
         sys.path.append(str(Path.cwd()))  # for classes of the user's own; last, so that no library is replaced

@@ -12,13 +12,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, Thread
 from typing import NoReturn
 
 from pdd_lightning.errors import PDDError
@@ -62,7 +62,7 @@ class _State:
 
 
 _state = _State()
-undisturbed = Lock()
+undisturbed = threading.Lock()
 """Temporary files and folders are not removed by a signal while it is held."""
 
 
@@ -119,7 +119,13 @@ def watch_signals(quiet: bool = False) -> None:
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
     os.register_at_fork(after_in_child=_ignore_parents_signals)
-    Thread(target=_wait_for_signal, args=(reading,), daemon=True).start()
+    threading.Thread(target=_wait_for_signal, args=(reading,), daemon=True).start()
+
+
+def quiet_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leaves out the traceback of a thread that cannot write: who it writes for raises the error, too."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _ignore_parents_signals() -> None:
@@ -147,7 +153,7 @@ def _leave(number: int) -> NoReturn:
     for child in _children():
         with suppress(OSError):
             os.kill(child, signal.SIGTERM)
-    flushing = Thread(target=_flush, daemon=True)
+    flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
     flushing.join(0.5)  # for ever, where the main thread is stuck in writing
     with suppress(OSError):

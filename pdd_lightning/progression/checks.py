@@ -106,8 +106,8 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: Run
         return
     before, now = (as_of_stage(each, state.stage) for each in (stored, settings))
     # Earlier checkpoints do not have all of them.
-    free = [("model", name) for name in rates if not state.finished or name not in stored["model"]]
-    free += [("stages", "experts")] if "experts" not in stored["stages"] else []
+    free = [("model", name) for name in rates if not state.finished or name not in stored.get("model", {})]
+    free += [("stages", "experts")] if "experts" not in stored.get("stages", {}) else []
     before, now = ({part: _without(one, part, free) for part in one} for one in (before, now))
     changes = differences(before, now)
     if not changes:

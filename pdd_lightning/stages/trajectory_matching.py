@@ -159,7 +159,8 @@ class TrajectoryMatching(DistillationStage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where `lr_teacher` was lowered, takes it for the learned rate of the unfinished stage, if that is higher."""
         super().on_load_checkpoint(checkpoint)
-        former = checkpoint["callbacks"]["StageAdvance"]["settings"]["model"].get("lr_teacher", self.lr_teacher)
+        position = checkpoint.get("callbacks", {}).get("StageAdvance", {})
+        former = position.get("settings", {}).get("model", {}).get("lr_teacher", self.lr_teacher)
         if self.lr_teacher < former:
             checkpoint["state_dict"]["log_lr"].clamp_(max=math.log(self.lr_teacher))
 

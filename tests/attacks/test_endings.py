@@ -94,6 +94,10 @@ SIZES = [0, 3000]
 MANY_SIZES = [1, 10, 200, 50, 100, 500, 1000, 1500, 2000, 2500, 4000, 5000, 6000, 8000, 10000, 15000, 20000, 30000]
 
 
+# Of a thread of TensorBoard's, which `pdd` leaves out: the error is raised, too.
+IN_A_THREAD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
 def stop_at_size(size: int, recipe: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run whose files may not grow beyond a size ends in one sentence, and continues without the limit."""
     with largest_file(size):
@@ -109,11 +113,13 @@ def stop_at_size(size: int, recipe: Path, folder: Path, capsys: pytest.CaptureFi
     assert DistilledDataset(folder / "distilled.safetensors").num_stages == 1
 
 
+@IN_A_THREAD
 @pytest.mark.parametrize("size", SIZES)
 def test_file_too_large(size: int, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop_at_size(size, recipe, tmp_path, capsys)
 
 
+@IN_A_THREAD
 @pytest.mark.slow
 @pytest.mark.parametrize("size", MANY_SIZES)
 def test_file_too_large_at_many_sizes(

@@ -136,7 +136,7 @@ def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Pa
         (["SOURCE", "SOURCE", "a.safetensors"], "one distilled set at a time"),
         (["SOURCE", "a.pt"], "choose one of safetensors, folder, mtt"),
         (["SOURCE", "TAKEN"], "exists: choose another name, or replace it with --overwrite true"),
-        (["missing.pt", "a.safetensors"], "cannot read distilled set missing.pt"),
+        (["missing.pt", "a.safetensors"], "cannot read missing.pt"),
         (["SOURCE", "a.safetensors", "--num_stages", "3"], "itself says num_stages 2"),
     ],
 )

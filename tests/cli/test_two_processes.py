@@ -143,4 +143,4 @@ def test_bad_input_is_refused_by_all_processes_in_one_message(image_folder: Path
     words = ["evaluate", tmp_path / "none.safetensors", "--data", "ImageFolder", "--data.root", image_folder]
     result = run_pdd(*words, "--device", "cpu", "--processes", 2)
     assert result.returncode == 1
-    assert result.stdout.startswith("pdd: error: cannot read distilled set") and len(result.stdout.splitlines()) == 1
+    assert result.stdout.startswith("pdd: error: cannot read ") and len(result.stdout.splitlines()) == 1

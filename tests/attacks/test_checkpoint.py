@@ -329,7 +329,13 @@ def test_a_damaged_last_one_does_not_take_the_place_of_the_former(
 def test_what_cannot_be_read_back_does_not_replace_anything(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda number: os.ftruncate(number, 1000))  # the disk fails
+    publish = Path.replace
+
+    def lose(self: Path, target: Path) -> Path:
+        os.truncate(self, 1000)  # the disk fails
+        return publish(self, target)
+
+    monkeypatch.setattr(Path, "replace", lose)
     with pytest.raises(DamagedFileError, match="check the disk"):
         CheckpointFiles().save_checkpoint(whole, tmp_path / "last.partial")
 

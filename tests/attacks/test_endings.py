@@ -287,7 +287,7 @@ def pdd(
 
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    result = pdd(["--help"], before=f"mkdir {gone}; cd {gone}; rmdir {gone};")
+    result = pdd(["recipes"], before=f"mkdir {gone}; cd {gone}; rmdir {gone};")
     assert result.returncode == 1
     assert (
         result.stderr == "pdd: error: the working directory no longer exists: change to another one and start again\n"

@@ -338,20 +338,6 @@ def test_times_of_all_experts_are_not_more_than_it_took(recorder, start, tmp_pat
     assert 0 < sum(record.start_seconds + record.record_seconds for record in store.records) < passed
 
 
-def test_whoever_is_told_of_epochs_can_end_the_recording(recorder, start, tmp_path):
-    """After the first expert's union and real images, in the second one's; the first expert is stored."""
-    told = []
-
-    def on_epoch():
-        told.append(1)
-        if len(told) == 4 + EPOCHS + 2:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        recorder(on_epoch=on_epoch).record(tmp_path, EPOCHS, replace(start(4), previous=lambda: None))
-    assert sorted(path.name for path in tmp_path.glob("expert*")) == ["expert_000.json", "expert_000.safetensors"]
-
-
 def test_experts_of_the_first_stage_lie_where_they_are_asked_for(tmp_path):
     assert ExpertSettings(folder="elsewhere").first_folder(tmp_path).name == "elsewhere"
     assert ExpertSettings().first_folder(tmp_path) == tmp_path / "theta_0"

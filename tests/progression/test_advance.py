@@ -168,7 +168,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 def test_a_run_is_evaluated_with_the_method_it_was_distilled_with():
     stored = {"model": json.loads(json.dumps(TrajectoryMatching(NETWORK, lr_img=5.0).settings))}
-    for name in TrajectoryMatching.may_change:
+    for name in (*TrajectoryMatching.rates, *TrajectoryMatching.equivalent):
         del stored["model"][name]
     check_method_unchanged(stored, TrajectoryMatching(NETWORK, lr_img=7.0))
     with pytest.raises(ConfigError, match=r"model\.syn_steps: 20 on disk, 3 asked for"):

@@ -51,6 +51,7 @@ OTHERS: dict[str, Any] = {
     "init": "noise",
     "augment": "crop",
     "match_augment": "crop",
+    "net_augment": "crop",
     "metric": "mse",
     "unroll_mode": "constant",
     "batch_syn": 2,

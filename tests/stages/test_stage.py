@@ -70,10 +70,18 @@ def endless_rate(stage):
     ("kind", "ruin", "message"),
     [
         (TrajectoryMatching, ruined_images, r"stage 1, iteration 1\. The learned rate is 0\.01\. Lower lr_img"),
-        (TrajectoryMatching, vanished_rate, r"learned rate is 0\..*, lr_lr \(now 1e-05\) or lr_teacher \(now 0\.01\)"),
+        (
+            TrajectoryMatching,
+            vanished_rate,
+            r"learned rate is 0\..* or lr_lr \(now 1e-05\) or lr_teacher \(now 0\.01\)",
+        ),
         (TrajectoryMatching, endless_rate, "learned rate is inf"),
-        (partial(DATM, lr_label=3.0), ruined_images, r"lr_img \(now 1000\), lr_label \(now 3\), lr_lr"),
-        (partial(DATM, lr_label=None), ruined_images, r"lr_img \(now 1000\), lr_lr"),
+        (partial(DATM, lr_label=3.0), ruined_images, r"lr_img \(now 1000\) or lr_lr .* or lr_label \(now 3\)"),
+        (
+            partial(DATM, lr_label=None),
+            ruined_images,
+            r"lr_img \(now 1000\) or lr_lr .* or lr_teacher \(now 0\.01\), and",
+        ),
         (DistributionMatching, ruined_images, r"iteration 1\. Lower lr_img \(now 1\), and continue"),
     ],
 )
@@ -117,12 +125,8 @@ def test_checkpoints_of_something_else_are_refused(make):
 
 
 def test_checkpoints_without_a_methods_own_are_refused_when_it_is_needed(make):
-    stage = make(IDC, factor=2, init="real")
-    state = {"state_dict": stage.state_dict()}
-    with pytest.raises(ConfigError, match="made with factor 1, not 2"):
-        stage.on_load_checkpoint(state)
     stage = make(GradientMatching, outer=2)
-    stage.on_load_checkpoint(state)
+    stage.on_load_checkpoint({"state_dict": stage.state_dict()})
     with pytest.raises(ConfigError, match="holds no matching network"):
         stage.matching_loss(stage.draw_batch(1, torch.Generator().manual_seed(0)))
 

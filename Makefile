@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 # Tests of one file stay together, since they share what they have prepared. More processes take longer to start.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-all lint format bench bench-quick clean
+.PHONY: demo test test-all mutants lint format bench bench-quick clean
 
 demo: $(VENV)/installed  ## distil 50 digits and evaluate them (minutes); a second call continues or repeats
 	# One thread: in networks this small more of them only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last
+	OMP_NUM_THREADS=1 $(BIN)/pdd fit --config configs/recipe/digits_mtt.yaml --ckpt_path last --evaluation.protocols '[progressive]'
 	OMP_NUM_THREADS=1 $(BIN)/pdd test --config configs/recipe/digits_mtt.yaml
 
 test: $(VENV)/installed  ## the quick tests, on all cores
@@ -17,6 +17,9 @@ test: $(VENV)/installed  ## the quick tests, on all cores
 
 test-all: $(VENV)/installed  ## all tests: also kill-and-resume and two processes
 	$(PYTEST) -m "slow or not slow"
+
+mutants: $(VENV)/installed  ## how many of 150 changes of the code the tests notice (half an hour): runs/mutants.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --output runs/mutants.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

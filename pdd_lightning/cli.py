@@ -7,45 +7,47 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 # Read when jsonargparse is imported: Lightning's own parser still uses a name that it warns of.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
-import torch
-import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # The parser knows the classes that are imported by their short names.
 import pdd_lightning.data.folder
 import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
 import pdd_lightning.networks  # noqa: F401
-from pdd_lightning import distributed
+from pdd_lightning import distributed, endings
 from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
-from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.checkpoint import LAST, RollingCheckpoint, has_checkpoint, read_checkpoint
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.callbacks.run_evaluation import evaluate_run
-from pdd_lightning.commands import COMMANDS, ShortHelp
+from pdd_lightning.commands import COMMANDS
+from pdd_lightning.commands.command import Parser
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
-from pdd_lightning.errors import ConfigError, DamagedFileError, PDDError, differences
+from pdd_lightning.errors import ConfigError, PDDError, check_at_least, check_seed
 from pdd_lightning.evaluation import EvaluationSettings
+from pdd_lightning.files import atomic_write_bytes, is_shared, owned
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
 from pdd_lightning.progression.checks import check_method_unchanged
-from pdd_lightning.progression.observer import stage_module
-from pdd_lightning.results.tables import flatten
+from pdd_lightning.shorthand import long_form
 from pdd_lightning.stages import DistillationStage
 
 
-class _Parser(ShortHelp, LightningArgumentParser):
+class _Parser(Parser, LightningArgumentParser):
     """Keeps the action that holds the subcommands, so that more can be added."""
 
     commands: Any
@@ -55,42 +57,46 @@ class _Parser(ShortHelp, LightningArgumentParser):
         return self.commands
 
 
-_WITHOUT_EFFECT = ("model.unroll_mode", "stages.num_stages", "stages.experts.folder", "stages.transition.at_once")
-"""Settings that the images of a finished run depend on by no more than rounding."""
-
-
 class _SaveConfig(SaveConfigCallback):
     """Writes the whole configuration as `config.yaml` into the run folder, once a run begins or continues."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Not yet: a checkpoint may still refuse the settings."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses other settings for a run that is finished: they would have no effect.
-
-        Raises:
-            ConfigError: There are some; the message lists them.
-        """
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if not stage_module(pl_module).state.finished or not path.is_file():
-            return
-        stored, wanted = map(_result_settings, (path.read_text(), self.parser.dump(self.config, skip_none=False)))
-        both = stored.keys() & wanted.keys()  # another version of the package may have others
-        if changes := differences({name: stored[name] for name in both}, {name: wanted[name] for name in both}):
-            listed = "\n  ".join(changes)
-            raise ConfigError(
-                f"the run in {path.parent} is finished, with other settings:\n  {listed}\nRestore them, or begin a new"
-                " run in another folder."
-            )
-
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
         self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+        """Writes it, whole or not at all."""
+        text = self.parser.dump(self.config, skip_none=False)
+        atomic_write_bytes(Path(trainer.default_root_dir) / "config.yaml", text.encode())
+
+
+class _SharedFolder(Callback):
+    """Makes sure, before anything is trained, that all processes work in one and the same run folder.
+
+    Args:
+        word: What the first process owns the folder by, see `pdd_lightning.files.owned`; None on others.
+    """
+
+    def __init__(self, word: str | None) -> None:
+        self.word = word
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks for the first process's word in the folder.
+
+        Raises:
+            ConfigError: A process does not find it.
+        """
+        folder, word = Path(trainer.default_root_dir), distributed.broadcast(self.word)
+        found = distributed.gather(word is None or trainer.is_global_zero or is_shared(folder, word))
+        if not all(found):
+            raise ConfigError(
+                f"process {found.index(False)} does not see the run folder {folder} of the first process: all machines"
+                " must share one, under the same name (--trainer.default_root_dir)"
+            )
 
 
 class PDDCLI(LightningCLI):
@@ -107,6 +113,8 @@ class PDDCLI(LightningCLI):
         """Parses without Lightning's warning that arguments were given while the process has some, too."""
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
+        if not options.trainer.default_root_dir:
+            raise ConfigError("trainer.default_root_dir must name the folder of the run")
         _check_checkpoint(options.ckpt_path)
         if options.trainer.max_epochs != -1:
             raise ConfigError("trainer.max_epochs has no effect: set stages.num_stages, and stages.iterations")
@@ -130,7 +138,7 @@ class PDDCLI(LightningCLI):
             default=50,
             help="Iterations between two checkpoints (default: 50).",
         )
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_run_seed)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_checked_seed)
 
     def before_instantiate_classes(self) -> None:
         """Finds the run folder of a checkpoint that is to be tested."""
@@ -142,6 +150,9 @@ class PDDCLI(LightningCLI):
         """Adds the callbacks that every run has, and TensorBoard unless another logger is configured."""
         config = self._get(self.config_init, "trainer")
         root = Path(config["default_root_dir"])
+        check_at_least(1, **{"trainer.accumulate_grad_batches": config["accumulate_grad_batches"]})
+        if isinstance(config["max_time"], dict):
+            check_at_least(0, **{f"trainer.max_time.{name}": value for name, value in config["max_time"].items()})
         if config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         every, callbacks = self._get(self.config_init, "checkpoint_every"), config["callbacks"] or []
@@ -150,7 +161,13 @@ class PDDCLI(LightningCLI):
             *([] if config["enable_progress_bar"] is False else [StageProgressBar()]),
             RollingCheckpoint(root / "checkpoints", every),
         ]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (PDDError, OSError, MemoryError):
+            raise
+        except Exception as error:  # Lightning's are of many types
+            raise ConfigError(f"the trainer cannot be made with these settings: {_brief(error)}") from error
+        _check_processes(trainer, config["strategy"])
         # After `StageAdvance`, which Lightning's parser adds, so that the stages' table is printed first.
         evaluation = self._get(self.config_init, "evaluation")
         trainer.callbacks += [Evaluation(evaluation), ExportRun()]  # type: ignore[attr-defined]
@@ -158,37 +175,40 @@ class PDDCLI(LightningCLI):
 
     def fit(self, model: DistillationStage, **kwargs: Any) -> None:
         """Distils; `--ckpt_path last` continues the run in the run folder, or begins it."""
-        last = _last_checkpoint(self.trainer)
-        if kwargs.get("ckpt_path") == "last":
-            kwargs["ckpt_path"] = last if last.is_file() else None
-            _check_checkpoint(kwargs["ckpt_path"])
-        elif kwargs.get("ckpt_path") is None and last.is_file() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise ConfigError(
-                f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path last, or choose"
-                " another folder with --trainer.default_root_dir"
-            )
-        try:
-            self.trainer.fit(model, **kwargs)
-        except SIGTERMException:
-            sys.exit(128 + signal.SIGTERM)
-        finally:
-            self._say_how_to_continue()
+        trainer = self.trainer
+        root, last = Path(trainer.default_root_dir), _last_checkpoint(trainer)
+        with self._owned(root) as word:
+            if kwargs.get("ckpt_path") == "last":
+                kwargs["ckpt_path"] = last if has_checkpoint(last) else None
+                _check_checkpoint(kwargs["ckpt_path"])
+            elif kwargs.get("ckpt_path") is None and has_checkpoint(last) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                raise ConfigError(
+                    f"{root} already holds a run: continue it with --ckpt_path last, or choose another folder with"
+                    " --trainer.default_root_dir"
+                )
+            advice = "--ckpt_path last continues the run"
+            endings.advise(f"What was finished is kept in {root}; {advice}.", root)
+            trainer.callbacks.insert(0, _SharedFolder(word))  # type: ignore[attr-defined]
+            trainer.fit(model, **kwargs)
+            state = self._get(self.config_init, "stages").state
+            if trainer.is_global_zero and not state.finished:
+                print(f"Stopped in stage {state.stage} of {state.num_stages}; {advice}.")
 
-    def _say_how_to_continue(self) -> None:
-        """Says so where a run that was begun is not finished."""
-        advance = self._get(self.config_init, "stages")
-        begun = [_last_checkpoint(self.trainer), Path(self.trainer.default_root_dir) / "experts"]
-        state = advance.state
-        if not advance.started or state.finished or not any(path.exists() for path in begun):
-            return
-        if self.trainer.is_global_zero:
-            print(f"Stopped in stage {state.stage} of {state.num_stages}; --ckpt_path last continues the run.")
+    @contextmanager
+    def _owned(self, root: Path) -> Iterator[str | None]:
+        """Owns the run folder, in the first process."""
+        if self.trainer.global_rank > 0:
+            yield None
+        else:
+            with owned(root) as word:
+                yield word
 
     def test(self, model: DistillationStage, **kwargs: Any) -> None:
         """Evaluates the union of a checkpoint, by default the last one of the run folder, on the test part."""
         path = kwargs.get("ckpt_path")
         path = _last_checkpoint(self.trainer) if path in (None, "last") else Path(str(path))
         _check_checkpoint(path)
+        endings.advise("The same command continues: the networks that are done are kept.")
         strategy = self.trainer.strategy
 
         def evaluate() -> None:
@@ -198,12 +218,10 @@ class PDDCLI(LightningCLI):
         if strategy.launcher is None:
             evaluate()
             return
-        former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             strategy.launcher.launch(evaluate, trainer=self.trainer)
         finally:
             strategy.launcher.kill(signal.SIGTERM)  # what was started must not go on alone
-            signal.signal(signal.SIGTERM, former)
 
     def _evaluate(self, model: DistillationStage, path: Path) -> None:
         """Evaluates a checkpoint, on every process."""
@@ -212,7 +230,7 @@ class PDDCLI(LightningCLI):
         with distributed.first_before_others():
             data.prepare_data()
         data.setup("test")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
         data.load_state_dict(checkpoint[type(data).__name__])
         stored, stages = checkpoint["callbacks"][StageAdvance.__name__], self._get(self.config_init, "stages")
         data.state = RunState(checkpointed_union(stored), stages.num_stages, stages.iterations)
@@ -247,51 +265,72 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     keep_freed_memory()
     _show_log()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
-    # Of no use to the reader: a line of Lightning's that newer versions of torch deprecate.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    arguments = list(sys.argv[1:] if args is None else args)
-    try:
+    _silence()
+    endings.advise("Nothing was begun.")
+    with endings.in_one_sentence():
+        arguments = long_form(sys.argv[1:] if args is None else args)
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]].main(arguments[1:])
             return
-        PDDCLI(
-            DistillationStage,
-            ProgressiveDataModule,
-            subclass_mode_model=True,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults={
-                "default_root_dir": "runs/latest",
-                "max_epochs": -1,
-                "log_every_n_steps": 10,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            seed_everything_default=0,
-            parser_class=_Parser,
-            parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
-            auto_configure_optimizers=False,
-            args=None if args is None else arguments,
-        )
-    except (ValueError, SystemExit) as error:
-        cause = _user_error(error)
-        if cause is None:
-            raise
-        sys.exit(f"pdd: error: {cause}")
+        try:
+            _run_cli(arguments)
+        except MisconfigurationException as error:
+            raise ConfigError(f"the settings of the trainer do not go together: {_brief(error)}") from error
 
 
-def _user_error(error: BaseException | None) -> PDDError | None:
-    """The error that is meant for the user, which the parser may have wrapped in its own."""
-    while error is not None and not isinstance(error, PDDError):
-        error = error.__cause__ or error.__context__
-    return error
+def _run_cli(args: list[str]) -> None:
+    """Runs `fit` or `test`."""
+    PDDCLI(
+        DistillationStage,
+        ProgressiveDataModule,
+        subclass_mode_model=True,
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults={
+            "default_root_dir": "runs/latest",
+            "max_epochs": -1,
+            "log_every_n_steps": 10,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        },
+        seed_everything_default=0,
+        parser_class=_Parser,
+        parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
+        auto_configure_optimizers=False,
+        args=args,
+    )
 
 
-def _run_seed(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise ConfigError("seed_everything must be a number: it is the seed of the whole run")
+def _silence() -> None:
+    """Leaves out what libraries say that is of no use to the reader."""
+    logging.raiseExceptions = False  # a log that cannot be written would be one traceback a line
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
+    # That a signal has arrived; the package says what follows from it.
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
+    # A line of Lightning's that newer versions of torch deprecate.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def _checked_seed(seed: int) -> int:
+    check_seed(seed_everything=seed)
     return seed
+
+
+def _check_processes(trainer: Trainer, strategy: Any) -> None:
+    """Refuses ways to run on several processes that do not work here."""
+    launcher = trainer.strategy.launcher
+    if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)) or isinstance(
+        launcher, _MultiProcessingLauncher
+    ):
+        raise ConfigError(f"trainer.strategy {strategy} is not supported: choose auto or ddp")
+    most = 8 * (os.cpu_count() or 1)
+    if launcher is not None and trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise ConfigError(f"trainer.devices must be <= {most} on this machine's CPU, got {trainer.num_devices}")
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _run_folder(checkpoint: Path) -> Path:
@@ -301,27 +340,12 @@ def _run_folder(checkpoint: Path) -> Path:
 
 def _check_checkpoint(path: str | Path | None) -> None:
     """Refuses a checkpoint that is missing, damaged, or not one of ours, before anything else is done."""
-    if path in (None, "last"):
-        return
-    if not Path(str(path)).is_file():
-        raise ConfigError(f"there is no checkpoint {path}: run `pdd fit` first, or correct --ckpt_path")
-    try:
-        known = "ProgressiveDataModule" in torch.load(str(path), map_location="cpu", weights_only=True)
-    except Exception as error:  # many unrelated types on damaged files
-        raise DamagedFileError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
-    if not known:
-        raise ConfigError(f"{path} is not a checkpoint of a distillation: correct --ckpt_path")
+    if path not in (None, "last"):
+        read_checkpoint(Path(str(path)), say=False)
 
 
 def _last_checkpoint(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-
-
-def _result_settings(config: str) -> dict[str, str]:
-    """Settings in a configuration that a run's images depend on, as text by dotted name; seed and data are checked."""
-    settings = flatten(yaml.safe_load(config))
-    parts = ("model", "stages.", "trainer.precision")
-    return {name: value for name, value in settings.items() if name.startswith(parts) and name not in _WITHOUT_EFFECT}
+    return Path(trainer.default_root_dir) / "checkpoints" / LAST
 
 
 def _is_not_advertisement(record: logging.LogRecord) -> bool:

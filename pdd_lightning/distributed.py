@@ -5,9 +5,12 @@ Each operation works without a process group, too.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import resource_tracker
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -16,6 +19,7 @@ import torch.distributed as dist
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
+from pdd_lightning import endings
 from pdd_lightning.errors import PDDError, ProcessError, check_at_least
 from pdd_lightning.memory import keep_freed_memory
 
@@ -98,27 +102,37 @@ def on_processes(processes: int, work: Callable[[], object]) -> None:
     if processes == 1:
         work()
         return
-    errors = get_context("spawn").SimpleQueue()
-    with TemporaryDirectory() as folder:
+    errors, reports = get_context("spawn").Pipe(duplex=False)  # a queue would leave semaphores behind if it is killed
+    with TemporaryDirectory() as folder, endings.temporary(Path(folder)):
         threads = max(1, torch.get_num_threads() // processes)
-        arguments = (processes, f"file://{folder}/meeting", threads, work, errors)
+        arguments = (processes, f"file://{folder}/meeting", threads, work, reports)
+        resource_tracker.ensure_running()  # which would unblock the signal
+        # Blocked in the new processes, too, until they have imported everything: this one ends them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            spawn(_join, arguments, processes)
+            context = spawn(_join, arguments, processes, join=False)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        try:
+            while not context.join():
+                pass
         except ProcessExitedException as error:
-            raise (ProcessError(_LOST) if errors.empty() else errors.get()) from error
-    if not errors.empty():
-        raise errors.get()
+            raise (errors.recv() if errors.poll() else ProcessError(_LOST)) from error
+    if errors.poll():
+        raise errors.recv()
 
 
-def _join(number: int, processes: int, meeting: str, threads: int, work: Callable[[], object], errors: Any) -> None:
+def _join(number: int, processes: int, meeting: str, threads: int, work: Callable[[], object], reports: Any) -> None:
     """What each process does."""
+    endings.watch_signals(quiet=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     keep_freed_memory()
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", meeting, rank=number, world_size=processes, timeout=_LONGEST_WAIT)
     try:
         work()
-    except PDDError as error:
-        errors.put(error)  # the others raise it, too, or find that this one is gone
+    except Exception as error:  # the others raise it, too, or find that this one is gone
+        reports.send(error if isinstance(error, PDDError) else PDDError(endings.explanation(error)))
     dist.destroy_process_group()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_MOST = 10**9
+
 
 class PDDError(ValueError):
     """Bad input or a damaged file; the message names the cause and the remedy.
@@ -54,11 +56,29 @@ def check_at_least(least: int, **values: float | None) -> None:
     """Refuses settings below the least value; those that are None are left out.
 
     Raises:
-        ConfigError: With the name of the setting.
+        ConfigError: With the name of the setting. It may not be more than a billion either, which no machine can do.
     """
     for name, value in values.items():
         if value is not None and not value >= least:
-            raise ConfigError(f"{name} must be >= {least}, got {value}")
+            raise ConfigError(f"{name} must be >= {least}, got {_short(value)}")
+        if value is not None and value > _MOST:
+            raise ConfigError(f"{name} must be <= {_MOST:,}, got {_short(value)}")
+
+
+def check_seed(**values: int) -> None:
+    """Refuses seeds that random number generators do not take.
+
+    Raises:
+        ConfigError: With the name of the setting.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not 0 <= value < 2**32:
+            raise ConfigError(f"{name} must be a number from 0 to {2**32 - 1}, got {_short(value)}")
+
+
+def _short(value: float) -> str:
+    """A number, unless it has very many digits."""
+    return str(value) if isinstance(value, float) or abs(value) < 10**20 else "one of more than 20 digits"
 
 
 def check_positive(**values: float | None) -> None:
@@ -68,8 +88,8 @@ def check_positive(**values: float | None) -> None:
         ConfigError: With the name of the setting.
     """
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name} must be > 0, got {value}")
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be > 0 and finite, got {_short(value)}")
 
 
 def check_momentum(**values: float) -> None:

@@ -10,14 +10,16 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pdd_lightning import __version__
 from pdd_lightning.data import ForgettingScores
-from pdd_lightning.data.distilled import save_distilled
+from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import NonFiniteLossError
-from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.errors import DamagedFileError, NonFiniteLossError, PDDError
+from pdd_lightning.files import alone, atomic_write_bytes
+from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.observer import StageObserver, stage_module
 from pdd_lightning.results.grids import example_grid, labelled_grid, png_of
-from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, read_stored, write_stored
+from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, write_stored
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import MOST_RATE, read_stored
 
 
 class ExportRun(StageObserver):
@@ -47,9 +49,8 @@ class ExportRun(StageObserver):
         root = Path(trainer.default_root_dir)
         union = stage_module.data.union
         _save_set(root / "distilled.safetensors", union, stage_module)
-        stage = history[-1].stage
         name = stage_module.data.real.name
-        _save_picture(root / "images" / f"stage_{stage}.png", union.stage(stage), stage_module, f"{name}, new images")
+        _save_stage(root, stage_module, history[-1].stage)
         _save_picture(root / "images" / "union.png", union, stage_module, f"{name}, {len(union)} distilled images")
         data = stage_module.data
         about = {
@@ -59,17 +60,31 @@ class ExportRun(StageObserver):
             "settings": stage_module.settings,
             "stages": history,
         }
-        write_stored(root / "summary.json", _read_summary(root).model_copy(update=about))
+        path = root / "summary.json"
+        with alone(path):
+            write_stored(path, _read_summary(path).model_copy(update=about))
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes again what was deleted or damaged since its stage ended."""
+        module, root = stage_module(pl_module), Path(trainer.default_root_dir)
+        history = [report for each in _advances(trainer) for report in each.history]
+        if not history or _is_whole(root, module.data.union):
+            return
+        for stage in range(1, len(history)):
+            _save_stage(root, module, stage)
+        self.on_stage_end(trainer, module, history)
+        rank_zero_info(f"What was missing or damaged in {root} was written again")
 
     @rank_zero_only
     def on_run_evaluated(self, trainer: Trainer, stage_module: DistillationStage, rows: list[dict[str, Any]]) -> None:
         """Adds the rows to the summary, in place of earlier rows for the same part of the data."""
-        root = Path(trainer.default_root_dir)
-        parts = {row["part"] for row in rows}
-        summary = _read_summary(root)
-        kept = [row for row in summary.evaluation if row.part not in parts]
-        evaluation = kept + [EvaluatedRow(**row) for row in rows]
-        write_stored(root / "summary.json", summary.model_copy(update={"evaluation": evaluation}))
+        path, parts = Path(trainer.default_root_dir) / "summary.json", {row["part"] for row in rows}
+        with alone(path):  # a run may be evaluated while it goes on
+            summary = _read_summary(path)
+            kept = [row for row in summary.evaluation if row.part not in parts]
+            evaluation = kept + [EvaluatedRow(**row) for row in rows]
+            write_stored(path, summary.model_copy(update={"evaluation": evaluation}))
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -77,8 +92,9 @@ class ExportRun(StageObserver):
         if not isinstance(exception, NonFiniteLossError):
             return
         module = stage_module(pl_module)
-        path = Path(trainer.default_root_dir) / "last_good.safetensors"
-        _save_set(path, module.data.union.append(*module.last_finite, module.learned_lr), module)
+        path, rate = Path(trainer.default_root_dir) / "last_good.safetensors", module.learned_lr
+        usable = rate if rate is not None and 0 < rate <= MOST_RATE else None  # the rate may be what went wrong
+        _save_set(path, module.data.union.append(*module.last_finite, usable), module)
         rank_zero_info(f"The last good images are saved in {path}")
 
 
@@ -100,6 +116,30 @@ def _save_picture(path: Path, synthetic: SyntheticSet, module: DistillationStage
     atomic_write_bytes(path, png_of(picture))
 
 
-def _read_summary(root: Path) -> RunSummary:
-    path = root / "summary.json"
-    return read_stored(RunSummary, path) if path.exists() else RunSummary()
+def _save_stage(root: Path, module: DistillationStage, stage: int) -> None:
+    images, title = module.data.union.stage(stage), f"{module.data.real.name}, new images"
+    _save_picture(root / "images" / f"stage_{stage}.png", images, module, title)
+
+
+def _is_whole(root: Path, union: SyntheticSet) -> bool:
+    """Whether all that the stages left is there, and the distilled set undamaged."""
+    pictures = [f"images/{name}.png" for name in ("union", *(f"stage_{i + 1}" for i in range(union.num_stages)))]
+    try:
+        read_stored(RunSummary, root / "summary.json")
+        stored = DistilledDataset(root / "distilled.safetensors", stored=True).synthetic
+    except PDDError:
+        return False
+    return stored.sha256() == union.sha256() and all((root / name).is_file() for name in pictures)
+
+
+def _read_summary(path: Path) -> RunSummary:
+    """The summary so far; a damaged one is begun anew, for it can be."""
+    try:
+        return read_stored(RunSummary, path) if path.exists() else RunSummary()
+    except DamagedFileError as error:
+        rank_zero_info(f"{error}: it is written anew, and lacks earlier evaluations")
+        return RunSummary()
+
+
+def _advances(trainer: Trainer) -> list[StageAdvance]:
+    return [each for each in trainer.callbacks if isinstance(each, StageAdvance)]  # type: ignore[attr-defined]

@@ -82,7 +82,8 @@ class TensorBoardImages(StageObserver):
         title = f"{module.data.real.name}, iteration {iteration}"
         picture = _picture(module.images.detach(), module.labels, stages, module, title)
         writer.add_image(f"images/stage_{stage}", picture, iteration)
-        pixels = module.data.real.pixels.decode(module.images.detach())
+        # Beyond its bins, which end at 1e20, TensorBoard counts nothing, and fails.
+        pixels = module.data.real.pixels.decode(module.images.detach()).nan_to_num(0.0).clamp(-1e6, 1e6)
         writer.add_histogram(f"pixels/stage_{stage}", pixels, iteration)
 
     @rank_zero_only

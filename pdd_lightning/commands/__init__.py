@@ -1,8 +1,9 @@
 """Verbs of the command line beside Lightning's `fit` and `test`."""
 
-from pdd_lightning.commands.command import Command, ShortHelp
+from pdd_lightning.commands.command import Command
 from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
+from pdd_lightning.commands.listing import Recipes, Runs
 from pdd_lightning.commands.report import Report
 from pdd_lightning.commands.study import RunStudy
 
@@ -14,8 +15,10 @@ _ALL: tuple[Command, ...] = (
     Join(),
     RunStudy(),
     Report(),
+    Runs(),
+    Recipes(),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """All of them, in the order of `pdd --help`."""
 
-__all__ = ["COMMANDS", "Command", "ShortHelp"]
+__all__ = ["COMMANDS", "Command"]

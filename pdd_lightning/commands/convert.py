@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data import RealDataModule, join_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
@@ -21,6 +21,8 @@ from pdd_lightning.data.formats import (
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
+from pdd_lightning.files import replace_folder
+from pdd_lightning.networks.spec import check_size
 from pdd_lightning.typing import NetworkFactory
 
 _KNOWN_FROM_FILES = {"number", "epochs", "folder"}
@@ -30,7 +32,6 @@ class Convert(Command):
     """Reads any known format and writes any of them."""
 
     name = "convert"
-    help = "Bring a distilled set into another format, or expert trajectories of MTT into a folder for stages.experts."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the files, and what they do not say themselves."""
@@ -85,7 +86,6 @@ class Join(Command):
     """Makes one staged set of several."""
 
     name = "join"
-    help = "Join distilled sets into one, whose stages are theirs, one after another."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the sets and the target."""
@@ -94,7 +94,7 @@ class Join(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the set."""
-        check_file_names(options, "output")
+        check_outputs(options, "output")
         print(f"Wrote {join_distilled(options['paths'], options['output'])}")
 
 
@@ -119,15 +119,19 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     real.prepare_data()
     real.setup()
     channels, size, _ = real.image_shape
+    check_size(factory, real.image_shape, real.num_classes)
     experts = ReplayBuffers(sources, factory(channels, real.num_classes, size))
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
     recorder = ExpertRecorder(
         factory, real, settings, DSA(options["augment"]), options["seed"], device_of(options["device"])
     )
-    for path in _experts_in(target):
-        path.unlink()
-    store = recorder.adopt(target, experts, experts.epochs)
-    accuracy = sum(record.end_accuracy for record in store.records) / len(experts)
+    accuracies: list[float] = []
+
+    def record(folder: Path) -> None:
+        accuracies.extend(one.end_accuracy for one in recorder.adopt(folder, experts, experts.epochs).records)
+
+    replace_folder(target, record, keep=lambda entry: entry not in _experts_in(target))
+    accuracy = sum(accuracies) / len(experts)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")
     print(

@@ -9,9 +9,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning import distributed
-from pdd_lightning.commands.command import Command, check_file_names, device_of, settings_of
+from pdd_lightning.commands.command import Command, check_outputs, device_of, settings_of
 from pdd_lightning.data.formats import ImportOptions
 from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import check_seed
 from pdd_lightning.evaluation import EvaluationSettings, evaluate, ranking_scores, stored_subject
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks
 from pdd_lightning.evaluation.describe import describe_stages, example_images
@@ -25,11 +26,20 @@ from pdd_lightning.training import TrainingSettings
 from pdd_lightning.typing import NetworkFactory
 
 
-class Evaluate(Command):
+class _TrainsNetworks(Command):
+    """A verb whose networks are kept one by one."""
+
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        if options["output"]:
+            return "The same command continues: the networks that are done are kept."
+        return "Nothing is kept, for lack of --output; start the same command again."
+
+
+class Evaluate(_TrainsNetworks):
     """Trains networks on a distilled file; needs no run."""
 
     name = "evaluate"
-    help = "Train networks on a distilled set and score them on real images."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, network, and the settings of the evaluation."""
@@ -68,11 +78,10 @@ class Evaluate(Command):
             atomic_write_json(options["output"], content)
 
 
-class Describe(Command):
+class Describe(_TrainsNetworks):
     """Compares the images of each stage with each other and with real ones."""
 
     name = "describe"
-    help = "Describe the images of each stage: colour, spectrum, separability, distance to real images."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds file, data, and the networks that judge the images."""
@@ -108,11 +117,10 @@ class Describe(Command):
             atomic_write_bytes(options["figure"], picture)
 
 
-class Continual(Command):
+class Continual(_TrainsNetworks):
     """Learns classes task by task with a memory of those that are gone."""
 
     name = "continual"
-    help = "Learn classes task by task, with distilled images, random or chosen real ones as memory of earlier tasks."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds the tasks' sets, data, and settings."""
@@ -124,7 +132,7 @@ class Continual(Command):
         )
         _add_common(parser)
         parser.add_class_arguments(ContinualSettings)
-        parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
+        parser.add_argument("--part", choices=["val", "test"], default="val", help="Real images to score on.")
         parser.add_argument("--figure", type=str | None, default=None, help="PNG file for a picture of the rows.")
 
     def run(self, options: Namespace) -> None:
@@ -160,6 +168,12 @@ def _add_common(parser: ArgumentParser) -> None:
         sub_configs=True,
         help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Make the network that the set names also where its class lies outside of this package and torchvision."
+        " Importing a class can run code: for files from people that you trust.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any.")
     parser.add_argument(
         "--processes",
@@ -178,11 +192,13 @@ def _add_common(parser: ArgumentParser) -> None:
 
 def _common(options: Namespace) -> dict[str, Any]:
     """What these arguments mean; output options that name a folder are refused."""
-    check_file_names(options, "output", "figure")
+    check_outputs(options, "output", "figure")
+    check_seed(seed=options["seed"])
     output = options["output"] and Path(options["output"]).with_suffix(".networks.jsonl")
     return {
         "real": options["data"],
         "factory": options["network"],
+        "trust": options["trust"],
         "seed": options["seed"],
         "device": device_of(options["device"]),
         "store": ResultStore(output or None),

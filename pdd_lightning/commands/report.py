@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.command import Command
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.commands.command import Command, check_outputs
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders
-from pdd_lightning.results.page import render_page
+from pdd_lightning.results.page import render_page, showable
 
 
 class Report(Command):
     """Reads what runs and studies left; trains nothing."""
 
     name = "report"
-    help = "Show and compare runs and studies on one self-contained HTML page."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds folders and output."""
@@ -28,11 +24,10 @@ class Report(Command):
 
     def run(self, options: Namespace) -> None:
         """Writes the page, and says what it does not show."""
-        if Path(options["output"]).is_dir():
-            raise ConfigError(f"--output {options['output']} is a folder: name a file")
-        folders = read_folders(options["folders"])
+        check_outputs(options, "output")
+        folders = showable(read_folders(options["folders"]))
         page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
         atomic_write_bytes(options["output"], page)
-        for broken in folders.broken:
-            print(f"Not shown: {broken.path}: {broken.notes[0]}")
-        print(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")
+        lines = [f"Not shown: {broken.path}: {broken.notes[0]}" for broken in folders.broken]
+        lines.append(f"{options['output']}: runs: {len(folders.runs)}, studies: {len(folders.studies)}")
+        print("\n".join(lines).encode(errors="replace").decode())

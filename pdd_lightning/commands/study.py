@@ -16,7 +16,6 @@ class RunStudy(Command):
     """Runs a study, or continues it."""
 
     name = "study"
-    help = "Run the steps of a study that are not done yet, and write its table and plot."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Adds study, folder and where steps run."""
@@ -33,6 +32,10 @@ class RunStudy(Command):
             default=None,
             help="Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786.",
         )
+
+    def advice(self, options: Namespace) -> str:
+        """How to go on where the verb was interrupted."""
+        return "The same command continues the study: steps that are done are not done anew."
 
     def run(self, options: Namespace) -> None:
         """Prints the table."""

@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,6 +20,8 @@ from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
+from pdd_lightning.networks.spec import NetworkSpec
+from pdd_lightning.stored import ClassNames, Json, Name, Stored, array, checked, damaged, parse_json, read_bytes
 
 FORMAT_VERSION = 1
 
@@ -169,6 +172,7 @@ def save_distilled(
     """
     if synthetic.num_stages == 0:
         raise DataError("nothing to save: the synthetic set has no stage yet")
+    about = _encode_metadata(metadata)
     tensors = {
         "images": synthetic.images,
         "labels": synthetic.labels,
@@ -183,8 +187,14 @@ def save_distilled(
         "decode_factor": str(synthetic.decode_factor),
         "pdd_lightning_version": __version__,
         "class_names": json.dumps(list(class_names)),
-        **_encode_metadata(metadata),
+        **about,
+        "sha256": "",
     }
+    try:  # what would be refused when it is read
+        _checked_set(tensors, header, pixels, "the set")
+    except DamagedFileError as error:
+        raise DataError(f"cannot write {path}: {str(error).partition('damaged: ')[2]}") from error
+    del header["sha256"]
     header["sha256"] = sha256_of_tensors(tensors, header)
     return atomic_write_bytes(path, safetensors.torch.save(tensors, header))
 
@@ -243,42 +253,113 @@ def _encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
         raise ConfigError(f"metadata must hold JSON values only: {error}") from error
 
 
+class _Dataset(Stored):
+    """The real images that a set was distilled from."""
+
+    name: Name | None = None
+    fingerprint: Name | None = None
+
+
+class _Settings(Stored, extra="allow"):
+    """Settings of a method: of these, the augmentation is used again."""
+
+    __pydantic_extra__: Json = Field(init=False)
+    augment: Name = ""
+    align_corners: bool = True
+    augment_together: bool = True
+
+
+class StoredAbout(Stored, extra="allow"):
+    """What a set says of itself."""
+
+    __pydantic_extra__: Json = Field(init=False)
+    method: Name = ""
+    dataset: _Dataset = _Dataset()
+    network: NetworkSpec | None = None
+    settings: _Settings = _Settings()
+    joined: list[Name] = Field(default=[])
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def is_given(cls, network: Any) -> Any:
+        """Refuses null: a set either names its network, or says nothing of it."""
+        if network is None:
+            raise ValueError("expected class_path and init_args")
+        return network
+
+
+class _Header(StoredAbout):
+    """The header of a file, all but `_TEXT` decoded."""
+
+    format_version: Name
+    sha256: Name
+    pixel_space: Name
+    decode_factor: Annotated[str, Field(pattern="^[0-9]+$", max_length=2)]
+    pdd_lightning_version: Name
+    class_names: ClassNames
+
+
 def _read(path: Path) -> tuple[SyntheticSet, PixelSpace, list[str], dict[str, Any]]:
     """Read a file: the set as it is stored, its pixel space, class names and metadata."""
     tensors, header = _read_checked(path)
-    try:
-        rates = tensors["learning_rates"].tolist()
-        synthetic = SyntheticSet(
-            images=tensors["images"],
-            labels=tensors["labels"],
-            stages=tensors["stages"],
-            learning_rates=tuple(None if math.isnan(rate) else rate for rate in rates),
-            decode_factor=int(header["decode_factor"]),
-        )
-        space = {name.removeprefix(_PIXELS): value for name, value in tensors.items()}
-        pixels = PixelSpace.from_tensors(header["pixel_space"], space)
-        metadata = {name: value if name in _TEXT else json.loads(value) for name, value in header.items()}
-        return synthetic, pixels, list(json.loads(header["class_names"])), metadata
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path} is not a distilled set that this version can use: {error}") from error
+    space = {name.removeprefix(_PIXELS): value for name, value in tensors.items() if name.startswith(_PIXELS)}
+    pixels = PixelSpace.from_tensors(header.get("pixel_space", ""), space, path)
+    synthetic, metadata = _checked_set(tensors, header, pixels, path)
+    return synthetic, pixels, list(metadata["class_names"]), metadata
+
+
+def _checked_set(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], pixels: PixelSpace, where: str | Path
+) -> tuple[SyntheticSet, dict[str, Any]]:
+    """The set and the metadata that a file holds, if they are what they must be, and fit each other."""
+    decoded = {
+        name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()
+    }
+    about = checked(_Header, decoded, where)
+    rates = checked(_Rates, dict(tensors), where).learning_rates.tolist()
+    content = {
+        **{name: tensors.get(name) for name in ("images", "labels", "stages")},
+        "learning_rates": [None if math.isnan(rate) else rate for rate in rates],
+        "decode_factor": int(about.decode_factor),
+    }
+    synthetic = SyntheticSet.from_state_dict(content, where)
+    check_belongs(synthetic, pixels, len(about.class_names), where)
+    return synthetic, decoded
+
+
+class _Rates(Stored):
+    """Learned learning rates, NaN where a stage has none."""
+
+    learning_rates: Annotated[Tensor, array("stages: float64", finite=False)]
+
+
+def check_belongs(synthetic: SyntheticSet, pixels: PixelSpace, num_classes: int, where: str | Path) -> None:
+    """Refuse a stored set whose labels or image shape are not those of its classes and pixel space.
+
+    Raises:
+        DamagedFileError: They are not.
+    """
+    labels = synthetic.labels
+    classes = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1 if len(labels) else 0
+    if classes > num_classes or (labels.dim() == 2 and classes < num_classes):
+        raise damaged(where, f"labels are of {classes} classes, class_names of {num_classes}")
+    if not pixels.suits(synthetic.images.shape[1:]):
+        raise damaged(where, f"images are {list(synthetic.images.shape[1:])}, the pixel space is of another size")
 
 
 def _read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and header of a distilled set and compare them with the hash stored inside."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
-    tensors, header = _parse(path, data)
+    tensors, header = _parse(path, read_bytes(path))
     stored = header.pop("sha256", None)
     if stored is None:
         raise DataError(f"{path} is a safetensors file, but not one written by pdd_lightning")
     if stored != sha256_of_tensors(tensors, header):
-        raise DamagedFileError(f"{path} is damaged: its content does not match its checksum; copy it again")
+        raise damaged(path, "its content does not match its checksum", "copy it again")
     version = header.get("format_version", "")
     if version != str(FORMAT_VERSION):
         raise DataError(
-            f"{path} has format {version}, this version of pdd_lightning reads {FORMAT_VERSION}: upgrade pdd_lightning"
+            f"{path} has format {version[:20]}, this version of pdd_lightning reads {FORMAT_VERSION}: upgrade"
+            " pdd_lightning"
         )
     return tensors, {**header, "sha256": stored}
 
@@ -292,5 +373,5 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not text.rstrip(b" ").endswith(b"}"):
             raise ValueError("altered padding")
         return tensors, dict(json.loads(text).get("__metadata__", {}))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise DamagedFileError(f"{path} is damaged or not a safetensors file ({error}); copy it again") from error
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
+        raise damaged(path, f"it is no safetensors file ({error})", "copy it again") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
+from pdd_lightning.stored import MOST_EXAMPLES, check_archive, damaged, one_line, read_bytes
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -23,15 +26,8 @@ if TYPE_CHECKING:
 # What files of the original code hold: indices in the train part, and how often each example was forgotten.
 _ORIGINAL_COLUMNS = ("indices", "forgetting counts")
 
-# What numpy arrays and scalars in a pickle are made by, under its name in any version of numpy.
-_NUMPY_CONSTRUCTORS = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],
-    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how bytes are pickled for Python 2
-}
+_MOST_FILE_BYTES = 5 * 8 * MOST_EXAMPLES + (1 << 20)
+"""Bytes of a file of five columns."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +117,17 @@ class ForgettingScores:
             raise DataError(f"there are no forgetting scores {path}: correct stages.discard.scores")
         content = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
         try:
-            return _from_columns(content)
+            return _from_columns(content, path)
         except KeyError:
-            raise DataError(
-                f"{path} holds {', '.join(map(repr, content)) or 'nothing'}, but forgetting scores are"
-                f" {' and '.join(map(repr, _ORIGINAL_COLUMNS))}"
-            ) from None
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path} holds no usable forgetting scores: {error}") from error
+            names = one_line(", ".join(map(repr, content))) if content else "nothing"
+            expected = " and ".join(map(repr, _ORIGINAL_COLUMNS))
+            raise DataError(f"{path} holds {names}, but forgetting scores are {expected}") from None
+        except DamagedFileError:
+            raise
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{path} holds no usable forgetting scores: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -252,21 +251,65 @@ class DiscardSettings:
         }
 
 
-def _from_columns(content: Mapping[str, Any]) -> ForgettingScores:
+def _from_columns(content: Mapping[str, Any], path: Path) -> ForgettingScores:
     """Make scores of the columns of either kind of file; a `KeyError` says that it is neither."""
-
-    def column(name: str, dtype: str = "float64") -> Tensor:
-        return torch.from_numpy(np.array(content[name], dtype=dtype))
-
-    indices = column("indices", "int64")
+    indices, scores = content["indices"], content["scores" if "scores" in content else _ORIGINAL_COLUMNS[1]]
+    columns = {"indices": indices, "scores": scores}
     if "scores" in content:
-        return ForgettingScores(indices, *map(column, ("scores", "counts", "errors", "learned")))
-    scores = column(_ORIGINAL_COLUMNS[1])
-    return ForgettingScores(indices, scores, scores, torch.zeros_like(scores), scores.isfinite().double())
+        columns |= {name: content[name] for name in ("counts", "errors", "learned")}
+    tensors = {name: _column(name, values, path) for name, values in columns.items()}
+    if "scores" in content:
+        return ForgettingScores(**tensors)
+    scores = tensors["scores"]
+    return ForgettingScores(tensors["indices"], scores, scores, torch.zeros_like(scores), scores.isfinite().double())
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads numpy arrays and plain values, and refuses everything else."""
+def _column(name: str, values: Any, path: Path) -> Tensor:
+    """A column as a tensor `[N]`, from an array or a list of numbers."""
+    flat = isinstance(values, np.ndarray) or (
+        isinstance(values, list) and not any(isinstance(value, list | tuple | dict | np.ndarray) for value in values)
+    )
+    if not flat or np.ndim(values) != 1 or len(values) > MOST_EXAMPLES:
+        raise damaged(path, f"{name}: expected one value per example, and {MOST_EXAMPLES} examples at most")
+    found = torch.from_numpy(np.array(values, dtype="int64" if name == "indices" else "float64"))
+    if not bool((found >= 0).all()) or (name == "learned" and bool((found > 1).any())):
+        raise damaged(path, f"{name}: expected numbers from 0 to {1 if name == 'learned' else 'infinity'}")
+    return found
+
+
+class _NumberType:
+    """Stands for `numpy.dtype`, whose own state can be altered so that using it ends the process."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not re.fullmatch(r"[biuf]\d", str(code)):
+            raise pickle.UnpicklingError(f"it holds {code}, which has no place in numpy arrays of numbers")
+        self.type = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.type = self.type.newbyteorder(state[1])
+
+    def array(self, data: Any, shape: Any, order: str = "C") -> np.ndarray:
+        """The numbers that bytes stand for."""
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        values: np.ndarray = np.frombuffer(data, self.type).reshape(shape, order="F" if order == "F" else "C")
+        return values
+
+
+class _Array:
+    """Stands for an array while its parts are read."""
+
+    values = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, numbers, fortran, data = state
+        self.values = numbers.array(data, shape, "F" if fortran else "C")
+
+
+class _ArraysOnly(pickle._Unpickler):
+    """Reads numpy arrays and plain values, and refuses everything else.
+
+    The unpickler in Python: that in C takes memory for whatever number of entries a file claims.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         known = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
@@ -275,20 +318,45 @@ class _ArraysOnly(pickle.Unpickler):
         return _NUMPY_CONSTRUCTORS[known]
 
 
+# What numpy arrays and scalars in a pickle are made by, under its name in any version of numpy.
+_NUMPY_CONSTRUCTORS = {
+    "numpy.ndarray": None,
+    "numpy.dtype": _NumberType,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy.core.multiarray.scalar": lambda numbers, data: numbers.array(data, ())[()],
+    "numpy.core.numeric._frombuffer": lambda data, numbers, shape, order: numbers.array(data, shape, order),
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how bytes are pickled for Python 2
+}
+
+
 def _read_npz(path: Path) -> Mapping[str, Any]:
     try:
+        check_archive(path, most=_MOST_FILE_BYTES)
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                _check_header(archive, member)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}") from error
+    except Exception as error:  # many unrelated types on damaged files
+        raise DataError(f"{path} cannot be read as .npz: {one_line(error)}") from error
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Refuses an array whose header claims another size than there is, before memory is taken for it."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell() and not dtype.hasobject:
+            raise ValueError(f"the header of {member.filename} claims {shape} numbers, which is not what there is")
 
 
 def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()  # latin1: the original code may run on Python 2
+        file = io.BytesIO(read_bytes(path, _MOST_FILE_BYTES))
+        content = _ArraysOnly(file, encoding="latin1").load()  # latin1: the original code may run on Python 2
     except Exception as error:  # many unrelated types on damaged files
-        raise DataError(f"{path} was not read as forgetting scores: {error}") from error
+        raise DataError(f"{path} was not read as forgetting scores: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary of forgetting scores")
-    return content
+    return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}

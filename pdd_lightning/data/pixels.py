@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError
+from pdd_lightning.stored import Stored, array, checked, damaged
 
 
 class PixelSpace(ABC):
@@ -35,33 +39,66 @@ class PixelSpace(ABC):
         """
 
     @abstractmethod
+    def suits(self, image_shape: Sequence[int]) -> bool:
+        """Whether images of shape `(C, H, W)` have as many channels, or pixels, as the space was made for."""
+
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return what `from_tensors` needs to rebuild this space, as float32 on the CPU."""
 
     @staticmethod
-    def from_tensors(kind: str, tensors: Mapping[str, Tensor]) -> PixelSpace:
+    def from_tensors(kind: str, tensors: Mapping[str, Tensor], where: str | Path = "the pixel space") -> PixelSpace:
         """Rebuild a stored pixel space.
 
         Args:
             kind: The space's `kind`: "standard" or "zca".
             tensors: What its `tensors()` gave.
+            where: Name of the file that they come from.
 
         Raises:
-            DataError: The kind is unknown or a tensor is missing.
+            DamagedFileError: The kind is unknown, or a tensor is missing or not what it must be.
         """
-        names = {Standardized.kind: ("mean", "std"), Whitened.kind: ("mean", "matrix")}
-        if kind not in names:
-            raise DataError(f"unknown pixel space {kind!r}; known are {', '.join(sorted(names))}")
-        missing = [name for name in names[kind] if name not in tensors]
-        if missing:
-            raise DataError(f"pixel space {kind!r} lacks its {' and '.join(missing)}")
         if kind == Standardized.kind:
-            return Standardized(tensors["mean"], tensors["std"])
+            stored = checked(_StoredStandard, dict(tensors), where)
+            return Standardized(stored.mean, stored.std)
+        if kind != Whitened.kind:
+            raise damaged(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
+        fitted = checked(_StoredZCA, dict(tensors), where)
         # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again
         # loses next to nothing, and a stored set takes half the space.
-        factor = torch.linalg.cholesky(tensors["matrix"].double())
+        factor, failed = torch.linalg.cholesky_ex(fitted.matrix.double())
+        if failed or not torch.allclose(fitted.matrix, fitted.matrix.T, rtol=1e-3, atol=1e-4):
+            raise damaged(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
         inverse = torch.cholesky_inverse(factor).float()
-        return Whitened(ZCA(mean=tensors["mean"], matrix=tensors["matrix"], inverse=inverse))
+        return Whitened(ZCA(mean=fitted.mean, matrix=fitted.matrix, inverse=inverse))
+
+
+class _StoredStandard(Stored):
+    """What `Standardized.tensors` gives, as it may come back from a file."""
+
+    mean: Annotated[Tensor, array("C: float32")]
+    std: Annotated[Tensor, array("C: float32")]
+
+    @model_validator(mode="after")
+    def fit(self) -> _StoredStandard:
+        """Refuses deviations that are not positive, and means that are not as many."""
+        if len(self.mean) != len(self.std) or not len(self.std) or not bool((self.std > 0).all()):
+            raise ValueError(f"std must be positive and as long as mean, got {self.std.tolist()[:5]}")
+        return self
+
+
+class _StoredZCA(Stored):
+    """What `Whitened.tensors` gives, as it may come back from a file."""
+
+    mean: Annotated[Tensor, array("D: float32")]
+    matrix: Annotated[Tensor, array("D D: float32")]
+
+    @model_validator(mode="after")
+    def fit(self) -> _StoredZCA:
+        """Refuses a matrix that is not square, or of another size than the mean image."""
+        if list(self.matrix.shape) != [len(self.mean)] * 2 or not len(self.mean):
+            raise ValueError(f"matrix must be [{len(self.mean)}, {len(self.mean)}], got {list(self.matrix.shape)}")
+        return self
 
 
 class Standardized(PixelSpace):
@@ -102,6 +139,10 @@ class Standardized(PixelSpace):
     def level(self, value: float) -> Tensor:
         """Return what a plain level (0 black, 1 white) is in model space: per channel `[C, 1, 1]`."""
         return self.encode(torch.full((len(self.mean), 1, 1), value))
+
+    def suits(self, image_shape: Sequence[int]) -> bool:
+        """Whether images of shape `(C, H, W)` have as many channels."""
+        return image_shape[0] == len(self.mean)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return `mean` and `std`, each `[C]`."""
@@ -145,6 +186,10 @@ class Whitened(PixelSpace):
             "images that are cut into pieces, or kept within [0, 1], cannot be ZCA-whitened, because whitening mixes"
             " their pixels: set the data's normalization to standard"
         )
+
+    def suits(self, image_shape: Sequence[int]) -> bool:
+        """Whether images of shape `(C, H, W)` have as many pixels in all channels together."""
+        return math.prod(image_shape) == len(self.zca.mean)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return `mean` `[D]` and `matrix` `[D, D]`, D = C * H * W."""

@@ -14,7 +14,7 @@ from pdd_lightning import distributed
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ClassSampler, ImageSplit
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DataError, check_seed
 from pdd_lightning.randomness import generator_for
 
 
@@ -75,8 +75,7 @@ class ProgressiveDataModule(LightningDataModule):
 
     def __init__(self, real: RealDataModule, seed: int = 0) -> None:
         super().__init__()
-        if seed < 0:
-            raise ConfigError(f"seed must be >= 0, got {seed}")
+        check_seed(seed=seed)
         self.real = real
         self.seed = seed
         self._state: RunState | None = None

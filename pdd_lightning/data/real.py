@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, StackDataset
 
 from pdd_lightning.augment.zca import ZCA
 from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
@@ -23,7 +22,7 @@ from pdd_lightning.data.splits import (
     stratified_holdout,
     to_unit,
 )
-from pdd_lightning.errors import ConfigError, check_at_least
+from pdd_lightning.errors import ConfigError, check_at_least, check_seed
 from pdd_lightning.files import sha256_of_tensors
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -65,6 +64,7 @@ class RealDataModule(LightningDataModule, ABC):
         super().__init__()
         check_fraction("val_fraction", val_fraction)
         check_at_least(1, batch_size=batch_size)
+        check_seed(seed=seed)
         _check_normalization(normalization, mean, std)
         self.val_fraction = val_fraction
         self.seed = seed
@@ -176,8 +176,9 @@ class RealDataModule(LightningDataModule, ABC):
     def _loader(self, split: ImageSplit, shuffle: bool) -> DataLoader[Batch]:
         # Lightning advises worker processes; for images that are in memory already they only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        examples = _Examples(split, self.pixels)
-        return DataLoader(examples, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_unchanged)
+        # What can be indexed will do; torch's types ask for datasets.
+        parts: tuple[Any, ...] = (EncodedImages(split.images, self.pixels), split.labels, split.indices)
+        return DataLoader(StackDataset(*parts), batch_size=self.batch_size, shuffle=shuffle)
 
     def _loaded(self) -> tuple[ImageSplit, ImageSplit, ImageSplit]:
         if self._parts is None:
@@ -201,29 +202,6 @@ class RealDataModule(LightningDataModule, ABC):
         if len(given[0]) != images.shape[1]:
             raise ConfigError(f"mean and std need one value per channel ({images.shape[1]}), got {len(given[0])}")
         return Standardized(*given)
-
-
-class _Examples(Dataset[Batch]):
-    """Examples fetched a batch at a time."""
-
-    def __init__(self, split: ImageSplit, pixels: PixelSpace) -> None:
-        self._images = EncodedImages(split.images, pixels)
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> Batch:
-        image, label, source_index = self.__getitems__([index])
-        return image[0], label[0], source_index[0]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        batch = torch.tensor(indices)
-        return self._images[batch], self._split.labels[batch], self._split.indices[batch]
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _check_normalization(normalization: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pdd_lightning.data.pixels import PixelSpace
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
+from pdd_lightning.stored import ClassNames, checked_form
 
 _MAX_ENCODED_BYTES = 2**30
 _CHUNK = 4096
@@ -112,6 +113,10 @@ class EncodedImages:
         """Return the images at `indices` `[n]` as a float32 batch `[n, C, H, W]` in model space."""
         batch = self._images[indices.to(self._images.device)]
         return batch if self._encoded else self._encode(batch)
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        """Return some images one by one, as torch's data loader asks for them."""
+        return list(self[torch.tensor(indices)])
 
     def _encode_all(self, images: Tensor) -> Tensor:
         encoded = torch.empty(images.shape, dtype=torch.float32, device=images.device)
@@ -227,6 +232,10 @@ def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torc
             f"images must be square, got {images.shape[2]}x{images.shape[3]}: set image_size (ImageFolder) "
             "to scale and crop them"
         )
+    try:  # found out now rather than when a distilled set is written
+        checked_form(ClassNames, list(class_names), "the data")
+    except DamagedFileError as error:
+        raise DataError(f"class names cannot be kept in files: {str(error).partition('damaged: ')[2]}") from error
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise DataError(
             f"labels must lie in 0..{len(class_names) - 1} for {len(class_names)} classes, "

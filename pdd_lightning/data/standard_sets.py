@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from pdd_lightning.data.folder import read_images
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import DataError
+from pdd_lightning.stored import MOST_TEXT_BYTES, damaged, one_line, read_bytes
 
 _TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
@@ -92,10 +93,10 @@ class TorchvisionData(RealDataModule):
         try:
             train, names = self._open(train=True)
             test, _ = self._open(train=False)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except Exception as error:  # torchvision's readers raise many unrelated types on damaged files
             remedy = "call prepare_data() first" if self.download else "set download to true"
             raise DataError(
-                f"{self.name} was not found under {self.root!r}, or its files are damaged ({error}): {remedy}"
+                f"{self.name} was not found under {self.root!r}, or its files are damaged ({one_line(error)}): {remedy}"
             ) from error
         return train, test, names
 
@@ -191,17 +192,19 @@ class TinyImageNet(RealDataModule):
             DataError: The folder is missing or incomplete.
         """
         folder = self._folder()
-        ids = sorted((folder / "wnids.txt").read_text().split())
+        ids = sorted(_text(folder / "wnids.txt").split())
+        if wrong := [wnid for wnid in ids if not re.fullmatch(r"n\d+", wnid)]:
+            raise DataError(f"{folder / 'wnids.txt'} has a line that is no WordNet identifier: {one_line(wrong[0])}")
         images = [sorted((folder / "train" / wnid / "images").glob("*.JPEG")) for wnid in ids]
         train = [(file, label) for label, files in enumerate(images) for file in files]
         annotations = folder / "val" / "val_annotations.txt"
         test = []
-        for line in annotations.read_text().splitlines():
+        for line in _text(annotations).splitlines():
             name, wnid = [*line.split("\t"), ""][:2]
-            if wnid not in ids:
-                raise DataError(f"{annotations} has a line without a known class: {line!r}")
+            if wnid not in ids or not re.fullmatch(r"\w+\.JPEG", name):
+                raise DataError(f"{annotations} has a line without a known class and image: {one_line(line)}")
             test.append((folder / "val" / "images" / name, ids.index(wnid)))
-        rows = (line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
+        rows = (line.split("\t", 1) for line in _text(folder / "words.txt").splitlines() if "\t" in line)
         words = {wnid: name.strip() for wnid, name in rows}
         names = [words.get(wnid, wnid) for wnid in ids]
         return _read(train, folder / "train"), _read(test, annotations), names
@@ -217,6 +220,14 @@ class TinyImageNet(RealDataModule):
                 f" unpack it in {root}"
             )
         return folder
+
+
+def _text(path: Path) -> str:
+    """What a text file says."""
+    try:
+        return read_bytes(path, MOST_TEXT_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from error
 
 
 def _read(files: list[tuple[Path, int]], source: Path) -> ImageSplit:

@@ -4,15 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pdd_lightning.augment.multiformation import GREY, decode
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import sha256_of_tensors
+from pdd_lightning.stored import MOST_CLASSES, MOST_NUMBERS, MOST_STAGES, Rate, Stored, array, checked
+
+
+class StoredSet(Stored):
+    """What `SyntheticSet.state_dict` gives, as it may come back from a file."""
+
+    images: Annotated[Tensor, array("N C H W: float32")]
+    labels: Annotated[Tensor, array("N: int64", "N classes: float32")]
+    stages: Annotated[Tensor, array("N: int64")]
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    decode_factor: Annotated[int, Field(ge=1, le=16)] = 1
+
+    @model_validator(mode="after")
+    def fit(self) -> StoredSet:
+        """Refuses tensors that do not fit each other."""
+        images, labels, count = self.images, self.labels, len(self.images)
+        if not len(labels) == len(self.stages) == count:
+            raise ValueError(f"{count} images, {len(labels)} labels and {len(self.stages)} stages do not fit")
+        if images.numel() * self.decode_factor**2 > MOST_NUMBERS or not all(images.shape[1:]):
+            raise ValueError(
+                f"images {list(images.shape)} with decode_factor {self.decode_factor} are too many, or empty"
+            )
+        number = len(self.learning_rates)
+        if self.stages.unique().tolist() != list(range(1, number + 1)):
+            raise ValueError(f"stages must be 1 to {number}, as many as there are learning rates, without a gap")
+        if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+            raise ValueError(f"labels lie between {int(labels.min())} and {int(labels.max())}")
+        if count and labels.dim() == 2 and not are_probabilities(labels):
+            raise ValueError("soft labels are not probabilities, which are >= 0 and of sum 1")
+        return self
+
+
+def are_probabilities(labels: Tensor) -> bool:
+    """Whether each row of `[N, classes]` is one, up to rounding."""
+    # Written so that values that are not numbers fail, too.
+    return labels.numel() > 0 and bool(labels.min() >= 0) and bool((labels.sum(1) - 1).abs().max() <= 1e-3)
 
 
 @dataclass(frozen=True)
@@ -149,17 +187,18 @@ class SyntheticSet:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> SyntheticSet:
-        """Rebuild a set from `state_dict()`.
+    def from_state_dict(cls, state: Mapping[str, Any], where: str | Path = "the synthetic set") -> SyntheticSet:
+        """Rebuild a set from `state_dict()`, which may come from a file.
+
+        Args:
+            state: The content.
+            where: Name of the file.
 
         Raises:
-            DataError: An entry is missing or the tensors do not fit together.
+            DamagedFileError: An entry is missing, is not what it must be, or does not fit the others.
         """
-        missing = {"images", "labels", "stages", "learning_rates"} - set(state)
-        if missing:
-            raise DataError(f"the state of a synthetic set lacks {', '.join(sorted(missing))}")
-        rates = tuple(state["learning_rates"])
-        return cls(state["images"], state["labels"], state["stages"], rates, state.get("decode_factor", 1))
+        stored = checked(StoredSet, dict(state), where)
+        return cls(stored.images, stored.labels, stored.stages, tuple(stored.learning_rates), stored.decode_factor)
 
     def rates_tensor(self) -> Tensor:
         """Return the learning rates as float64 `[num_stages]`, NaN where there is none."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pdd_lightning.augment import DSA
@@ -107,7 +108,10 @@ def herding_task(subject: Subject, training: TrainingSettings, augment: DSA, *pu
     depends_on = {**subject.identity, "herding": about, "seed": subject.seed}
     if purpose:
         depends_on["purpose"] = purpose
-    return Task("network of herding", training.steps(len(subject.real.train)), depends_on, compute)
+    real, number = len(subject.real.train), len(subject.synthetic)
+    index: Any = Annotated[int, Field(ge=0, lt=real)]
+    form = Annotated[list[index], Field(min_length=number, max_length=number)]
+    return Task("network of herding", training.steps(real), depends_on, compute, form=form)
 
 
 def check_counts(subject: Subject) -> None:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from pdd_lightning.data.synthetic import SyntheticSet
@@ -24,11 +25,19 @@ from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
+from pdd_lightning.stored import Seconds, Share, Stored
 from pdd_lightning.training import TrainingSettings
 
 ContinualProtocol: TypeAlias = Literal["gdumb", "replay"]
 Memory: TypeAlias = Literal["distilled", "random", "herding", "none"]
 _BATCH = 512
+
+
+class _StoredAccuracies(Stored):
+    """What one network gave, as it may come back from a file."""
+
+    accuracies: list[list[Share]]
+    seconds: Seconds
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,13 @@ class _Learner:
         }
         steps = sum(self._steps(protocol, memory, index) for index in range(len(self.tasks)))
         compute = partial(self._learn, protocol, memory, number)
-        return Task(f"{protocol}, {memory} {number + 1}", steps, depends_on, compute, needs)
+        form = Annotated[_StoredAccuracies, AfterValidator(self._check)]
+        return Task(f"{protocol}, {memory} {number + 1}", steps, depends_on, compute, needs, form)
+
+    def _check(self, stored: _StoredAccuracies) -> _StoredAccuracies:
+        if [len(each) for each in stored.accuracies] != list(range(1, len(self.tasks) + 1)):
+            raise ValueError("accuracies: expected one after the first task, two after the second, ..")
+        return stored
 
     def _learn(
         self, protocol: ContinualProtocol, memory: Memory, number: int, on_steps: OnSteps, *herded: list[int]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from pdd_lightning.data.splits import to_unit
@@ -30,6 +31,8 @@ from pdd_lightning.training import TrainingSettings
 
 REAL = "real, held out"
 """The row of real images."""
+_JUDGED = ("accuracy", "confidence", "silhouette")
+"""Statistics that networks give."""
 EXAMPLES = 10
 """Images of a row that stand for all of them."""
 
@@ -128,7 +131,17 @@ def _task(subject: Subject, training: TrainingSettings, groups: Sequence[Group],
         "augment": vars(subject.augment),
         "seed": subject.seed,
     }
-    return Task(f"network {number + 1} on real images", training.steps(len(subject.real.train)), depends_on, compute)
+
+    def check(stored: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
+        lengths = [{name: len(values) for name, values in one.items()} for one in stored]
+        if lengths != [dict.fromkeys(_JUDGED, len(group.labels)) for group in groups]:
+            raise ValueError("it is of other images than its key says")
+        return stored
+
+    statistic: Any = Annotated[float, Field(ge=-1, le=1)]
+    form = Annotated[list[dict[str, list[statistic]]], AfterValidator(check)]
+    steps = training.steps(len(subject.real.train))
+    return Task(f"network {number + 1} on real images", steps, depends_on, compute, form=form)
 
 
 @torch.no_grad()
@@ -141,12 +154,12 @@ def _judged(network: nn.Module, subject: Subject, groups: Sequence[Group]) -> li
     judged = []
     for group in groups:
         out = outputs_of(network, group.images)
-        statistics = {
-            "accuracy": (out.logits.argmax(1) == group.labels).float(),
-            "confidence": label_confidence(out.logits, group.labels),
-            "silhouette": centroid_silhouette(out.features, group.labels, centroids),
-        }
-        judged.append({name: values.tolist() for name, values in statistics.items()})
+        statistics = (
+            (out.logits.argmax(1) == group.labels).float(),
+            label_confidence(out.logits, group.labels),
+            centroid_silhouette(out.features, group.labels, centroids),
+        )
+        judged.append({name: values.tolist() for name, values in zip(_JUDGED, statistics, strict=True)})
     return judged
 
 

@@ -133,7 +133,7 @@ class _Evaluator:
         self.subject = subject
         self.settings = settings
         self._sets: dict[tuple[str, int], SyntheticSet] = {}
-        self._trajectories = _trajectories_of(subject) if settings.expert_inits else None
+        self._trajectories = _trajectories_of(subject, settings.num_networks) if settings.expert_inits else None
         self._experts = self._trajectories.checksums() if self._trajectories else {}
         # Found out now rather than after hours.
         if settings.baselines:
@@ -155,6 +155,7 @@ class _Evaluator:
             depends_on={**self.subject.identity, "about": about, "number": number, "expert": checksum},
             compute=partial(self._evaluate, row, number, expert),
             needs=[self._herding] if row.source == "herding" else [],
+            form=TaskResult.form(about, number, self.subject.real.num_classes),
         )
 
     def _evaluate(
@@ -223,10 +224,11 @@ class _Evaluator:
         return herding_task(self.subject, training, self.settings.augmentation(self.subject.augment))
 
 
-def _trajectories_of(subject: Subject) -> TrajectoryStore:
+def _trajectories_of(subject: Subject, used: int) -> TrajectoryStore:
     if subject.experts is None:
         raise ConfigError("expert_inits needs the trajectories of a run: name their folder")
     store = TrajectoryStore.existing(subject.experts)
     if not store.checksums():
         raise ConfigError(f"{subject.experts} has no expert recorded yet: leave expert_inits out")
+    store.check(list(store.checksums())[:used])
     return store

@@ -18,6 +18,7 @@ from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.subject import Subject, note_other_source, stored_augmentation, stored_network
+from pdd_lightning.networks.spec import check_size
 from pdd_lightning.typing import NetworkFactory
 
 
@@ -41,7 +42,11 @@ class LearningTask(Subject):
 
 
 def stored_tasks(
-    paths: Sequence[str | Path], real: RealDataModule, factory: NetworkFactory | None = None, **others: Any
+    paths: Sequence[str | Path],
+    real: RealDataModule,
+    factory: NetworkFactory | None = None,
+    trust: bool = False,
+    **others: Any,
 ) -> list[LearningTask]:
     """Makes a task of the classes of each distilled set.
 
@@ -49,6 +54,7 @@ def stored_tasks(
         paths: Sets, each distilled from the images of its own classes alone, in the order of learning.
         real: Real images of all classes, which are loaded.
         factory: Makes the networks; `None` takes the kind of network that the first set was distilled with.
+        trust: Import the class of the network that the set names wherever it lies.
         others: Other attributes of the tasks.
 
     Raises:
@@ -63,7 +69,8 @@ def stored_tasks(
     with distributed.first_before_others():
         real.prepare_data()
     real.setup()
-    factory, augment = factory or stored_network(paths[0], sets[0]), stored_augmentation(sets[0])
+    factory, augment = factory or stored_network(paths[0], sets[0], trust), stored_augmentation(sets[0])
+    check_size(factory, real.image_shape, real.num_classes)
     pixels = sets[0].pixels
     tasks: list[LearningTask] = []
     seen: dict[str, str | Path] = {}

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from pdd_lightning.augment import DSA
-from pdd_lightning.errors import ConfigError
+from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.evaluation.baselines import BASELINES, Baseline
 from pdd_lightning.evaluation.subject import Subject
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
@@ -34,6 +34,8 @@ class EvaluationSettings:
 
     Attributes:
         num_networks: Networks per row, each with its own initialisation, which no expert used.
+        random_sets: Random real sets that are drawn, one for each network of their row, since a few say little of how
+            good random images are; `num_networks` where that is more.
         epochs: Epochs of each progressive phase; every protocol takes as many steps as these do.
         protocols: How networks are trained on staged sets, one row each: progressive, union, sequential.
         baselines: Sets that the distilled one is compared with in `test`: random, herding, kmeans.
@@ -52,6 +54,7 @@ class EvaluationSettings:
     """
 
     num_networks: int = 5
+    random_sets: int = 10
     epochs: int = 500
     protocols: tuple[Protocol, ...] = ("progressive",)
     baselines: tuple[Baseline, ...] = ("random",)
@@ -68,9 +71,8 @@ class EvaluationSettings:
     every_stage: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("num_networks", 1), ("epochs", 1), ("full_data_epochs", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of the evaluation must be >= {least}, got {getattr(self, name)}")
+        for name, least in (("num_networks", 1), ("random_sets", 1), ("epochs", 1), ("full_data_epochs", 0)):
+            check_at_least(least, **{f"evaluation.{name}": getattr(self, name)})
         check_choices("protocols", self.protocols, PROTOCOLS)
         check_choices("baselines", self.baselines, BASELINES, some=False)
         if "herding" in self.baselines and not self.full_data_epochs:
@@ -178,7 +180,8 @@ def plan_rows(
     sets: list[tuple[Source, str, tuple[int | None, ...]]] = [("distilled", "", fresh)]
     if settings.expert_inits:
         sets.append(("distilled", ", experts' inits", tuple(experts[: settings.num_networks])))
-    sets += [(baseline, "", fresh) for baseline in settings.baselines]
+    drawn = (None,) * max(settings.num_networks, settings.random_sets)
+    sets += [(baseline, "", drawn if baseline == "random" else fresh) for baseline in settings.baselines]
     rows = []
     for source, init, inits in sets:
         counts, rates = (decoded, synthetic.learning_rates) if source == "distilled" else (stored, no_rates)

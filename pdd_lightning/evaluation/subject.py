@@ -23,9 +23,10 @@ from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.tasks import OnSteps
 from pdd_lightning.files import sha256_of_tensors
 from pdd_lightning.networks.features import Outputs, features_and_logits
-from pdd_lightning.networks.spec import factory_from_spec
+from pdd_lightning.networks.spec import check_size, factory_from_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.results.result_store import ResultStore
+from pdd_lightning.stored import one_line
 from pdd_lightning.training import Images, TrainingSettings, train_network
 from pdd_lightning.typing import NetworkFactory
 
@@ -127,6 +128,7 @@ def stored_subject(
     real: RealDataModule,
     factory: NetworkFactory | None = None,
     options: ImportOptions = ImportOptions(),  # noqa: B008  (frozen)
+    trust: bool = False,
     **others: Any,
 ) -> Subject:
     """A distilled set that is stored in a file, beside real images, which are loaded.
@@ -136,6 +138,7 @@ def stored_subject(
         real: Real images of the same classes.
         factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
         options: What files of other formats do not say.
+        trust: Import the class of the network that the set names wherever it lies.
         others: Other attributes of the subject.
 
     Raises:
@@ -150,7 +153,8 @@ def stored_subject(
     real.setup()
     check_match(path, distilled, real)
     note_other_source(path, distilled, real)
-    factory, augment = factory or stored_network(path, distilled), stored_augmentation(distilled)
+    factory, augment = factory or stored_network(path, distilled, trust), stored_augmentation(distilled)
+    check_size(factory, real.image_shape, real.num_classes)
     others = {"method": distilled.metadata.get("method", "distilled"), **others}
     return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
 
@@ -162,15 +166,15 @@ def stored_augmentation(distilled: DistilledDataset) -> DSA:
     return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
 
 
-def stored_network(path: str | Path, distilled: DistilledDataset) -> NetworkFactory:
-    """The kind of network that a set was distilled with.
+def stored_network(path: str | Path, distilled: DistilledDataset, trust: bool = False) -> NetworkFactory:
+    """The kind of network that a set was distilled with; `trust` imports its class wherever it lies.
 
     Raises:
         DataError: The set does not say.
     """
     if "network" not in distilled.metadata:
         raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
-    return factory_from_spec(distilled.metadata["network"])
+    return factory_from_spec(distilled.metadata["network"], trust)
 
 
 def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
@@ -185,7 +189,9 @@ def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataMod
     }
     for what, (stored, given) in facts.items():
         if stored != given:
-            raise DataError(f"{path} does not belong to {real.name}: its {what}: {stored}, the data's: {given}")
+            raise DataError(
+                f"{path} does not belong to {real.name}: its {what}: {one_line(stored)}, the data's: {one_line(given)}"
+            )
 
 
 def note_other_source(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+from pydantic import JsonValue
 from tqdm.auto import tqdm
 
 from pdd_lightning import distributed
@@ -28,6 +31,7 @@ class Task:
         compute: Does the work and returns the value, as JSON, which is never None. It is called with a function to be
             told of the steps, and with the values of `needs`.
         needs: Tasks whose values this one takes; they need none themselves.
+        form: What the value must be where it is taken from a file, a type as pydantic knows them.
     """
 
     label: str
@@ -35,12 +39,14 @@ class Task:
     depends_on: Mapping[str, Any]
     compute: Callable[..., Any]
     needs: Sequence[Task] = ()
+    form: Any = JsonValue
 
 
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
     """Gets the values of tasks: from the store, or else by computing and storing them one by one.
 
-    The processes of a process group share the work.
+    The processes of a process group share the work. It is done in float32 whatever the precision of a trainer or a
+    caller, so that results do not depend on it, and with gradients.
 
     Args:
         tasks: The tasks, the same on all processes.
@@ -52,6 +58,7 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
 
     Raises:
         PDDError: A task raised it, on whichever process. What was computed before is in the store.
+        DamagedFileError: A stored value is not what its task computes.
     """
     values = _stored(tasks, store)
     missing = [task for task in tasks if task not in values]
@@ -62,15 +69,27 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
     values |= _stored(needs, store)
     rounds = [[need for need in needs if need not in values], missing]
     steps = sum(task.steps for each in rounds for task in _own_share(each))
-    with progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
+    with _in_float32(), progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
         for each in rounds:
             values |= _computed(each, values, store, bar)
     return [values[task] for task in tasks]
 
 
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Leaves autocast and inference mode."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
 def _stored(tasks: Sequence[Task], store: ResultStore) -> dict[Task, Any]:
     """Values that were computed before; all processes go by what the first one finds."""
-    found = distributed.broadcast([store.get(task.depends_on) for task in tasks])
+    found = distributed.broadcast([store.get(task.depends_on, task.form) for task in tasks])
     return {task: value for task, value in zip(tasks, found, strict=True) if value is not None}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
-from pdd_lightning.errors import DamagedFileError, check_at_least
+from pdd_lightning.errors import DamagedFileError, NonFiniteLossError, check_at_least
 from pdd_lightning.experts.starts import StartPoint, train_starts
 from pdd_lightning.experts.trajectory_store import TrajectoryStore
 from pdd_lightning.files import sha256_of_tensors
@@ -100,7 +99,6 @@ class ExpertRecorder:
         device: Where the networks are trained.
         progress: Show a progress bar.
         first: Number of the first expert; experts of other numbers are other networks.
-        on_epoch: Called after each epoch of any network; may raise to interrupt.
     """
 
     def __init__(
@@ -113,7 +111,6 @@ class ExpertRecorder:
         device: torch.device,
         progress: bool = True,
         first: int = 0,
-        on_epoch: Callable[[], None] = lambda: None,
     ) -> None:
         self.factory = factory
         self.real = real
@@ -123,7 +120,6 @@ class ExpertRecorder:
         self.device = device
         self.progress = progress
         self.first = first
-        self.on_epoch = on_epoch
 
     def record(
         self,
@@ -145,6 +141,7 @@ class ExpertRecorder:
         Raises:
             ConfigError: The folder holds trajectories of other settings.
             DamagedFileError: A stored file is truncated or altered.
+            NonFiniteLossError: A network diverged in training.
         """
         if examples is None or epochs == 0:
             examples = self.real.train
@@ -293,7 +290,7 @@ class ExpertRecorder:
         def on_epoch(done: int, epoch: EpochRecord) -> None:
             snapshots.append(_snapshot(network))
             forgetting.update(epoch.correct.cpu(), torch.arange(len(data.images)), done - 1)
-            self._advance(bar, steps)
+            bar.update(steps)
 
         start_accuracy = self._val_accuracy(network, data)
         begin = time.perf_counter()
@@ -301,6 +298,11 @@ class ExpertRecorder:
             network, data.images, data.labels, training, self.augment, generator, on_epoch, images_per_epoch=per_epoch
         )
         record_seconds = time.perf_counter() - begin
+        if not snapshots[-1].isfinite().all():
+            raise NonFiniteLossError(
+                f"expert {expert} diverged in training on real images: lower stages.experts.lr (now {training.lr:g}) or"
+                f" weight_decay (now {training.weight_decay:g}), and begin anew in another folder"
+            )
         store.write(
             expert,
             torch.stack(snapshots),
@@ -316,7 +318,13 @@ class ExpertRecorder:
     def _start_networks(self, experts: list[int], start: StartPoint | None, bar: tqdm[Any]) -> list[nn.Module]:
         networks = self._fresh_networks(experts)
         if start is not None:
-            train_starts(networks, experts, start, self.augment, self.seed, partial(self._advance, bar), self.first)
+            train_starts(networks, experts, start, self.augment, self.seed, bar.update, self.first)
+            if not all(_snapshot(network).isfinite().all() for network in networks):
+                raise NonFiniteLossError(
+                    f"training on the distilled images of {start.union.num_stages} stages diverged, at a learning rate"
+                    f" of {start.training.lr:.3g} and weight decay {start.training.weight_decay:.3g}: begin anew in"
+                    " another folder with a lower stages.transition.weight_decay, momentum, or rate of the images"
+                )
         return networks
 
     def _fresh_networks(self, experts: list[int]) -> list[nn.Module]:
@@ -332,10 +340,6 @@ class ExpertRecorder:
         images, val_images = (EncodedImages(part.images, self.real.pixels, self.device) for part in parts)
         labels, val_labels = (part.labels.to(self.device) for part in parts)
         return _Data(images, labels, val_images, val_labels)
-
-    def _advance(self, bar: tqdm[Any], steps: int) -> None:
-        bar.update(steps)
-        self.on_epoch()
 
     def _generator(self, expert: int, start: StartPoint | None) -> torch.Generator:
         return generator_for(self.seed, "expert", start.union.num_stages if start else 0, self.first + expert)

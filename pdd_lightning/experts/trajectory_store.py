@@ -16,29 +16,43 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors import safe_open
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError, DamagedFileError, differences
-from pdd_lightning.files import atomic_write_bytes, atomic_write_json
+from pdd_lightning.files import atomic_write_bytes, atomic_write_json, sha256_of_file
 from pdd_lightning.metrics import Forgetting
+from pdd_lightning.stored import (
+    MOST_EXPERTS,
+    Json,
+    Kind,
+    Seconds,
+    Sha256,
+    Share,
+    Stored,
+    array,
+    checked,
+    damaged,
+    read_stored,
+)
 
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
-class ExpertRecord:
+class ExpertRecord(Stored):
     """What is known of one recorded expert.
 
     Attributes:
         sha256: Checksum of the expert's file.
-        losses: Mean training loss of each epoch on the real data.
+        losses: Mean training loss of each epoch on the real data; of an expert that diverged they are not finite.
         accuracies: Training accuracy of each epoch on the real data, in [0, 1].
         start_accuracy: Validation accuracy of the start point, in [0, 1].
         end_accuracy: Validation accuracy after the last epoch, in [0, 1].
@@ -46,13 +60,57 @@ class ExpertRecord:
         record_seconds: Time spent on the epochs on real data.
     """
 
-    sha256: str
-    losses: list[float]
-    accuracies: list[float]
-    start_accuracy: float
-    end_accuracy: float
-    start_seconds: float
-    record_seconds: float
+    sha256: Sha256
+    losses: list[Annotated[float, Field(allow_inf_nan=True)]]
+    accuracies: list[Share]
+    start_accuracy: Share
+    end_accuracy: Share
+    start_seconds: Seconds
+    record_seconds: Seconds
+
+
+class _Manifest(Stored):
+    """What `manifest.json` holds: settings, of which one is the number of experts, and all records or none."""
+
+    settings: Json
+    experts: Annotated[list[ExpertRecord], Field(max_length=MOST_EXPERTS)]
+
+    @model_validator(mode="after")
+    def fit(self) -> _Manifest:
+        """Refuses a number of experts that is none, or smaller than that of the records."""
+        if not len(self.experts) <= self.number <= MOST_EXPERTS:
+            raise ValueError(f"settings.number: expected a number of experts, {len(self.experts)} to {MOST_EXPERTS}")
+        return self
+
+    @property
+    def number(self) -> int:
+        """The number of experts."""
+        number = self.settings.get("number")
+        return number if isinstance(number, int) and not isinstance(number, bool) else -1
+
+
+class _Snapshots(Stored):
+    """Parameters of an expert at two times; those of one that diverged are not finite."""
+
+    first: Annotated[Tensor, array("P: float32", finite=False)]
+    last: Annotated[Tensor, array("P: float32", finite=False)]
+
+
+class _Forgetting(Stored):
+    """How an expert learned and forgot examples."""
+
+    counts: Annotated[Tensor, array("N: int32")]
+    learned: Annotated[Tensor, array("N: bool")]
+    first_learned: Annotated[Tensor, array("N: int32")]
+    errors: Annotated[Tensor, array("N: int32")]
+
+    @model_validator(mode="after")
+    def fit(self) -> _Forgetting:
+        """Refuses columns of different length, and negative counts."""
+        lengths = {len(column) for column in vars(self).values()}
+        if len(lengths) != 1 or bool((self.counts < 0).any() or (self.errors < 0).any()):
+            raise ValueError("forgetting is recorded as as many counts, which are >= 0, of each kind")
+        return self
 
 
 class TrajectoryStore:
@@ -87,10 +145,8 @@ class TrajectoryStore:
         """
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no expert trajectories: name the folder that has their {MANIFEST}")
-        settings = _read_json(folder / MANIFEST).get("settings")
-        if not isinstance(settings, dict) or not isinstance(settings.get("number"), int):
-            raise _damaged(folder / MANIFEST, "it does not say how many experts there are")
-        return cls(folder, settings["number"], settings)
+        manifest = _read(_Manifest, folder / MANIFEST)
+        return cls(folder, manifest.number, manifest.settings)
 
     @property
     def records(self) -> list[ExpertRecord]:
@@ -112,16 +168,35 @@ class TrajectoryStore:
         Returns:
             Two float32 vectors `[P]`.
         """
-        with safe_open(self.file(expert), framework="pt") as file:
+        with self._opened(expert) as file:
             snapshots = file.get_slice("snapshots")
-            return snapshots[first], snapshots[last]
+            shape = snapshots.get_shape()
+            if len(shape) != 2 or not all(-shape[0] <= epoch < shape[0] for epoch in (first, last)):
+                raise ValueError(f"snapshots: expected [epochs + 1, P] with epochs {first} and {last}, got {shape}")
+            both = {"first": snapshots[first], "last": snapshots[last]}
+        found = checked(_Snapshots, both, self.file(expert))
+        return found.first, found.last
 
     def forgetting(self, expert: int) -> Forgetting | None:
         """How an expert learned and forgot the examples that it was trained on; None where it was not recorded."""
-        with safe_open(self.file(expert), framework="pt") as file:
+        with self._opened(expert) as file:
             if not set(Forgetting._fields) <= set(file.keys()):
                 return None
-            return Forgetting(*(file.get_tensor(name) for name in Forgetting._fields))
+            columns = {name: file.get_tensor(name) for name in Forgetting._fields}
+        return Forgetting(**vars(checked(_Forgetting, columns, self.file(expert))))
+
+    @contextmanager
+    def _opened(self, expert: int) -> Iterator[Any]:
+        """The mapped file of an expert.
+
+        Raises:
+            DamagedFileError: It is truncated or altered.
+        """
+        try:
+            with safe_open(self.file(expert), framework="pt") as file:
+                yield file
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise _damaged(self.file(expert), error) from error
 
     def write(self, expert: int, snapshots: Tensor, forgetting: Forgetting | None = None, **record: Any) -> None:
         """Stores one expert.
@@ -136,11 +211,13 @@ class TrajectoryStore:
         data = save({"snapshots": snapshots.contiguous(), **examples})
         atomic_write_bytes(self.file(expert), data)
         entry = ExpertRecord(sha256=hashlib.sha256(data).hexdigest(), **record)
-        atomic_write_json(self.file(expert).with_suffix(".json"), asdict(entry))
+        atomic_write_json(self.file(expert).with_suffix(".json"), entry.model_dump())
 
     def seal(self) -> None:
         """Moves the records of all experts into the manifest (one process, when nothing is missing)."""
-        experts = [{"file": self.file(expert).name, **asdict(record)} for expert, record in enumerate(self.records)]
+        experts = [
+            {"file": self.file(expert).name, **record.model_dump()} for expert, record in enumerate(self.records)
+        ]
         self._write_manifest(experts)
         for expert in range(self.number):
             self.file(expert).with_suffix(".json").unlink(missing_ok=True)
@@ -150,16 +227,25 @@ class TrajectoryStore:
         files = {expert: record for expert, record in self._records.items() if self.file(expert).exists()}
         return [expert for expert, record in files.items() if not self._is_intact(expert, record)]
 
+    def check(self, experts: Iterable[int]) -> None:
+        """Reads the files of experts, to see whether they are whole.
+
+        Raises:
+            DamagedFileError: One is missing, truncated or altered.
+        """
+        for expert in experts:
+            if not self._is_intact(expert, self._records[expert]):
+                raise _damaged(self.file(expert), "its content does not match its checksum")
+
     def file(self, expert: int) -> Path:
         """Where an expert's snapshots are stored."""
         return self.folder / f"expert_{expert:03d}.safetensors"
 
     def _is_intact(self, expert: int, record: ExpertRecord) -> bool:
-        digest = hashlib.sha256()
-        with self.file(expert).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest() == record.sha256
+        try:
+            return sha256_of_file(self.file(expert)) == record.sha256
+        except OSError:
+            return False
 
     def _check_manifest(self) -> None:
         if not (self.folder / MANIFEST).exists():
@@ -168,9 +254,7 @@ class TrajectoryStore:
                 raise DamagedFileError(f"{self.folder} has expert files but no {MANIFEST}: delete it to record again")
             self._write_manifest([])
             return
-        stored = _read_json(self.folder / MANIFEST).get("settings")
-        if not isinstance(stored, dict):
-            raise _damaged(self.folder / MANIFEST, "it holds no settings")
+        stored = _read(_Manifest, self.folder / MANIFEST).settings
         if stored != self.settings:
             changes = "\n  ".join(differences(stored, self.settings))
             raise ConfigError(
@@ -183,25 +267,11 @@ class TrajectoryStore:
         atomic_write_json(self.folder / MANIFEST, manifest)
 
     def _load_records(self) -> None:
-        manifest = self.folder / MANIFEST
-        entries = _read_json(manifest).get("experts")
-        if not isinstance(entries, list):
-            raise _damaged(manifest, "it lists no experts")
-        self._records = {expert: _record(manifest, entry) for expert, entry in enumerate(entries)}
+        self._records = dict(enumerate(_read(_Manifest, self.folder / MANIFEST).experts))
         for expert in range(self.number):
             path = self.file(expert).with_suffix(".json")
             if path.exists():
-                self._records[expert] = _record(path, _read_json(path))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "it holds no JSON object")
-    return content
+                self._records[expert] = _read(ExpertRecord, path)
 
 
 def delete_folders(root: Path, pattern: str, kept: Path) -> None:
@@ -214,14 +284,14 @@ def delete_folders(root: Path, pattern: str, kept: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _record(path: Path, entry: Any) -> ExpertRecord:
-    """The record that an entry of a manifest, or a record's own file, stands for."""
-    names = [field.name for field in fields(ExpertRecord)]
-    if not isinstance(entry, dict) or not entry.keys() >= set(names):
-        raise _damaged(path, "an expert's record is incomplete")
-    return ExpertRecord(**{name: entry[name] for name in names})
+def _read(kind: type[Kind], path: Path) -> Kind:
+    return read_stored(kind, path, _remedy(path))
 
 
-def _damaged(path: Path, reason: str) -> DamagedFileError:
-    remedy = f"the folder {path.parent} to record its experts" if path.name == MANIFEST else "it to record this expert"
-    return DamagedFileError(f"{path} is damaged ({reason}): restore it from a copy, or delete {remedy} again")
+def _damaged(path: Path, reason: object) -> DamagedFileError:
+    return damaged(path, reason, _remedy(path))
+
+
+def _remedy(path: Path) -> str:
+    what = f"the folder {path.parent} to record its experts" if path.name == MANIFEST else "it to record this expert"
+    return f"restore it from a copy, or delete {what} again"

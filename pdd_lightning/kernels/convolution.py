@@ -10,8 +10,8 @@ g the gradient of the tile, and sums over input channels, output channels, or ti
 where * multiplies element by element: for each of the 36 elements a product of matrices, which couples the channels.
 The gradient of the map is the convolution of the gradient of the result with the flipped kernel.
 
-The matrices follow from the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, with which float32 rounds about twice as
-much as plain sums do, and half as much as with the usual points 0, +-1, +-2 and infinity. A number that is not finite
+The matrices follow from the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, with which float32 rounds 2 to 5 times as
+much as torch's sums do, and half as much as with the usual points 0, +-1, +-2 and infinity. A number that is not finite
 spreads over its tile.
 
 References:

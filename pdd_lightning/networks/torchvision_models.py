@@ -51,6 +51,8 @@ class Torchvision(nn.Module):
             raise ConfigError(f"torchvision has no classifier {name!r}; it has {known}")
         if in_channels not in (1, 3):
             raise ConfigError(f"torchvision's classifiers take images of 1 or 3 channels, got {in_channels}")
+        if downloaded := [option for option in options or {} if option.startswith("weights")]:
+            raise ConfigError(f"networks are made untrained: leave out the option {downloaded[0]}")
         self.resize = resize
         try:
             self.network = models.get_model(name, num_classes=num_classes, **options or {})

@@ -4,6 +4,7 @@ from pdd_lightning.objectives.class_gradients import ClassSides, Distance, class
 from pdd_lightning.objectives.distances import (
     KernelMetric,
     Metric,
+    characteristic_distance,
     check_metric,
     distribution_distance,
     gradient_distance,
@@ -16,6 +17,7 @@ __all__ = [
     "Distance",
     "KernelMetric",
     "Metric",
+    "characteristic_distance",
     "check_metric",
     "class_distance",
     "distribution_distance",

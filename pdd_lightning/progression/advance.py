@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from pydantic import model_validator
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from pdd_lightning import distributed, endings, kernels
 from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import RunState
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages, run_settings
@@ -23,6 +27,7 @@ from pdd_lightning.progression.transition import PoolSettings, StageNetworks, Tr
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, checked
 from pdd_lightning.training import check_at_once
 
 
@@ -123,8 +128,10 @@ class StageAdvance(Callback):
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
         if self._given.num_stages and self._given.labels.ndim != module.distilled[1].ndim:
             raise ConfigError(f"{self.begin_with} has soft labels and the method has hard ones, or the other way round")
-        settings = run_settings(module, self.iterations, self.transition, self.pool, self._examples, self._given)
-        check_unchanged(self._settings, settings, module.state.stage, module.may_change)
+        settings = run_settings(
+            module, self.iterations, self.experts, self.transition, self.pool, self._examples, self._given
+        )
+        check_unchanged(self._settings, settings, module.state, module.rates)
         self._settings = settings
         if self._reported >= self.num_stages:
             trainer.should_stop = True
@@ -150,6 +157,10 @@ class StageAdvance(Callback):
         self._renew_pool(trainer)
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """A signal has to wait for the end of the iteration, where a checkpoint is saved, unless others would wait."""
+        endings.finish_first(0.0 if distributed.is_distributed() else endings.PATIENCE)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the stage's iterations."""
         self._clock = time.perf_counter()
@@ -164,6 +175,7 @@ class StageAdvance(Callback):
         """
         module, iteration = self._module, self._module.state.iteration
         module.check_parameters()
+        trainer.should_stop = trainer.should_stop or endings.asked()
         self._meter.add(float(module.last_loss), iteration, self._length(trainer))
         self._change(iteration=iteration + 1)
         if self.pool.generation(iteration + 1) != self.pool.generation(iteration):
@@ -187,22 +199,30 @@ class StageAdvance(Callback):
         assert self.state is not None
         return {
             "union": self.state.union.state_dict(),
+            "given": self._given.num_stages,
             "iteration": self.state.iteration,
             "settings": self._settings,
             "history": [report.model_dump() for report in self.history],
             "meter": asdict(self._meter),
             "scoring_seconds": self._scoring_seconds,
             "scores": self._examples.state_dict(),
+            "kernels": kernels.taken(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
+        check_position(state_dict, "the checkpoint")
         self._change(union=checkpointed_union(state_dict), iteration=state_dict["iteration"])
         self._settings = state_dict["settings"]
         self.history = [StageReport(**report) for report in state_dict["history"]]
         self._meter = StageMeter(**state_dict["meter"])
         self._scoring_seconds = state_dict["scoring_seconds"]
         self._examples.load_state_dict(state_dict["scores"])
+        if state_dict.get("kernels") not in (None, kernels.library() is not None):
+            rank_zero_info(
+                f"Note: the run was begun {'with' if state_dict['kernels'] else 'without'} the fused CPU kernels, and"
+                " continues otherwise: the images will not be equal bit for bit to those of a run without interruption"
+            )
 
     @property
     def _reported(self) -> int:
@@ -286,18 +306,70 @@ class StageAdvance(Callback):
             self._change(trajectories=self._networks.renewed(finished, generation))
 
 
-def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
-    """The union in what `StageAdvance.state_dict` gave.
+class _Meter(Stored):
+    """What a `StageMeter` holds."""
+
+    first_sum: float
+    first_count: Count
+    last_sum: float
+    last_count: Count
+    latest: float
+    seconds: Seconds
+
+
+class _Position(Stored):
+    """What `StageAdvance.state_dict` gives, as it may come back from a file."""
+
+    union: StoredSet
+    given: Count = 0
+    iteration: Count
+    settings: Json
+    history: list[StageReport]
+    meter: _Meter
+    scoring_seconds: Seconds
+    scores: dict[Name, Annotated[Tensor, array("N: int64 float64", finite=False)]]
+
+    @model_validator(mode="after")
+    def fit(self) -> _Position:
+        """Refuses a position that no run comes to."""
+        finished, stages = len(self.union.learning_rates), self.settings.get("stages", {})
+        own = [stages_to(last)[self.given :] for last in (finished, finished - 1)]
+        if [report.stage for report in self.history] not in own:
+            expected = f"reports of stages {self.given + 1} to {finished}"
+            raise ValueError(f"history: expected {expected}, the last of which may be missing")
+        iterations = stages.get("iterations", self.iteration) if isinstance(stages, dict) else None
+        if not isinstance(iterations, int) or self.iteration > iterations:
+            raise ValueError(f"iteration: expected one of settings.stages.iterations, got {self.iteration}")
+        return self
+
+
+def stages_to(last: int) -> list[int]:
+    """Numbers of the stages."""
+    return list(range(1, last + 1))
+
+
+def check_position(state_dict: Any, where: str | Path) -> None:
+    """Refuses what `StageAdvance.state_dict` does not give.
+
+    Args:
+        state_dict: What a checkpoint holds of it.
+        where: Name of the checkpoint.
 
     Raises:
         ConfigError: An earlier version of the package made it.
+        DamagedFileError: It is something else.
     """
-    if "union" not in state_dict:
+    if isinstance(state_dict, dict) and "settings" in state_dict and "union" not in state_dict:
         raise ConfigError(
             "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: begin a"
             " new run in another folder. `pdd evaluate` takes the stages that are finished: distilled.safetensors in"
             " the run folder."
         )
+    checked(_Position, state_dict, where)
+
+
+def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
+    """The union in what `StageAdvance.state_dict` gave."""
     return SyntheticSet.from_state_dict(state_dict["union"])
 
 

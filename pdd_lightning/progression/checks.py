@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pdd_lightning.data.formats import open_distilled
+from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError, differences
@@ -55,21 +56,23 @@ def check_method(module: DistillationStage, precision: str, experts: ExpertSetti
 def run_settings(
     module: DistillationStage,
     iterations: int,
+    experts: ExpertSettings,
     transition: TransitionSettings,
     pool: PoolSettings,
     examples: ExampleChoice,
     given: SyntheticSet,
 ) -> dict[str, Any]:
-    """All settings that the images depend on, as JSON, but those that may change when a run is continued."""
-    between = asdict(transition)
-    del between["at_once"]  # the same up to rounding
-    stages = {"iterations": iterations, "transition": between}
+    """All settings that the images depend on, by more than rounding, as JSON."""
+    between, recorded = asdict(transition), asdict(experts)
+    del between["at_once"], recorded["folder"]
+    stages = {"iterations": iterations, "experts": recorded, "transition": between}
     if pool.renew_every:
         stages["pool"] = asdict(pool)
     if given.num_stages:
         stages["begin_with"] = given.sha256()
     stages |= examples.description()
-    settings = {"model": _fixed(module), "stages": stages, "precision": module.trainer.precision}
+    model = {name: value for name, value in module.settings.items() if name not in module.equivalent}
+    settings = {"model": model, "stages": stages, "precision": module.trainer.precision}
     # As it comes back from a checkpoint or a file, so that the two compare equal.
     comparable: dict[str, Any] = json.loads(json.dumps(settings))
     return comparable
@@ -114,7 +117,10 @@ def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) ->
     Raises:
         ConfigError: The settings of the method differ; the message lists how.
     """
-    if changes := differences(stored.get("model", {}), json.loads(json.dumps(_fixed(module))), "model"):
+    leave_out = {*module.rates, *module.equivalent}
+    now = json.loads(json.dumps(module.settings))
+    both = [{name: one[name] for name in one.keys() - leave_out} for one in (stored.get("model", {}), now)]
+    if changes := differences(both[0], both[1], "model"):
         listed = "\n  ".join(changes)
         raise ConfigError(
             f"the checkpoint was made with other settings:\n  {listed}\nRestore them; `pdd evaluate` evaluates the"
@@ -122,31 +128,47 @@ def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) ->
         )
 
 
-def _fixed(module: DistillationStage) -> dict[str, Any]:
-    """The method's settings that may not change when a run is continued."""
-    return {name: value for name, value in module.settings.items() if name not in module.may_change}
-
-
-def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], stage: int, may_change: Sequence[str]) -> None:
-    """Refuses to continue a run with other settings.
+def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: RunState, rates: Sequence[str]) -> None:
+    """Refuses to continue a run with other settings, or to call a finished one again with them, to no effect.
 
     Args:
         stored: `run_settings` of the checkpoint; empty for a new run.
         settings: `run_settings` now.
-        stage: The stage to be continued. What later ones leave out may change.
-        may_change: Settings of the method that may change, for the message.
+        state: Where the run stands. What later stages leave out may change.
+        rates: Settings of the method that may change while the run is not finished.
 
     Raises:
         ConfigError: The settings differ; the message lists how.
     """
-    before, now = as_of_stage(stored, stage), as_of_stage(settings, stage)
-    if stored and before != now:
-        changes = "\n  ".join(differences(before, now))
+    if not stored:
+        return
+    before, now = (as_of_stage(each, state.stage) for each in (stored, settings))
+    # Earlier checkpoints do not have all of them.
+    free = [("model", name) for name in rates if not state.finished or name not in stored.get("model", {})]
+    free += [("stages", "experts")] if "experts" not in stored.get("stages", {}) else []
+    before, now = ({part: _without(one, part, free) for part in one} for one in (before, now))
+    changes = differences(before, now)
+    if not changes:
+        return
+    listed = "\n  ".join(changes)
+    if state.finished:
         raise ConfigError(
-            f"the checkpoint was made with other settings:\n  {changes}\nRestore them, or begin a new run in another"
-            f" folder. Only {', '.join(may_change)} and stages.num_stages may change, and what stages to come leave out"
-            " (stages.discard)."
+            f"the run is finished, with other settings:\n  {listed}\nRestore them, or begin a new run in another"
+            " folder."
         )
+    raise ConfigError(
+        f"the checkpoint was made with other settings:\n  {listed}\nRestore them, or begin a new run in another"
+        f" folder. Only {', '.join(rates)} and stages.num_stages may change, and what stages to come leave out"
+        " (stages.discard)."
+    )
+
+
+def _without(settings: dict[str, Any], part: str, names: Sequence[tuple[str, str]]) -> Any:
+    """A part of the settings without some of them."""
+    values = settings[part]
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if (part, name) not in names}
 
 
 def as_of_stage(settings: dict[str, Any], stage: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pdd_lightning import distributed
 from pdd_lightning.data.synthetic import SyntheticSet
@@ -84,9 +83,6 @@ class StageNetworks:
         experts: Number and training of the experts.
         transition: Training on the union between stages.
         given: Stages that the run began with: networks are first needed after these.
-
-    Raises:
-        SIGTERMException: The process was asked to end while networks were trained.
     """
 
     def __init__(
@@ -199,10 +195,4 @@ class StageNetworks:
             self.module.device,
             progress=self.trainer.progress_bar_callback is not None,
             first=first,
-            on_epoch=self._end_if_asked,
         )
-
-    def _end_if_asked(self) -> None:
-        """Lightning itself looks for a signal after iterations only."""
-        if self.trainer.received_sigterm:
-            raise SIGTERMException

@@ -73,6 +73,7 @@ def labelled_grid(
     grid = _as_image(tiled(sheet, total, GAP))
 
     font = ImageFont.load_default(FONT_SIZE)
+    title, *class_names = (" ".join(text.split()) for text in (title, *class_names))  # lines cannot be measured
     left, top = GAP + max(int(font.getlength(name)) for name in class_names), 2 * LINE
     height, width = cells.shape[2] + GAP, cells.shape[3] + GAP
     texts = [((GAP, GAP), title)]

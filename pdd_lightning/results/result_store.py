@@ -8,9 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, JsonValue
+
+from pdd_lightning.files import append_line
 from pdd_lightning.results.schema import EvaluatedRow
+from pdd_lightning.stored import MOST_TEXT_BYTES, Count, Json, Seconds, Share, Stored, checked_form, read_bytes
 from pdd_lightning.training import Score
 
 
@@ -27,14 +31,24 @@ class ResultStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._values: dict[str, Any] = {}
-        text = path.read_text() if path is not None and path.exists() else ""
+        text = read_bytes(path, MOST_TEXT_BYTES) if path is not None and path.exists() else b""
         for line in text.splitlines():
             self._read_line(line)
-        self._lead = "\n" if text and not text.endswith("\n") else ""  # ends a line that was cut off
 
-    def get(self, depends_on: Mapping[str, Any]) -> Any:
-        """What was put for the same `depends_on`, or None."""
-        return self._values.get(_key(depends_on))
+    def get(self, depends_on: Mapping[str, Any], form: Any = JsonValue) -> Any:
+        """What was put for the same `depends_on`, or None.
+
+        Args:
+            depends_on: All that it depends on.
+            form: What it must be, a type as pydantic knows them.
+
+        Raises:
+            DamagedFileError: It is something else.
+        """
+        key = _key(depends_on)
+        if (value := self._values.get(key)) is not None:
+            checked_form(form, value, f"{self.path}, key {key[:8]}", "delete the file: what it held is computed again")
+        return value
 
     def put(self, depends_on: Mapping[str, Any], value: Any) -> None:
         """Keeps a JSON value."""
@@ -42,17 +56,30 @@ class ResultStore:
         self._values[key] = value
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(f"{self._lead}{json.dumps({'key': key, 'value': value})}\n")
-        self._lead = ""
+        append_line(self.path, json.dumps({"key": key, "value": value}))
 
-    def _read_line(self, line: str) -> None:
+    def _read_line(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
             self._values[entry["key"]] = entry["value"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
+
+
+class _StoredScore(Stored):
+    """What a `Score` gives as JSON."""
+
+    accuracy: Share
+    per_class: list[Share]
+
+
+class _StoredResult(Stored):
+    """What `TaskResult.value` gives, as it may come back from a file."""
+
+    about: Json
+    number: Count
+    scores: list[_StoredScore]
+    seconds: list[Seconds]
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,21 @@ class TaskResult:
     number: int
     scores: list[Score]
     seconds: list[float]
+
+    @staticmethod
+    def form(about: Mapping[str, Any], number: int, num_classes: int) -> Any:
+        """What the value of such a result must be, for `ResultStore.get`."""
+        known = json.loads(json.dumps(about))
+
+        def check(stored: _StoredResult) -> _StoredResult:
+            lengths = {len(score.per_class) for score in stored.scores}
+            if (stored.about, stored.number) != (known, number) or lengths != {num_classes}:
+                raise ValueError("it is of another network, or of other classes, than its key says")
+            if not len(stored.scores) == len(stored.seconds) == len(about["phases"]):
+                raise ValueError(f"expected {len(about['phases'])} scores, and seconds")
+            return stored
+
+        return Annotated[_StoredResult, AfterValidator(check)]
 
     @classmethod
     def of_value(cls, value: Mapping[str, Any]) -> TaskResult:

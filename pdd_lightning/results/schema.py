@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, Field, model_validator
 
-from pdd_lightning.errors import DamagedFileError
 from pdd_lightning.files import atomic_write_json
+from pdd_lightning.stored import MOST_CLASSES, MOST_STAGES, Count, Json, Name, Rate, Seconds, Share, Stored
 
 DISTILLED, RANDOM, FULL = "distilled", "random real", "full real"
 """Names of the rows that every evaluation may have: what the networks were trained on."""
+ACCURACIES = ("mean", "std", "seed_std", "forgetting", "val_accuracy")
+"""Columns that hold accuracies in [0, 1], differences of them, or their spread."""
+AFTER = "after_"
+"""How columns begin that hold the accuracy after so many tasks."""
 
 
-class Stored(BaseModel):
-    """Something that is kept in a JSON file. Unknown entries are passed over: other versions write other ones."""
+def _row(row: Json) -> Json:
+    """Refuses columns that are shown as numbers, and are none."""
+    for name, value in row.items():
+        accuracy = name in ACCURACIES or name.startswith(AFTER)
+        if value is None or not (accuracy or name.endswith("_std")):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or (accuracy and not -1 <= float(value) <= 1 and value == value):
+            raise ValueError(f"{name}: expected {'an accuracy from 0 to 1' if accuracy else 'a number'}")
+    return row
 
-    model_config = ConfigDict(strict=True, frozen=True)
+
+Row = Annotated[Json, AfterValidator(_row)]
+"""A row of any table, by name of the column."""
 
 
 class StageReport(Stored):
@@ -42,18 +55,18 @@ class StageReport(Stored):
         real_images: Real training examples that the stage used; unknown in reports of earlier versions.
     """
 
-    stage: int
-    images: int
-    learned_lr: float | None = None
-    lr_img: float
+    stage: Annotated[int, Field(ge=1, le=MOST_STAGES)]
+    images: Count
+    learned_lr: Rate | None = None
+    lr_img: Annotated[float, Field(gt=0)]
     first_loss: float
     last_loss: float
-    val_accuracy: float
-    val_std: float
-    val_networks: int
-    seconds: dict[str, float]
-    peak_memory_mb: float
-    real_images: int | None = None
+    val_accuracy: Share
+    val_std: Share
+    val_networks: Count
+    seconds: dict[Name, Seconds]
+    peak_memory_mb: Annotated[float, Field(ge=0)]
+    real_images: Count | None = None
 
     def row(self) -> dict[str, Any]:
         """The report as a row of a table."""
@@ -80,19 +93,64 @@ class EvaluatedRow(Stored, extra="allow"):
         seconds: Time, summed over the networks.
     """
 
-    row: str
-    part: str
-    protocol: str = "not stated"
-    stage: int | None = None
-    num_stages: int | None = None
-    images: int | None = None
-    steps: int | None = None
-    mean: float
-    std: float | None = None
-    n: int | None = None
-    accuracies: list[float] = []
-    per_class: dict[str, float] = {}
-    seconds: float | None = None
+    __pydantic_extra__: Json = Field(init=False)
+    row: Name
+    part: Name
+    protocol: Name = "not stated"
+    stage: Count | None = None
+    num_stages: Count | None = None
+    images: Count | None = None
+    steps: Count | None = None
+    mean: Share
+    std: Share | None = None
+    n: Count | None = None
+    accuracies: list[Share] = Field(default=[])
+    per_class: dict[Name, Share] = Field(default={}, max_length=MOST_CLASSES)
+    seconds: Seconds | None = None
+
+    @model_validator(mode="after")
+    def fit(self) -> EvaluatedRow:
+        """Refuses numbers that are none, and another number of accuracies than of networks."""
+        _row(self.model_extra or {})
+        if self.n is not None and self.accuracies and self.n != len(self.accuracies):
+            raise ValueError(f"n: {len(self.accuracies)} accuracies are not those of {self.n} networks")
+        return self
+
+
+class StepRow(Stored):
+    """A row of `pdd evaluate` that a study summarises, with the entries that it needs."""
+
+    row: Name
+    protocol: Name
+    part: Name
+    images: Count
+    stage: Count | None = None
+    num_stages: Count | None = None
+    steps: Count | None = None
+    accuracies: Annotated[list[Share], Field(min_length=1)]
+    seconds: Seconds
+
+
+class ContinualRow(StepRow):
+    """A row of `pdd continual`."""
+
+    forgetting: Annotated[float, Field(ge=-1, le=1)]
+    average_accuracy: Annotated[list[Share], Field(min_length=2)]
+
+
+class StatisticsRow(Stored, extra="allow", allow_inf_nan=True):
+    """A row of `pdd describe`: statistics by name."""
+
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+    row: Name
+    stage: Count | None
+    images: Count
+
+
+def _in_order(reports: list[StageReport]) -> list[StageReport]:
+    if [report.stage for report in reports] != list(range(1, len(reports) + 1)):
+        raise ValueError("stages must be 1, 2, .. in order")
+    return reports
 
 
 class RunSummary(Stored):
@@ -107,12 +165,12 @@ class RunSummary(Stored):
         evaluation: Evaluated rows.
     """
 
-    package_version: str | None = None
-    dataset: dict[str, str] = {}
-    seed: int | None = None
-    settings: dict[str, Any] = {}
-    stages: list[StageReport] = []
-    evaluation: list[EvaluatedRow] = []
+    package_version: Name | None = None
+    dataset: dict[Name, Name] = Field(default={})
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    settings: Json = Field(default={})
+    stages: Annotated[list[StageReport], AfterValidator(_in_order)] = Field(default=[])
+    evaluation: list[EvaluatedRow] = Field(default=[])
 
 
 class StudyStep(Stored):
@@ -120,11 +178,11 @@ class StudyStep(Stored):
 
     name: str = ""
     command: str
-    seconds: float | None = None
+    seconds: Seconds | None = None
 
 
-class StudyResult(Stored):
-    """What `study.json` says of a study.
+class StudyResult(Stored, allow_inf_nan=True):
+    """What `study.json` says of a study, in whose table numbers may be missing (NaN).
 
     Attributes:
         study: Name of its kind.
@@ -135,31 +193,12 @@ class StudyResult(Stored):
         steps: What was run.
     """
 
-    study: str | None = None
+    study: Name | None = None
     title: str = ""
-    notes: list[str] = []
-    package_version: str | None = None
-    rows: list[dict[str, Any]] = []
-    steps: list[StudyStep] = []
-
-
-Kind = TypeVar("Kind", bound=Stored)
-
-
-def read_stored(kind: type[Kind], path: Path) -> Kind:
-    """Reads and checks a JSON file.
-
-    Raises:
-        DamagedFileError: It cannot be read, is no JSON, or an entry is not what it must be.
-    """
-    try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DamagedFileError(f"{path.name} is damaged: {where}: {first['msg']}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path.name} is damaged: {error}") from error
+    notes: list[str] = Field(default=[])
+    package_version: Name | None = None
+    rows: list[Row] = Field(default=[])
+    steps: list[StudyStep] = Field(default=[])
 
 
 def write_stored(path: Path, stored: Stored) -> None:

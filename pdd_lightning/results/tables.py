@@ -15,14 +15,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pdd_lightning.results.schema import StageReport
+from pdd_lightning.results.schema import ACCURACIES, AFTER, StageReport
 
 Row = Mapping[str, Any]
 
-AFTER = "after_"
-"""How columns begin that hold the accuracy after so many tasks."""
-ACCURACIES = ("mean", "std", "seed_std", "forgetting", "val_accuracy")
-"""Columns that hold accuracies in [0, 1], or their spread."""
 SPREADS = {"mean": "std", "val_accuracy": "val_std"}
 """Columns with the standard deviation of another one; by default it is `<name>_std`."""
 PARTS = {"val": "validation part", "test": "test part"}

@@ -45,7 +45,7 @@ class DATM(TrajectoryMatching):
         Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (ICLR 2024).
     """
 
-    may_change: ClassVar[tuple[str, ...]] = (*TrajectoryMatching.may_change, "lr_label")
+    rates: ClassVar[tuple[str, ...]] = (*TrajectoryMatching.rates, "lr_label")
 
     label_logits: nn.Parameter
 
@@ -72,12 +72,6 @@ class DATM(TrajectoryMatching):
         self.lr_label = lr_label
         self.momentum_label = momentum_label
         self.start_window = StartWindow(min_start_epoch, first_max_start_epoch, self.max_start_epoch, window_growth)
-
-    @property
-    def rates_to_lower(self) -> str:
-        """Further settings to lower when the loss explodes."""
-        label = "" if self.lr_label is None else f", lr_label (now {self.lr_label:g})"
-        return label + super().rates_to_lower
 
     @property
     def distilled(self) -> tuple[Tensor, Tensor]:

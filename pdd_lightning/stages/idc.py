@@ -8,15 +8,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.augment import DSA, DSADraw, decode, tile
-from pdd_lightning.augment.multiformation import GREY, piece_side
+from pdd_lightning.augment import DSA, DSADraw
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.networks.norm import has_batch_norm
 from pdd_lightning.networks.parameters import unflatten
 from pdd_lightning.objectives import ClassSides, KernelMetric, class_distance, kernel_distance
 from pdd_lightning.randomness import seeded
-from pdd_lightning.stages.stage import DistillationStage
+from pdd_lightning.stages.decoded_images import DecodedImages
 from pdd_lightning.training import OngoingTraining, TrainingSettings
 from pdd_lightning.typing import NetworkFactory
 
@@ -39,7 +38,7 @@ class IDCBatch(NamedTuple):
     draw: DSADraw
 
 
-class IDC(DistillationStage):
+class IDC(DecodedImages):
     """Matches gradients of one class at a time; every stored image is `factor`^2 training images.
 
     One iteration is one image step for one class, classes in turn: the distance between the gradients, over
@@ -49,11 +48,8 @@ class IDC(DistillationStage):
     the networks trained through all former unions (theta_{i-1}) later. `stages.iterations` counts image steps: with C
     classes, the published count of n outer iterations is n * inner * C here.
 
-    The images live in [0, 1], yet are kept in model space like those of every method, so that pictures, files,
-    evaluation and transitions need no second kind of image. For per-channel standardisation this is exact: decoding
-    commutes with it, the images are clamped to what black and white are in each channel, and their gradient is
-    scaled by 1/std^2, which makes `lr_img` the rate of the pixels on the [0, 1] scale. ZCA mixes pixels, has no such
-    bounds, and is refused.
+    Two details are not as published: the images are clamped after every step, not once per network, and those that are
+    mixed are reduced with antialiasing, not by their nearest pixel.
 
     All processes hold the same network, drawn and trained from the run's seed alone; each has batches of its own.
 
@@ -73,8 +69,9 @@ class IDC(DistillationStage):
         batch_net: Images per step of that training.
         cutmix: Probability of mixing a batch of that training.
         match_augment: Augmentation of the matched images, applied together.
-        augment: Augmentation of all training of networks, applied together: in matching, at transitions and in
-            evaluation. Without cutout, which CutMix takes the place of.
+        net_augment: Augmentation of the training of matching networks, applied together.
+        augment: Augmentation at transitions and in evaluation, applied together; without flip for digits. Without
+            cutout, which CutMix takes the place of.
         align_corners: Sampling of scale and rotation.
 
     Raises:
@@ -84,8 +81,6 @@ class IDC(DistillationStage):
         Kim et al., Dataset Condensation via Efficient Synthetic-Data Parameterization (ICML 2022), algorithm 1.
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
     """
-
-    inits = ("mix", "real", "noise")
 
     def __init__(
         self,
@@ -104,15 +99,16 @@ class IDC(DistillationStage):
         batch_net: int = 64,
         cutmix: float = 0.5,
         match_augment: str = "color_crop_cutout",
-        augment: str = "color_crop",
+        net_augment: str = "color_crop",
+        augment: str = "color_crop_flip_scale_rotate",
         align_corners: bool = False,
     ) -> None:
         rate = 0.005 * ipc / 10 if lr_img is None else lr_img
-        super().__init__(network, ipc, rate, momentum, init, augment, align_corners)
-        check_at_least(1, factor=factor, inner=inner, batch_real=batch_real, batch_syn=batch_syn, net_images=net_images)
+        super().__init__(network, ipc, factor, rate, momentum, init, augment, align_corners)
+        check_at_least(1, inner=inner, batch_real=batch_real, batch_syn=batch_syn, net_images=net_images)
         self.augment = DSA(augment, align_corners, together=True)
         self.match_augment = DSA(match_augment, align_corners, together=True)
-        self.factor = factor
+        self.net_augment = DSA(net_augment, align_corners, together=True)
         self.metric: KernelMetric = metric
         self.inner = inner
         self.batch_real = batch_real
@@ -126,34 +122,19 @@ class IDC(DistillationStage):
         self._training: OngoingTraining | None = None
         self._stored_training: dict[str, Any] | None = None
 
-    @property
-    def decode_factor(self) -> int:
-        """Pieces per side of a stored image."""
-        return self.factor
-
-    @property
-    def init_images(self) -> int:
-        """Real images of each class that the initial images of a stage are made of."""
-        return super().init_images * (self.factor**2 if self.init == "mix" else 1)
-
     def setup(self, stage: str) -> None:
         """Makes the parameters.
 
         Raises:
-            ConfigError: The data is whitened, the factor does not suit the image size, or the network has no
-                convolution.
+            ConfigError: See `DecodedImages`; or the network has no convolution.
         """
-        data = self.data
-        data.real.pixels.level(GREY)  # refuses whitened data
-        piece_side(data.real.image_shape[1], self.factor)
-        with seeded(data.seed, "matching network"):
-            _kernels(self.build_network())
         super().setup(stage)
+        with seeded(0, "trial"):
+            _kernels(self.build_network())
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images within the bounds, and no network yet."""
+        """Begins a new stage: new initial images, and no network yet."""
         super().restart(generator)
-        self._clamp()
         self._training = self._stored_training = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -161,27 +142,12 @@ class IDC(DistillationStage):
         training = self._training
         # A run that is saved again before it has gone on still holds what it was continued with.
         network = self._stored_training if training is None else training.state_dict()
-        checkpoint["idc"] = {"factor": self.factor, "matching_network": network}
+        checkpoint["matching_network"] = network
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the network that was being matched.
-
-        Raises:
-            ConfigError: `ipc`, `factor`, the number of classes or the image size has changed.
-        """
+        """Restores the network that was being matched, see `DistillationStage` for what is refused."""
         super().on_load_checkpoint(checkpoint)
-        stored = checkpoint.get("idc", {"factor": 1, "matching_network": None})
-        if stored["factor"] != self.factor:
-            raise ConfigError(
-                f"the checkpoint was made with factor {stored['factor']}, not {self.factor}: set it back, or start"
-                " afresh"
-            )
-        self._training, self._stored_training = None, stored["matching_network"]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Takes the step and brings the images back into [0, 1]."""
-        super().optimizer_step(*args, **kwargs)
-        self._clamp()
+        self._training, self._stored_training = None, checkpoint.get("matching_network")
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> IDCBatch:
         """Real images of the class whose turn it is, decoded images of its union, and an augmentation."""
@@ -217,15 +183,10 @@ class IDC(DistillationStage):
 
     def _union_images(self, label: int) -> Tensor:
         """Decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
-        pixels = self.data.real.pixels
-        images = self.images[label * self.ipc : (label + 1) * self.ipc]
-        scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(images)
-        # Adds zero to the value and makes the gradient that of pixels on the [0, 1] scale, over std.
-        images = images + (scale - 1) * (images - images.detach())
+        images = self.learned_images()[label * self.ipc : (label + 1) * self.ipc]
         frozen = self.data.union
         order = frozen.labels.argsort(stable=True).view(self.data.real.num_classes, -1)
-        union = torch.cat([frozen.images[order[label]], images])
-        return decode(union, self.labels[:0], self.factor, pixels.level(GREY))[0]
+        return self.decoded(torch.cat([frozen.images[order[label]], images]))
 
     def _matching_network(self, iteration: int) -> nn.Module:
         """The network of an iteration: at its beginning a new one, or the former after its training."""
@@ -238,7 +199,7 @@ class IDC(DistillationStage):
             self._stored_training = None
         if done > 0 and done % classes == 0:
             generator = self.data.generator("matching network pass", self.state.stage, iteration)
-            self._training.train_pass(*self._real, self.net_images, self.augment, generator)
+            self._training.train_pass(*self._real, self.net_images, self.net_augment, generator)
         return self._training.network
 
     def _new_training(self, life: int) -> OngoingTraining:
@@ -262,15 +223,6 @@ class IDC(DistillationStage):
             images = EncodedImages(kept.images, self.data.real.pixels, self.device)
             self._encoded = kept, images, kept.labels.to(self.device)
         return self._encoded[1:]
-
-    def _initial_images(self, generator: torch.Generator) -> Tensor:
-        images = super()._initial_images(generator)
-        return tile(images, self.factor) if self.init == "mix" else images
-
-    @torch.no_grad()
-    def _clamp(self) -> None:
-        pixels = self.data.real.pixels
-        self.images.clamp_(pixels.level(0.0).to(self.images), pixels.level(1.0).to(self.images))
 
 
 def _kernels(network: nn.Module) -> list[nn.Parameter]:

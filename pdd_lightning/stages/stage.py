@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from pdd_lightning import distributed
+from pdd_lightning import distributed, endings
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.splits import to_unit
@@ -23,7 +23,7 @@ from pdd_lightning.errors import (
     check_momentum,
     check_positive,
 )
-from pdd_lightning.networks.spec import network_spec
+from pdd_lightning.networks.spec import check_size, network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
 
@@ -54,8 +54,10 @@ class DistillationStage(LightningModule, ABC):
         ConfigError: A setting is out of range.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("lr_img",)
-    """Settings that may be changed when a run is continued, such as rates that turned out too high."""
+    rates: ClassVar[tuple[str, ...]] = ("lr_img",)
+    """Learning rates, which may be changed when a run is continued: they may have turned out too high."""
+    equivalent: ClassVar[tuple[str, ...]] = ()
+    """Settings that change the images by no more than rounding."""
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
     """What images may start from."""
 
@@ -160,6 +162,7 @@ class DistillationStage(LightningModule, ABC):
         _ = self.state  # without it, Lightning would run an epoch without any batches and say nothing
         self._check_real_images()
         real = self.data.real
+        check_size(self.network, real.image_shape, real.num_classes)
         count = real.num_classes * self.ipc
         self.images = nn.Parameter(torch.zeros(count, *real.image_shape, device=self.device))
         self.register_buffer(
@@ -260,6 +263,10 @@ class DistillationStage(LightningModule, ABC):
         usable = rate is None or 0 < rate < float("inf")
         self._require(finite and usable, "after the update, the images or the learned rate are")
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Ends the process, after the checkpoint was saved, if a signal asked for it in the iteration."""
+        endings.leave_if_asked()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the images' gradient."""
         if self.images.grad is not None:
@@ -296,17 +303,15 @@ class DistillationStage(LightningModule, ABC):
     def _require(self, good: bool, what: str) -> None:
         if self.trainer.strategy.reduce_boolean_decision(good, all=True):
             return
-        rate = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."
+        learned = "" if self.learned_lr is None else f" The learned rate is {self.learned_lr:.3g}."
+        rates = {name: value for name in self.rates if (value := getattr(self, name)) is not None}
+        listed = " or ".join(f"{name} (now {value:g})" for name, value in rates.items())
+        experts = ", where stages.experts.folder may name this run's experts/theta_0" if self.trajectory_epochs else ""
         raise NonFiniteLossError(
-            f"{what} not finite in stage {self.state.stage}, iteration {self.state.iteration + 1}.{rate} Lower lr_img"
-            f" (now {self.lr_img:g}){self.rates_to_lower}, and continue with --ckpt_path last; if that fails at once,"
-            " begin anew in another folder, where stages.experts.folder may name this run's experts/theta_0."
+            f"{what} not finite in stage {self.state.stage}, iteration {self.state.iteration + 1}.{learned} Lower"
+            f" {listed}, and continue with --ckpt_path last; if that fails at once, begin anew in another"
+            f" folder{experts}."
         )
-
-    @property
-    def rates_to_lower(self) -> str:
-        """Further settings to lower when the loss explodes, as the end of a sentence."""
-        return ""
 
 
 def _argument_names(kind: type) -> list[str]:

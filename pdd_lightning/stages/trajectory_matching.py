@@ -81,7 +81,8 @@ class TrajectoryMatching(DistillationStage):
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("lr_img", "lr_lr", "unroll_mode")
+    rates: ClassVar[tuple[str, ...]] = ("lr_img", "lr_lr", "lr_teacher")
+    equivalent: ClassVar[tuple[str, ...]] = ("unroll_mode",)
 
     log_lr: nn.Parameter
 
@@ -131,11 +132,6 @@ class TrajectoryMatching(DistillationStage):
         return float(self.log_lr.detach().exp())
 
     @property
-    def rates_to_lower(self) -> str:
-        """Further settings to lower when the loss explodes."""
-        return f", lr_lr (now {self.lr_lr:g}) or lr_teacher (now {self.lr_teacher:g})"
-
-    @property
     def trajectories(self) -> Trajectories:
         """The experts of the current stage.
 
@@ -165,6 +161,14 @@ class TrajectoryMatching(DistillationStage):
         super().restart(generator)
         with torch.no_grad():
             self.log_lr.fill_(math.log(self.lr_teacher))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where `lr_teacher` was lowered, takes it for the learned rate of the unfinished stage, if that is higher."""
+        super().on_load_checkpoint(checkpoint)
+        position = checkpoint.get("callbacks", {}).get("StageAdvance", {})
+        former = position.get("settings", {}).get("model", {}).get("lr_teacher", self.lr_teacher)
+        if self.lr_teacher < former:
+            checkpoint["state_dict"]["log_lr"].clamp_(max=math.log(self.lr_teacher))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Images and learning rate, each at its own rate."""

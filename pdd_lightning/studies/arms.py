@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.stored import MOST_STAGES, FileName
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import Recipe, dotted, option_args, overridden, readable
 
@@ -42,7 +43,7 @@ class Method(Part):
     """
 
     recipe: Path
-    name: str | None = None
+    name: FileName | None = None
     fit: dict[str, Any] = {}
     one_stage: dict[str, Any] = {}
 
@@ -59,8 +60,8 @@ class Arm(Part):
         evaluate: Further options of `pdd evaluate`; arms that differ in these alone share their runs.
     """
 
-    stages: int | None = None
-    ipc: int | None = None
+    stages: Annotated[int, Field(ge=1, le=MOST_STAGES)] | None = None
+    ipc: Annotated[int, Field(ge=1)] | None = None
     budget: Budget | None = None
     independent: bool = False
     fit: dict[str, Any] = {}
@@ -113,9 +114,9 @@ def runs_of(method: Method, arms: Mapping[str, Arm], column: str | None) -> list
 
 
 def _run(method: Method, recipe: Recipe, arm: Arm, name: str, labels: dict[str, str]) -> Run:
-    own, iterations = int(recipe["stages.num_stages"]), int(recipe["stages.iterations"])
-    stages, images = arm.stages or own, own * int(recipe["model.ipc"])
-    if stages < 1 or (arm.ipc is None and images % stages):
+    own, iterations = recipe.number("stages.num_stages"), recipe.number("stages.iterations")
+    stages, images = arm.stages or own, own * recipe.number("model.ipc")
+    if arm.ipc is None and images % stages:
         raise ConfigError(f"{images} images per class cannot be made in {stages} stages of the same size")
     ipc, label = arm.ipc or images // stages, method.name or method.recipe.stem
     labels = {"method": label, **labels}

@@ -6,16 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import figure_png
-from pdd_lightning.results.schema import Stored, StudyResult, StudyStep, read_stored, write_stored
+from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
+from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import option_args, readable
@@ -24,13 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+_REMEDY = "delete it, and start the study again"
 OUTPUTS = ("study.json", "table.csv", "table.md", "plot.png")
-
-
-class _Results(Stored):
-    """What a step writes that evaluates distilled sets."""
-
-    rows: list[Row]
 
 
 class Study(Part, ABC):
@@ -49,15 +45,17 @@ class Study(Part, ABC):
 
     title: str
     methods: tuple[Method, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    arms: dict[str, Arm] = Field({"": Arm()}, min_length=1)
-    column: str | None = None
-    stages: tuple[int, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1, max_length=1000)
+    arms: dict[Literal[""] | FileName, Arm] = Field({"": Arm()}, min_length=1)
+    column: Name | None = None
+    stages: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = ()
     budgets: tuple[Budget, ...] = ()
     notes: tuple[str, ...] = ()
 
     command: ClassVar[str]
     """The verb of `pdd` that evaluates distilled sets."""
+    kind: ClassVar[type[Stored]]
+    """What it writes, row by row."""
     explanations: ClassVar[tuple[str, ...]]
     """What the numbers are."""
 
@@ -121,12 +119,24 @@ class Study(Part, ABC):
         return Step(f"{run.name}/seed_{seed}/{run.result}", (self.command, *sets, *args), after)
 
     def rows(self, folder: Path) -> list[Row]:
-        """Rows of the table, by name of the column, from the output of the steps."""
+        """Rows of the table, by name of the column, from the output of the steps.
+
+        Raises:
+            DamagedFileError: An output is not what a step writes.
+        """
         rows = []
         for run in self.runs:
-            per_seed = [read_stored(_Results, self._results(run, seed, folder)).rows for seed in self.seeds]
+            per_seed = [self._read(self._results(run, seed, folder)) for seed in self.seeds]
+            if len({len(one) for one in per_seed}) > 1:
+                raise damaged(folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY)
             rows += [self.row(run, same, folder) for same in zip(*per_seed, strict=True)]
         return rows
+
+    def _read(self, path: Path) -> list[Row]:
+        """The rows that a step wrote."""
+        output = create_model("Output", __base__=Stored, rows=(list[self.kind], ...))  # type: ignore[name-defined]
+        stored: Any = read_stored(output, path, _REMEDY)
+        return [row.model_dump() for row in stored.rows]
 
     def make(self, folder: Path, run_steps: Callable[[Sequence[Step]], dict[str, float]]) -> str:
         """Has all steps run, and writes the results; without all of them there are none.

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from pdd_lightning import endings
 from pdd_lightning.errors import ConfigError, StudyError, check_at_least
 
 PDD = (sys.executable, "-m", "pdd_lightning")
@@ -216,7 +217,7 @@ class _Study:
     def end(self) -> None:
         """Ends the steps that still run, and waits until they have saved their state."""
         if self._running:
-            _log("Stopping; the running steps save their state. Start the study again to continue it.")
+            _log("Stopping; the running steps save their state.")
             self._workers.interrupt(self._key)
             wait(self._running, GRACE_SECONDS + CONNECT_SECONDS)
 
@@ -297,10 +298,12 @@ def _signals_end() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, leave) for number in endings.SIGNALS}
+    endings.finish_first(GRACE_SECONDS + 2 * CONNECT_SECONDS)
     try:
         yield
     finally:
+        endings.finish_first(0.0)
         for number, handler in former.items():
             signal.signal(number, handler)
 

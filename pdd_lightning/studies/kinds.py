@@ -16,12 +16,21 @@ from pydantic import Field, ValidationError
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
-from pdd_lightning.results.schema import DISTILLED, FULL, RunSummary, read_stored
-from pdd_lightning.results.tables import AFTER, PARTS, STATISTICS, mean_and_spread, over_seeds
+from pdd_lightning.results.schema import (
+    AFTER,
+    DISTILLED,
+    FULL,
+    ContinualRow,
+    RunSummary,
+    StatisticsRow,
+    StepRow,
+)
+from pdd_lightning.results.tables import PARTS, STATISTICS, mean_and_spread, over_seeds
+from pdd_lightning.stored import MOST_CLASSES, damaged, one_line, read_stored
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.recipe import dotted, overridden, read_yaml
+from pdd_lightning.studies.recipe import dotted, overridden, positive, read_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +62,7 @@ class AccuracyStudy(Study):
         log: Whether numbers stand on a logarithmic axis.
     """
 
-    num_classes: int = Field(ge=2)
+    num_classes: int = Field(ge=2, le=MOST_CLASSES)
     evaluate: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
     match_steps: bool = True
@@ -65,6 +74,7 @@ class AccuracyStudy(Study):
     log: bool = False
 
     command = "evaluate"
+    kind = StepRow
     explanations = (
         "Accuracy: mean ± standard deviation over all networks, in %; the standard deviation of the seeds' means"
         " says how much distillation itself varies.",
@@ -163,13 +173,13 @@ class AccuracyStudy(Study):
     def _epochs(self, run: Run, evaluation: Row) -> int:
         """Epochs of each phase, such that all arms take as many steps as the recipe's own stages."""
         settings = {**vars(EvaluationSettings()), **evaluation}
-        epochs, batch = int(settings["epochs"]), int(settings["batch_size"])
+        epochs, batch = (positive(run.recipe.path, name, settings[name]) for name in ("epochs", "batch_size"))
 
         def steps(stages: int, ipc: int) -> int:
             images = ipc * self.num_classes * run.recipe.images_per_stored_image
             return sum(-(-stage * images // batch) for stage in range(1, stages + 1))
 
-        own = steps(int(run.recipe["stages.num_stages"]), int(run.recipe["model.ipc"]))
+        own = steps(run.recipe.number("stages.num_stages"), run.recipe.number("model.ipc"))
         return max(1, round(epochs * own / steps(run.stages, run.ipc)))
 
     def _distillation(self, run: Run, folder: Path) -> Row:
@@ -232,6 +242,7 @@ class StageStatistics(Study):
     describe: Row = Field(default_factory=dict)
 
     command = "describe"
+    kind = StatisticsRow
     explanations = (
         "Each number: mean over the images of a row and over the seeds ± standard deviation of the seeds' means.",
         "low, middle, high: shares of the power spectrum in these thirds of the frequencies, of sum 1; variation:"
@@ -247,6 +258,8 @@ class StageStatistics(Study):
 
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """Mean of each number over seeds, and the spread."""
+        if missing := [name for name in STATISTICS for one in same if name not in one]:
+            raise damaged(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
         row = {**run.labels, **{name: same[0][name] for name in ("row", "stage", "images")}, "seeds": len(same)}
         for name in STATISTICS:
             row[name], row[f"{name}_std"] = mean_and_spread([one[name] for one in same])
@@ -269,11 +282,12 @@ class ContinualLearning(Study):
         part: Real images to score on.
     """
 
-    tasks: int = Field(ge=2)
+    tasks: int = Field(ge=2, le=MOST_CLASSES)
     continual: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
 
     command = "continual"
+    kind = ContinualRow
     explanations = (
         "Accuracy: on all classes after the last task; mean ± standard deviation over all networks, in %. Each seed"
         " has an order of the classes and distilled sets of its own.",
@@ -310,6 +324,8 @@ class ContinualLearning(Study):
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """One memory and protocol over all seeds."""
         first = same[0]
+        if len({len(one["average_accuracy"]) for one in same}) > 1:
+            raise damaged(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
         averages = zip(*(one["average_accuracy"] for one in same), strict=True)
         return {
             **(run.labels if first["row"] == DISTILLED else dict.fromkeys(run.labels)),
@@ -350,10 +366,10 @@ def read_study(path: Path) -> Study:
     """
     content = read_yaml(path)
     command = content.pop("command", AccuracyStudy.command)
-    if command not in KINDS:
+    if not isinstance(command, str) or command not in KINDS:
         raise ConfigError(f"{path}: command must be one of {', '.join(KINDS)}, got {command!r}")
     try:
         return KINDS[command].model_validate(content)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"{path} is no study: {'; '.join(wrong)}") from error
+        raise ConfigError(f"{path} is no study: {one_line('; '.join(wrong))}") from error

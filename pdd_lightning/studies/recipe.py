@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 
 from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, one_line, read_bytes
 
 YAML = (".yaml", ".yml")
 
@@ -50,6 +51,14 @@ class Recipe:
             raise ConfigError(f"the recipe {self.path} does not say {name}: add it there, or to the study's `fit`")
         return self.settings[name]
 
+    def number(self, name: str) -> int:
+        """A setting that is a positive whole number.
+
+        Raises:
+            ConfigError: The recipe does not say it, or says something else.
+        """
+        return positive(self.path, name, self[name])
+
     def section(self, name: str) -> dict[str, Any]:
         """Settings below `name`, by the rest of their names."""
         return {key[len(name) + 1 :]: value for key, value in self.settings.items() if key.startswith(f"{name}.")}
@@ -66,7 +75,25 @@ class Recipe:
         name = str(self.settings.get("model.class_path", self.settings.get("model"))).rpartition(".")[2]
         method = getattr(stages, name, None)
         factor = signature(method).parameters.get("factor") if method else None
-        return int(self.settings.get("model.factor", factor.default if factor else 1)) ** 2
+        return (
+            positive(self.path, "model.factor", self.settings.get("model.factor", factor.default if factor else 1)) ** 2
+        )
+
+
+def positive(path: Path, name: str, value: Any) -> int:
+    """A setting that must be a positive whole number.
+
+    Args:
+        path: The file that says it.
+        name: Its name.
+        value: What it says.
+
+    Raises:
+        ConfigError: It says something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**12:
+        raise ConfigError(f"{path}: {name} must be a positive whole number, got {one_line(repr(value))}")
+    return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,12 +103,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: It cannot be read, or says something else than names and values.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        content = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings")
+    if wrong := [name for name in _names(content) if not isinstance(name, str)]:
+        raise ConfigError(f"{path}: the name of a setting is a text, got {wrong[0]!r}")
     return dict(_found(content, path.parent))
+
+
+def _names(value: Any) -> Iterator[Any]:
+    """The names in nested settings."""
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(one)
+    yield from value if isinstance(value, dict) else ()
 
 
 def _found(value: Any, folder: Path) -> Any:

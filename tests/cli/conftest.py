@@ -34,7 +34,7 @@ stages:
   iterations: 6
   experts: {number: 2, batch_size: 16}
   transition: {epochs: 3}
-evaluation: {num_networks: 2, epochs: 2, full_data_epochs: 1}
+evaluation: {num_networks: 2, random_sets: 2, epochs: 2, full_data_epochs: 1}
 checkpoint_every: 2
 trainer:
   accelerator: cpu

@@ -55,7 +55,7 @@ def test_evaluate_takes_an_imported_file(
 ) -> None:
     output = tmp_path / "rows.json"
     words = ["--data", data, "--data.normalization", normalization, "--network", network, "--num_stages", 2]
-    pdd("evaluate", mtt, *words, "--num_networks", 2, "--epochs", 2, "--output", output)
+    pdd("evaluate", mtt, *words, "--num_networks", 2, "--random_sets", 2, "--epochs", 2, "--output", output)
     rows = json.loads(output.read_text())["rows"]
     assert [(row["row"], row["images"]) for row in rows] == [("distilled", 6), ("random real", 6)]
     assert list(rows[0]["per_class"]) == ["blue", "green", "red"]
@@ -68,7 +68,21 @@ def test_evaluation_of_an_imported_file_is_that_of_its_conversion(
     scores = []
     for path, words in ((mtt, ["--num_stages", 2]), (tmp_path / "ours.safetensors", [])):
         output = tmp_path / "rows.json"
-        words = [*words, "--data", data, "--network", network, "--num_networks", 2, "--epochs", 3, "--output", output]
+        words = [
+            *words,
+            "--data",
+            data,
+            "--network",
+            network,
+            "--num_networks",
+            2,
+            "--random_sets",
+            2,
+            "--epochs",
+            3,
+            "--output",
+            output,
+        ]
         pdd("evaluate", path, *words)
         scores.append([row["per_class"] for row in json.loads(output.read_text())["rows"]])
     assert scores[0] == scores[1]
@@ -122,7 +136,7 @@ def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Pa
         (["SOURCE", "SOURCE", "a.safetensors"], "one distilled set at a time"),
         (["SOURCE", "a.pt"], "choose one of safetensors, folder, mtt"),
         (["SOURCE", "TAKEN"], "exists: choose another name, or replace it with --overwrite true"),
-        (["missing.pt", "a.safetensors"], "cannot read distilled set missing.pt"),
+        (["missing.pt", "a.safetensors"], "cannot read missing.pt"),
         (["SOURCE", "a.safetensors", "--num_stages", "3"], "itself says num_stages 2"),
     ],
 )
@@ -201,7 +215,19 @@ def test_an_image_folder_of_distilled_images_is_evaluated(
 ) -> None:
     pdd("convert", run / "distilled.safetensors", tmp_path / "set", "--format", "folder")
     words = ["--data", "ImageFolder", "--data.root", image_folder, "--network", network]
-    pdd("evaluate", tmp_path / "set", *words, "--num_networks", 1, "--epochs", 1, "--output", tmp_path / "rows.json")
+    pdd(
+        "evaluate",
+        tmp_path / "set",
+        *words,
+        "--num_networks",
+        1,
+        "--random_sets",
+        1,
+        "--epochs",
+        1,
+        "--output",
+        tmp_path / "rows.json",
+    )
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["images"] == 6
 
 

@@ -20,11 +20,11 @@ def test_report_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{output}: runs: 1, studies: 0\n"
 
 
-def test_text_that_is_no_unicode_is_written_all_the_same(run: Path, tmp_path: Path) -> None:
+def test_text_that_is_no_unicode_is_told(run: Path, tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "dataset": {"name": "half \ud800"}}))
     main(["report", str(tmp_path), "--output", str(tmp_path / "report.html")])
-    assert "half ?" in (tmp_path / "report.html").read_text()
+    assert "summary.json is damaged: dataset.name" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("words", "message"), [([], "no run found in"), (["--output", "."], "is a folder")])

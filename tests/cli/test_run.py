@@ -77,7 +77,7 @@ def test_scores_can_be_given_back(run: Path, recipe: Path, tmp_path: Path) -> No
 
 def test_run_folder_holds_its_configuration_and_checkpoint(run: Path) -> None:
     assert "syn_steps: 2" in (run / "config.yaml").read_text()
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
 
 
 def test_evaluate_reads_the_file(run: Path, image_folder: Path, tmp_path: Path) -> None:
@@ -85,17 +85,26 @@ def test_evaluate_reads_the_file(run: Path, image_folder: Path, tmp_path: Path) 
     data.write_text(f"class_path: pdd_lightning.data.ImageFolder\ninit_args: {{root: {image_folder}}}\n")
     output = tmp_path / "results.json"
     words = ["evaluate", run / "distilled.safetensors", "--data", data, "--network", "ResNet10"]
-    main([str(word) for word in [*words, "--num_networks", 1, "--epochs", 1, "--output", output]])
+    main([str(word) for word in [*words, "--num_networks", 1, "--random_sets", 1, "--epochs", 1, "--output", output]])
     rows = json.loads(output.read_text())["rows"]
     assert [row["row"] for row in rows] == ["distilled", "random real"]
     assert rows[0]["protocol"] == "progressive"
     assert len((tmp_path / "results.networks.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_run_is_tested_in_float32_whatever_the_precision(run: Path, recipe: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "evaluation.jsonl").unlink()
+    words = ["test", "--config", recipe, "--ckpt_path", copy / "checkpoints" / "last.ckpt"]
+    main([str(word) for word in [*words, "--trainer.precision", "bf16-mixed"]])
+    before, after = (json.loads((folder / "summary.json").read_text())["evaluation"] for folder in (run, copy))
+    assert [{**row, "seconds": 0} for row in after] == [{**row, "seconds": 0} for row in before]
+
+
 def test_evaluate_compares_with_whatever_is_asked_for(run: Path, image_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     words = ["evaluate", run / "distilled.safetensors", "--data", "ImageFolder", "--data.root", image_folder]
-    words += ["--num_networks", 1, "--epochs", 1, "--full_data_epochs", 1, "--output", output]
+    words += ["--num_networks", 1, "--random_sets", 1, "--epochs", 1, "--full_data_epochs", 1, "--output", output]
     words += ["--protocols", "[progressive,union]", "--baselines", "[herding,kmeans]", "--every_stage", "true"]
     words += ["--experts", run / "experts" / "theta_0", "--ranking", "true", "--augment", "crop"]
     main([str(word) for word in words])
@@ -171,6 +180,8 @@ def test_fast_dev_run_goes_through(recipe: Path, tmp_path: Path) -> None:
 def test_short_names_and_network_files_work_in_a_process_of_its_own(run: Path, image_folder: Path) -> None:
     network = PROJECT / "configs" / "network" / "convnet_digits.yaml"
     words = ["--data", "ImageFolder", "--data.root", image_folder, "--network", network]
-    result = run_pdd("evaluate", run / "distilled.safetensors", *words, "--num_networks", 1, "--epochs", 1)
+    result = run_pdd(
+        "evaluate", run / "distilled.safetensors", *words, "--num_networks", 1, "--random_sets", 1, "--epochs", 1
+    )
     assert result.returncode == 0, result.stdout
     assert "random real" in result.stdout

@@ -92,7 +92,16 @@ def test_experts_do_not_depend_on_the_number_of_processes(recipe: Path, tmp_path
 
 def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
     words = ["--config", recipe, "--trainer.default_root_dir", tmp_path, "--trainer.strategy", "ddp"]
-    few = ["--evaluation.num_networks", 1, "--evaluation.full_data_epochs", 0, "--trainer.devices", 3]
+    few = [
+        "--evaluation.num_networks",
+        1,
+        "--evaluation.random_sets",
+        1,
+        "--evaluation.full_data_epochs",
+        0,
+        "--trainer.devices",
+        3,
+    ]
     for verb in ("fit", "test"):
         result = run_pdd(verb, *words, *few)
         assert result.returncode == 0, result.stdout
@@ -107,7 +116,7 @@ def test_more_processes_than_networks(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["evaluate", "--epochs", 2, "--full_data_epochs", 1, "--baselines", "[random,herding]"],
+        ["evaluate", "--random_sets", 3, "--epochs", 2, "--full_data_epochs", 1, "--baselines", "[random,herding]"],
         ["describe", "--training.epochs", 1],
     ],
     ids=lambda words: words[0],
@@ -134,4 +143,4 @@ def test_bad_input_is_refused_by_all_processes_in_one_message(image_folder: Path
     words = ["evaluate", tmp_path / "none.safetensors", "--data", "ImageFolder", "--data.root", image_folder]
     result = run_pdd(*words, "--device", "cpu", "--processes", 2)
     assert result.returncode == 1
-    assert result.stdout.startswith("pdd: error: cannot read distilled set") and len(result.stdout.splitlines()) == 1
+    assert result.stdout.startswith("pdd: error: cannot read ") and len(result.stdout.splitlines()) == 1

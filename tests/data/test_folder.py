@@ -60,9 +60,10 @@ def test_without_test_images_some_are_held_out(root, empty_folder):
 def test_images_are_scaled_by_the_shorter_side_and_cropped_at_the_centre(tmp_path):
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 6:18] = 200  # columns 8 to 15 are what remains
-    for i in range(3):
-        (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(wide).save(tmp_path / "train" / "a" / f"{i}.png")
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(wide).save(tmp_path / "train" / name / f"{i}.png")
     data = ImageFolder(str(tmp_path), image_size=4)
     data.setup()
     assert data.image_shape == (3, 4, 4)
@@ -70,11 +71,12 @@ def test_images_are_scaled_by_the_shorter_side_and_cropped_at_the_centre(tmp_pat
 
 
 def test_grey_images_become_rgb_unless_grey_is_asked_for(tmp_path):
-    for i in range(3):
-        write_image(tmp_path / "train" / "a" / f"{i}.png", color=50, mode="L")
+    for name in ("a", "b"):
+        for i in range(3):
+            write_image(tmp_path / "train" / name / f"{i}.png", color=50, mode="L")
     colour, grey = ImageFolder(str(tmp_path)), ImageFolder(str(tmp_path), grayscale=True)
-    assert colour.load()[0].images.shape == (3, 3, 8, 8)
-    assert grey.load()[0].images.shape == (3, 1, 8, 8)
+    assert colour.load()[0].images.shape == (6, 3, 8, 8)
+    assert grey.load()[0].images.shape == (6, 1, 8, 8)
     assert grey.load()[0].images.unique().tolist() == [50]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pdd_lightning.data import DiscardSettings, ForgettingScores
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DataError, PDDError
 
 INF = float("inf")
 
@@ -148,7 +148,7 @@ def test_an_npz_with_pickled_objects_is_refused(tmp_path):
 )
 def test_other_files_are_refused(content, message, tmp_path):
     (tmp_path / "scores.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(PDDError, match=message):
         ForgettingScores.load(tmp_path / "scores.pkl")
 
 

@@ -3,7 +3,7 @@ import torch
 
 from pdd_lightning.augment.zca import ZCA
 from pdd_lightning.data.pixels import PixelSpace, Standardized, Whitened
-from pdd_lightning.errors import DataError
+from pdd_lightning.errors import DamagedFileError
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,12 @@ def test_whitening_removes_most_of_the_correlation():
     ("kind", "tensors", "message"),
     [
         ("polar", {}, "unknown pixel space 'polar'"),
-        ("zca", {"mean": torch.zeros(3)}, "lacks its matrix"),
-        ("standard", {}, "lacks its mean and std"),
+        ("zca", {"mean": torch.zeros(3)}, "matrix: Field required"),
+        ("standard", {}, "mean: Field required"),
     ],
 )
 def test_a_space_that_cannot_be_rebuilt_is_named(kind, tensors, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DamagedFileError, match=message):
         PixelSpace.from_tensors(kind, tensors)
 
 

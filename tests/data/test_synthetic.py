@@ -7,7 +7,7 @@ import torch
 from pdd_lightning.augment import decode
 from pdd_lightning.data.pixels import Standardized
 from pdd_lightning.data.synthetic import SyntheticSet
-from pdd_lightning.errors import DataError
+from pdd_lightning.errors import DamagedFileError, DataError
 from pdd_lightning.files import sha256_of_tensors
 
 
@@ -63,7 +63,7 @@ def test_an_empty_set_has_no_stage():
 def test_the_state_survives_a_checkpoint(staged_set, soft):
     if soft:
         images = torch.randn(2, 3, 4, 4)
-        staged_set = SyntheticSet.empty((3, 4, 4)).append(images, torch.rand(2, 6), 0.1)
+        staged_set = SyntheticSet.empty((3, 4, 4)).append(images, torch.rand(2, 6).softmax(1), 0.1)
     file = io.BytesIO()
     torch.save(staged_set.state_dict(), file)
     file.seek(0)
@@ -75,7 +75,7 @@ def test_the_state_survives_a_checkpoint(staged_set, soft):
 def test_a_state_without_an_entry_is_refused(staged_set):
     state = staged_set.state_dict()
     del state["stages"]
-    with pytest.raises(DataError, match="lacks stages"):
+    with pytest.raises(DamagedFileError, match="stages: Field required"):
         SyntheticSet.from_state_dict(state)
 
 

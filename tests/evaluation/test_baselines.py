@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import to_unit
@@ -115,3 +116,16 @@ def test_centres_of_kmeans_are_means_of_clusters_and_the_largest_comes_first(fiv
     torch.testing.assert_close(shown, torch.tensor([10.0] * 3 + [220.0] * 3), atol=1e-2, rtol=0)
     assert centres.labels.tolist() == [0, 1, 2] * 2 and centres.stages.tolist() == [1] * 3 + [2] * 3
     assert torch.equal(kmeans_set(subject).images, centres.images)
+
+
+def test_each_class_and_seed_has_a_kmeans_of_its_own(five, like, monkeypatch):
+    states = []
+
+    def seeded(clusters, random_state):
+        states.append(random_state)
+        return KMeans(clusters, random_state=random_state)
+
+    monkeypatch.setattr("sklearn.cluster.KMeans", seeded)
+    for seed in (0, 1, 0):
+        kmeans_set(replace(like(1, 1, real=five, pixels=five.pixels), seed=seed))
+    assert len(set(states)) == 6 and states[:3] == states[6:]

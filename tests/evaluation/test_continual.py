@@ -1,6 +1,8 @@
 import json
 import math
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pdd_lightning.evaluation import continual
 from pdd_lightning.evaluation import subject as subject_module
 from pdd_lightning.evaluation.continual import ContinualSettings, learn_tasks, summary
 from pdd_lightning.evaluation.learning_tasks import joined, stored_tasks
+from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.plots import draw_continual
 from pdd_lightning.results.result_store import ResultStore
@@ -65,7 +68,7 @@ def sides():
 def save(sides, factory, tmp_path):
     """Saves a set of two stages of one real image per class of a task."""
 
-    def write(classes, rates=(0.05, None), soft=False, stages=2, name=None):
+    def write(classes, rates=(0.05, None), soft=False, stages=2, name=None, **others):
         part = ClassSubset(sides, classes)
         part.setup()
         synthetic = SyntheticSet.empty((1, 8, 8))
@@ -75,7 +78,7 @@ def save(sides, factory, tmp_path):
             kept = torch.nn.functional.one_hot(labels).float() if soft else labels
             synthetic = synthetic.append(part.pixels.encode(to_unit(part.train.images[chosen])), kept, rates[stage])
         path = tmp_path / f"{name or '-'.join(classes)}.safetensors"
-        about = {"network": network_spec(factory), "settings": {"augment": "none"}}
+        about = {"network": network_spec(factory), "settings": {"augment": "none"}, **others}
         return save_distilled(path, synthetic, part.pixels, classes, about)
 
     return write
@@ -109,6 +112,14 @@ def test_all_memories_come_into_the_space_of_the_first_task(tasks, save):
     images = tasks[0].pixels.decode(tasks[1].synthetic.images)
     torch.testing.assert_close(images, second.pixels.decode(second.images))
     assert not torch.allclose(tasks[1].synthetic.images, second.images)
+
+
+def test_network_and_augmentation_are_those_of_the_first_set(save, sides, factory):
+    other = partial(ConvNet, depth=1, width=4)
+    second = save(["south", "west"], network=network_spec(other), settings={"augment": "crop"})
+    tasks = stored_tasks([save(["east", "north"]), second], sides)
+    assert [network_spec(task.factory) for task in tasks] == [network_spec(factory)] * 2
+    assert [task.augment.strategy for task in tasks] == ["none"] * 2
 
 
 def test_memories_are_joined_stage_by_stage_with_labels_among_all_classes(save, sides):
@@ -186,15 +197,39 @@ def test_learning_that_was_interrupted_is_continued(tasks, tmp_path, monkeypatch
     assert len(trained) == 23 + 3 * 4  # "replay" and herding's choice do not depend on it
 
 
-def test_half_of_what_is_replayed_is_memory(tasks, monkeypatch):
-    seen = []
-    monkeypatch.setattr(subject_module, "train_network", lambda _, images, labels, *rest: seen.append(labels))
-    learn(tasks, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
-    first, second = seen
+@pytest.fixture
+def replayed(monkeypatch):
+    """Labels that a network is trained on with replay of the distilled memory, task by task."""
+
+    def labels(tasks):
+        seen = []
+        monkeypatch.setattr(subject_module, "train_network", lambda _, images, labels, *rest: seen.append(labels))
+        learn(tasks, replace(SETTINGS, protocols=("replay",), memories=("distilled",), num_networks=1))
+        return seen
+
+    return labels
+
+
+def test_half_of_what_is_replayed_is_memory(tasks, replayed):
+    first, second = replayed(tasks)
     current = len(tasks[0].real.train)
     assert len(first) == current and set(first.tolist()) == {0, 1}
     assert set(second[:current].tolist()) == {2, 3} and set(second[current:].tolist()) == {0, 1}
     assert abs(len(second) - 2 * current) <= len(tasks[0].synthetic) / 2
+
+
+def test_a_memory_that_is_larger_than_a_task_is_replayed_once(tasks, replayed):
+    large = [replace(task, synthetic=replace(task.synthetic, decode_factor=8)) for task in tasks]
+    assert [len(labels) for labels in replayed(large)] == [36, 36 + 4 * 8**2]
+
+
+def test_soft_labels_are_replayed_beside_hard_ones(tasks, replayed):
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8]] * 2)
+    mixed = [replace(tasks[0], synthetic=replace(tasks[0].synthetic, labels=soft)), tasks[1]]
+    first, second = replayed(mixed)
+    real, memory = second[: len(first)], second[len(first) :]
+    assert torch.equal(real, torch.eye(4)[tasks[1].real.train.labels + 2])
+    assert torch.equal(memory.unique(dim=0), torch.tensor([[0.2, 0.8, 0, 0], [0.9, 0.1, 0, 0]]))
 
 
 @pytest.mark.parametrize("memory", ["random", "herding"])
@@ -272,6 +307,24 @@ def test_rows_are_means_over_networks_of_each_matrix():
     assert row["accuracy_matrix"] == [[pytest.approx(0.9), None], [pytest.approx(0.55), pytest.approx(0.75)]]
     assert (row["std"], row["n"]) == (pytest.approx(0.1 / 2**0.5), 2)
     assert json.loads(json.dumps(row)) == row
+    assert row["forgetting_std"] == pytest.approx(0.3 / 2**0.5)
+    alone = summary([one])
+    assert (alone["std"], alone["forgetting_std"], alone["n"]) == (0.0, 0.0, 1)
+
+
+def test_labels_and_times_are_those_of_each_network(tasks, monkeypatch):
+    labels, run_tasks = [], continual.run_tasks
+
+    def watch(work, *rest):
+        labels.extend(task.label for task in work)
+        return run_tasks(work, *rest)
+
+    monkeypatch.setattr(continual, "run_tasks", watch)
+    begin = time.perf_counter()
+    rows = learn(tasks, replace(SHORT, num_networks=2, memories=("random",)))
+    passed = time.perf_counter() - begin
+    assert labels == ["gdumb, random 1", "gdumb, random 2", "replay, random 1", "replay, random 2"]
+    assert all(row["seconds"] > 0 for row in rows) and sum(row["seconds"] for row in rows) < passed
 
 
 def test_table_and_figure_show_each_row():

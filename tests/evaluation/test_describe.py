@@ -10,8 +10,10 @@ from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation import Subject
+from pdd_lightning.evaluation import describe as describe_module
 from pdd_lightning.evaluation import subject as subject_module
 from pdd_lightning.evaluation.describe import REAL, describe_stages, example_images, groups_of
+from pdd_lightning.evaluation.subject import outputs_of
 from pdd_lightning.results.plots import draw_methods, draw_stages
 from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import STATISTICS, description_table
@@ -68,6 +70,30 @@ def test_the_spread_is_over_images(subject):
     grey = describe(subject, num_networks=1)[1]
     assert grey["variation_std"] == pytest.approx(0, abs=1e-5)
     assert grey["accuracy_std"] == pytest.approx((1 / 3) ** 0.5)  # of one image right and two wrong
+
+
+def test_a_single_image_has_no_spread(subject):
+    """And of an image beyond black and white, what can be shown of it is described."""
+    single = SyntheticSet.empty((3, 8, 8)).append(3 * subject.synthetic.images[-1:], torch.tensor([2]))
+    row = describe_stages(replace(subject, synthetic=single), TrainingSettings(epochs=1), 1, progress=False)[0]
+    assert [row[f"{name}_std"] for name in STATISTICS] == [0.0] * len(STATISTICS)
+    shown = groups_of(replace(subject, synthetic=single))[0].pixels
+    assert shown.unique().tolist() == [0, 1]
+
+
+def test_images_are_compared_with_the_mean_features_of_real_ones(subject, monkeypatch):
+    """In the network that was trained on them."""
+    networks, centroids = [], []
+    monkeypatch.setattr(describe_module, "outputs_of", lambda *rest: networks.append(rest[0]) or outputs_of(*rest))
+    silhouette = describe_module.centroid_silhouette
+    monkeypatch.setattr(
+        describe_module, "centroid_silhouette", lambda *rest: centroids.append(rest[2]) or silhouette(*rest)
+    )
+    describe(subject, num_networks=1, store=ResultStore())
+    images, labels = subject.real_images("train")
+    features = outputs_of(networks[0], images[torch.arange(len(images))]).features
+    expected = torch.stack([features[labels == label].mean(0) for label in range(3)])
+    torch.testing.assert_close(centroids[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_seed_decides(subject, rows):

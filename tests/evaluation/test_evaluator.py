@@ -1,4 +1,6 @@
 import json
+import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +22,7 @@ from pdd_lightning.networks.parameters import flatten
 from pdd_lightning.results.result_store import ResultStore, TaskResult, rows_from_results
 from tests.tiny import Watched, image_set
 
-SETTINGS = EvaluationSettings(num_networks=3, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)
+SETTINGS = EvaluationSettings(num_networks=3, random_sets=1, epochs=4, lr=0.05, batch_size=16, full_data_epochs=2)
 ALONE = replace(SETTINGS, baselines=(), full_data_epochs=0)
 ROWS = ["distilled"] * 3 + ["random real"] * 3 + ["full real"] * 3
 
@@ -141,6 +143,11 @@ def test_each_network_has_random_images_of_its_own(make_tasks, staged_blobs):
     assert chosen[0] != chosen[1] and chosen[1] != chosen[2] and chosen[0] != chosen[2]
 
 
+def test_more_random_sets_are_drawn_than_there_are_networks(make_tasks):
+    tasks = make_tasks(replace(SETTINGS, num_networks=2, random_sets=4))
+    assert Counter(task.label.split(" (")[0] for task in tasks) == {"distilled": 2, "random real": 4, "full real": 2}
+
+
 def test_each_network_of_a_row_has_an_order_of_its_own(make_tasks):
     """All networks of a row see the same images in each epoch, in other batches."""
     tasks = make_tasks(replace(WATCHED, batch_size=2, baselines=()), factory=Watched, augment=DSA("none"))
@@ -205,8 +212,9 @@ def test_networks_are_scored_on_the_part_that_is_asked_for(make_tasks, blobs, mo
         run(make_tasks(ALONE, part="test"))
 
 
-def test_tasks_run_inside_lightnings_test_loop(make_tasks, results):
-    with torch.inference_mode():
+@pytest.mark.parametrize("context", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()])
+def test_results_do_not_depend_on_the_callers_context(make_tasks, results, context):
+    with context:
         assert run(make_tasks()) == results
 
 
@@ -358,6 +366,20 @@ def test_the_ranking_trains_what_its_scores_need(subject, staged_blobs):
     with pytest.raises(ConfigError, match="with and without augmentation"):
         evaluate(plain, SETTINGS, ranking=True)
     assert ranking_tasks(plain, replace(SETTINGS, augment="crop"))
+    assert ranking_tasks(plain, replace(SETTINGS, cutmix=0.5))
+
+
+def test_the_ranking_of_hard_labels_needs_no_others(subject):
+    rows = [task.depends_on["about"]["row"] for task in ranking_tasks(subject, replace(SETTINGS, num_networks=1))]
+    plain = ["distilled, no augmentation", "random real, no augmentation"]
+    assert rows == ["distilled", "random real", "full real", *plain]
+
+
+def test_times_add_up_over_the_phases_and_are_those_of_the_work(make_tasks):
+    begin = time.perf_counter()
+    (value,) = run_tasks(make_tasks(replace(ALONE, num_networks=1)), ResultStore(), progress=False)
+    first, second = value["seconds"]
+    assert 0 < first < second < time.perf_counter() - begin
 
 
 def test_scores_of_the_ranking_come_from_the_rows():

@@ -93,6 +93,20 @@ def test_rows_are_those_that_are_asked_for(blobs, staged_blobs, factory, baselin
     assert [row.row for row in plan_rows(subject, settings)] == rows
 
 
+def test_no_more_experts_are_asked_for_than_networks(blobs, staged_blobs, factory):
+    subject = Subject(staged_blobs, blobs, blobs.pixels, factory, DSA("none"))
+    settings = EvaluationSettings(num_networks=2, expert_inits=True, full_data_epochs=3, batch_size=16)
+    rows = plan_rows(subject, settings, experts=[4, 5, 6])
+    assert [row.inits for row in rows] == [(None, None), (4, 5), (None,) * 10, (None, None)]
+    full = rows[-1].about()
+    assert full["phases"] == [{"stages": [1, 1], "steps": 3 * 4, "epochs": 3, "lr": 0.01}]
+    assert (full["images"], full["init"], rows[1].about()["init"]) == ([54], "fresh", "expert")
+
+
+def test_the_least_and_largest_settings_work():
+    EvaluationSettings(num_networks=1, epochs=1, full_data_epochs=0, baselines=(), cutmix=1.0, batch_size=1)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

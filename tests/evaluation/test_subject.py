@@ -16,7 +16,7 @@ from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.results.result_store import ResultStore
 from tests.tiny import NAMES, Blobs
 
-SETTINGS = EvaluationSettings(num_networks=2, epochs=5, lr=0.05, batch_size=16)
+SETTINGS = EvaluationSettings(num_networks=2, random_sets=1, epochs=5, lr=0.05, batch_size=16)
 ALONE = replace(SETTINGS, baselines=())
 
 
@@ -137,6 +137,12 @@ def test_features_are_what_the_classifier_is_given(blobs, factory):
     features, logits = outputs_of(network, images, batch_size=2)
     torch.testing.assert_close(logits, network(images))
     torch.testing.assert_close(network.classifier(features), network(images))
+
+
+def test_what_is_not_said_is_the_usual(save):
+    subject = stored_subject(save(), Blobs())
+    assert (subject.part, subject.seed, subject.device.type, subject.experts) == ("test", 0, "cpu", None)
+    assert (subject.method, stored_subject(save(method="MTT"), Blobs()).method) == ("distilled", "MTT")
 
 
 def test_results_are_kept(save, tmp_path):

@@ -82,15 +82,17 @@ def test_the_bar_counts_the_steps_that_are_left(task, path, monkeypatch):
     assert bars[-1].disable  # nothing is left
 
 
-def test_tasks_may_differentiate_inside_lightnings_test_loop():
+@pytest.mark.parametrize("context", [torch.autocast("cpu", torch.bfloat16), torch.no_grad(), torch.inference_mode()])
+def test_tasks_are_done_in_float32_and_with_gradients_whatever_the_callers_context(context):
     weight = torch.nn.Linear(2, 1).weight
 
     def compute(_):
-        (weight * torch.ones(2)).sum().backward()
-        return weight.grad.tolist()
+        output = torch.nn.functional.linear(torch.ones(1, 2), weight)
+        output.sum().backward()
+        return [str(output.dtype), weight.grad.tolist()]
 
-    with torch.inference_mode():
-        assert run_tasks([Task("gradient", 1, {}, compute)], ResultStore()) == [[[1.0, 1.0]]]
+    with context:
+        assert run_tasks([Task("gradient", 1, {}, compute)], ResultStore()) == [["torch.float32", [[1.0, 1.0]]]]
 
 
 class Threads:

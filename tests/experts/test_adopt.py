@@ -31,7 +31,7 @@ def test_what_was_recorded_can_be_adopted_and_is_the_same(tmp_path, recorder):
             assert torch.equal(store.segment(expert, 0, 3)[1], expected[3])
     for mine, theirs in zip(adopted.records, recorded.records, strict=True):
         assert (mine.start_accuracy, mine.end_accuracy) == (theirs.start_accuracy, theirs.end_accuracy)
-        assert (mine.losses, mine.accuracies) == ([], [])
+        assert (mine.losses, mine.accuracies, mine.start_seconds, mine.record_seconds) == ([], [], 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

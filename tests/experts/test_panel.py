@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.experts import panel as panel_module
 from pdd_lightning.experts.panel import ExpertPanel
 from pdd_lightning.networks import flatten, unflatten
 
@@ -24,10 +25,10 @@ class Fixed:
 def panel(factory):
     """Makes panels of random experts."""
 
-    def make(number=2, network=None):
+    def make(number=2, network=None, seed=0):
         network = network or factory(3, 3, 8)
         size = len(flatten(dict(network.named_parameters())))
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         vectors = [0.3 * torch.randn(size, generator=generator) for _ in range(number)]
         return ExpertPanel(network, Fixed(vectors), 5, CPU)
 
@@ -52,12 +53,12 @@ def test_logits_are_those_of_the_expert_at_its_epoch(panel):
 
 
 def test_chosen_images_are_recognised_where_a_class_has_enough(panel, blobs):
-    """The one expert of this panel knows some images of each class, or few."""
-    experts = panel(number=1)
+    """The one expert of this panel knows few images of one class, most of another, and none of the third."""
+    experts = panel(number=1, seed=5)
     everything = blobs.pixels.encode(to_unit(blobs.train.images))
     right = experts.logits(0, everything).argmax(1) == blobs.train.labels
     known = torch.bincount(blobs.train.labels[right], minlength=3).tolist()
-    assert min(known) < 4 < max(known), "the test needs both kinds of classes"
+    assert sorted(known)[0] < 4 < sorted(known)[1] < 9, "the test needs all kinds of classes"
     chosen = experts.recognised_images(blobs, blobs.train, 4, torch.Generator().manual_seed(0))
     matches = [(everything == image).flatten(1).all(1).nonzero().item() for image in chosen]
     assert len(set(matches)) == 12
@@ -70,6 +71,20 @@ def test_the_choice_depends_on_the_generator_alone(panel, blobs):
         panel().recognised_images(blobs, blobs.train, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 9, 53])
+def test_the_size_of_batches_changes_nothing(panel, blobs, monkeypatch, batch):
+    """However many images are asked for at a time, and whether or not a class is asked for to its end."""
+    images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def answers():
+        source = torch.Generator().manual_seed(0)
+        return panel().logits(1, images), panel(1, seed=5).recognised_images(blobs, blobs.train, 3, source)
+
+    expected = answers()
+    monkeypatch.setattr(panel_module, "_BATCH", batch)
+    torch.testing.assert_close(answers(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_labels_are_the_mean_of_those_who_are_right(panel):

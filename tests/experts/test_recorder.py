@@ -1,4 +1,6 @@
 import json
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts import recorder as recorder_module
 from pdd_lightning.networks import flatten, unflatten
 from pdd_lightning.training import TrainingSettings, score_network
 from tests.tiny import Watched, image_set
@@ -21,9 +24,9 @@ EPOCHS = 3
 def recorder(blobs, factory):
     """Makes recorders; other settings, another augmentation or seed are the test's choice."""
 
-    def make(settings=SETTINGS, augment="color_crop", align_corners=True, seed=5, augment_together=False):
+    def make(settings=SETTINGS, augment="color_crop", align_corners=True, seed=5, augment_together=False, **others):
         augmentation = DSA(augment, align_corners, augment_together)
-        return ExpertRecorder(factory, blobs, settings, augmentation, seed, torch.device("cpu"))
+        return ExpertRecorder(factory, blobs, settings, augmentation, seed, torch.device("cpu"), **others)
 
     return make
 
@@ -138,7 +141,7 @@ def test_no_epochs_store_the_start_points_only(recorder, first, tmp_path):
     for expert, record in enumerate(store.records):
         assert torch.equal(snapshots(store, expert, epochs=0), snapshots(first, expert)[:1])
         assert (record.losses, record.end_accuracy) == ([], record.start_accuracy)
-        with pytest.raises(IndexError):
+        with pytest.raises(DamagedFileError, match="epochs 0 and 1"):
             store.segment(expert, 0, 1)
 
 
@@ -146,6 +149,13 @@ def test_later_experts_start_where_the_former_ones_started(recorder, first, star
     store = recorder().record(tmp_path / "later", 1, start(epochs=0))
     for expert in range(2):
         assert torch.equal(snapshots(store, expert, 1)[0], snapshots(first, expert)[0])
+
+
+def test_start_points_alone_are_enough_to_go_on_from(recorder, start, tmp_path):
+    """As methods without trajectories leave them."""
+    starts = recorder().record(tmp_path / "starts", 0)
+    later = recorder().record(tmp_path / "later", 0, replace(start(epochs=0), previous=lambda: starts))
+    assert files(later) == files(starts)
 
 
 def test_later_experts_are_trained_on_the_union_first(recorder, first, start, blobs, factory, tmp_path):
@@ -292,3 +302,71 @@ def test_the_manifest_knows_the_kept_examples(recorder, first, blobs, tmp_path):
 def test_start_points_do_not_depend_on_the_kept_examples(recorder, start, blobs, tmp_path):
     recorder().record(tmp_path, 0, start(), examples=blobs.train.subset(torch.arange(5)))
     recorder().record(tmp_path, 0, start())
+
+
+def test_experts_can_be_counted_from_another_number(recorder, start, tmp_path):
+    """Number 1 is the same network whether or not number 0 is recorded, up to the end of its training."""
+    begin = replace(start(), previous=lambda: None)
+    both = recorder().record(tmp_path / "both", 1, begin)
+    second = recorder(replace(SETTINGS, number=1), first=1).record(tmp_path / "second", 1, begin)
+    assert files(second) == files(both)[1:]
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Progress bars in place of the recorder's: what they were made for and told."""
+    made = []
+
+    class Bar:
+        def __init__(self, total, title):
+            self.total, self.done, self.titles = total, 0, [title]
+
+        def update(self, steps=1):
+            self.done += steps
+
+        def set_description(self, title, refresh):
+            self.titles.append(title)
+
+    @contextmanager
+    def progress_bar(total, title, *_):
+        made.append(Bar(total, title))
+        yield made[-1]
+
+    monkeypatch.setattr(recorder_module, "progress_bar", progress_bar)
+    return made
+
+
+@pytest.mark.parametrize(("at_once", "missing"), [(1, [0, 1, 2]), (2, [0, 1, 2]), (2, [1, 2]), (2, [0]), (3, [1])])
+def test_the_bar_ends_at_its_total(recorder, start, bars, tmp_path, at_once, missing):
+    """Companions that are there already are trained once more on the union, and not on real images."""
+    three, begin = recorder(replace(SETTINGS, number=3)), replace(start(4, at_once), previous=lambda: None)
+    store = three.record(tmp_path, 2, begin)
+    for expert in missing:
+        store.file(expert).unlink()
+    bars.clear()
+    three.record(tmp_path, 2, begin, title="Experts")
+    companions = len({expert // at_once for expert in missing}) * at_once - (2 in missing and at_once == 2)
+    assert [bar.done for bar in bars] == [bar.total for bar in bars] == [companions * 4 * 1 + len(missing) * 2 * 4]
+    groups = {expert // at_once: missing.index(expert) + 1 for expert in reversed(missing)}
+    numbers = [f"Experts {number}/{len(missing)}" for number in sorted(groups.values())]
+    assert bars[0].titles == ["Experts", *numbers]
+
+
+def test_a_bar_without_a_start_counts_the_real_images_alone(recorder, bars, tmp_path):
+    recorder().record(tmp_path, EPOCHS)
+    recorder().record(tmp_path, EPOCHS)  # nothing is missing: no bar
+    assert [(bar.done, bar.total) for bar in bars] == [(2 * EPOCHS * 4, 2 * EPOCHS * 4)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_times_of_all_experts_are_not_more_than_it_took(recorder, start, tmp_path, at_once):
+    """Networks that are trained at once share the time."""
+    begin = time.perf_counter()
+    store = recorder().record(tmp_path, 1, replace(start(30, at_once), previous=lambda: None))
+    passed = time.perf_counter() - begin
+    assert 0 < sum(record.start_seconds + record.record_seconds for record in store.records) < passed
+
+
+def test_experts_of_the_first_stage_lie_where_they_are_asked_for(tmp_path):
+    assert ExpertSettings(folder="elsewhere").first_folder(tmp_path).name == "elsewhere"
+    assert ExpertSettings().first_folder(tmp_path) == tmp_path / "theta_0"

@@ -39,6 +39,7 @@ def test_the_end_grows_in_equal_parts_and_then_stays():
         ((0, 5, 4), "first_max_start_epoch <= max_start_epoch"),
         ((0, 2, 4, 0.0), "window_growth"),
         ((0, 2, 4, 1.5), "window_growth"),
+        ((0, 2, 4, -0.5), "window_growth"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(settings, message):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -6,6 +7,7 @@ from safetensors.torch import load_file
 
 from pdd_lightning.errors import ConfigError, DamagedFileError
 from pdd_lightning.experts import TrajectoryStore
+from pdd_lightning.experts.trajectory_store import delete_folders
 
 SETTINGS = {"network": {"class_path": "Net", "init_args": {"width": 8}}, "training": {"lr": 0.01, "milestones": ()}}
 RECORD = {
@@ -146,7 +148,7 @@ def test_a_damaged_manifest_is_refused(folder, content):
     if content == b'{"settings": {}}':  # the settings that are asked for, but no list of experts
         content = json.dumps({"settings": json.loads(manifest.read_text())["settings"]}).encode()
     manifest.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged .* delete the folder"):
+    with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged: .* delete the folder"):
         opened(folder)
 
 
@@ -162,7 +164,46 @@ def test_a_manifest_with_an_incomplete_record_is_refused(folder):
 def test_a_damaged_record_is_refused(tmp_path, content):
     write(opened(tmp_path), 0, 1)
     (tmp_path / "expert_001.json").write_text(content)
-    with pytest.raises(DamagedFileError, match=r"expert_001\.json is damaged .* delete it to record this expert again"):
+    with pytest.raises(DamagedFileError, match=r"expert_001\.json is damaged: .* delete it to record"):
         opened(tmp_path)
     (tmp_path / "expert_001.json").unlink()
     assert opened(tmp_path).missing() == [1, 2]
+
+
+def test_a_folder_is_opened_with_the_settings_it_has(folder):
+    store = TrajectoryStore.existing(folder)
+    assert (store.number, store.settings) == (3, opened(folder).settings)
+    hashes = [hashlib.sha256(store.file(expert).read_bytes()).hexdigest() for expert in range(3)]
+    assert list(store.checksums().items()) == list(enumerate(hashes))
+
+
+def test_what_is_no_folder_of_experts_is_not_opened(folder, tmp_path):
+    with pytest.raises(ConfigError, match="empty holds no expert trajectories"):
+        TrajectoryStore.existing(tmp_path / "empty")
+    manifest = folder / "manifest.json"
+    for settings in ([], {}, {"number": "three"}):
+        manifest.write_text(json.dumps({"settings": settings, "experts": []}))
+        with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged: settings"):
+            TrajectoryStore.existing(folder)
+
+
+def test_sealing_twice_changes_nothing(folder):
+    """As where the first time was interrupted."""
+    before = (folder / "manifest.json").read_bytes()
+    opened(folder).seal()
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_files_without_a_manifest_are_not_taken_for_ones_own(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DamagedFileError, match=r"has expert files but no manifest\.json"):
+        opened(folder)
+
+
+def test_folders_that_match_are_deleted_but_for_one(tmp_path):
+    """With those whose deletion was interrupted before."""
+    for name in ("theta_1", "theta_1_pool_1", "theta_1_pool_2", "deleted_theta_1_pool_0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    delete_folders(tmp_path, "theta_*_pool_*", kept=tmp_path / "theta_1_pool_2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theta_1", "theta_1_pool_2"]

@@ -113,7 +113,7 @@ def given(blobs, tmp_path_factory):
     places = blobs.train.indices
     scores = (places * 31 % 97).double()
     path = tmp_path_factory.mktemp("scores") / "scores.npz"
-    ForgettingScores(places, scores, scores, scores, scores).save(path)
+    ForgettingScores(places, scores, scores, scores, torch.ones_like(scores)).save(path)
     return path
 
 

@@ -81,5 +81,5 @@ def test_a_stopped_run_continues_to_the_same_images(straight, factory, method, t
 def test_a_run_does_not_change_from_one_kind_to_the_other(factory, tmp_path):
     with pytest.raises(InterruptedError):
         fit(tmp_path, factory, "trajectories", Stop(), inits="continue")
-    with pytest.raises(ConfigError, match=r"inits: None on disk, 'fresh' asked for"):
+    with pytest.raises(ConfigError, match=r"inits: 'continue' on disk, 'fresh' asked for"):
         fit(tmp_path, factory, "trajectories")

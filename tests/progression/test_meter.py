@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from pdd_lightning.progression import meter
 from pdd_lightning.progression.meter import StageMeter
 
 
@@ -39,3 +40,8 @@ def test_what_is_stored_continues_and_does_not_grow():
 def test_a_stage_that_was_cut_short_reports_its_latest_loss():
     ends = added([4.0, 3.0, 2.0], iterations=100)
     assert (ends.first_loss, ends.last_loss) == (3.0, 2.0)
+
+
+def test_on_a_gpu_the_peak_of_memory_is_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 1024 * 1024)
+    assert meter._peak_memory_mb(torch.device("cuda")) == 3

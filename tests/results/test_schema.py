@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pdd_lightning.errors import DamagedFileError
-from pdd_lightning.results.schema import RunSummary, StudyResult, read_stored, write_stored
+from pdd_lightning.errors import DamagedFileError, DataError
+from pdd_lightning.results.schema import RunSummary, StudyResult, write_stored
+from pdd_lightning.stored import read_stored
 from tests.results.conftest import row, stage
 
 WHOLE = {
@@ -68,5 +69,5 @@ def test_damage_is_named(content: Any, reason: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DamagedFileError, match=r"summary\.json is damaged: .*No such file"):
+    with pytest.raises(DataError, match=r"cannot read .*summary\.json: No such file"):
         read_stored(RunSummary, tmp_path / "summary.json")

@@ -29,6 +29,14 @@ from tests.tiny import Blobs
 # What each method's shortest sensible run needs; a new method adds a line.
 TRAJECTORIES = {"ipc": 1, "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 10.0}
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "CharacteristicFunctionMatching": {
+        "ipc": 1,
+        "frequencies": 16,
+        "epochs": 2,
+        "real_batch": 8,
+        "lr_img": 1.0,
+        "width": 4,
+    },
     "DATM": {**TRAJECTORIES, "max_start_epoch": 3, "first_max_start_epoch": 2, "lr_label": 5.0},
     "DistributionMatching": {"ipc": 1, "lr_img": 0.1},
     "FTD": {**TRAJECTORIES, "image_average": 0.9},
@@ -43,6 +51,7 @@ OTHERS: dict[str, Any] = {
     "init": "noise",
     "augment": "crop",
     "match_augment": "crop",
+    "net_augment": "crop",
     "metric": "mse",
     "unroll_mode": "constant",
     "batch_syn": 2,

@@ -10,8 +10,9 @@ from pdd_lightning.experts import ExpertSettings
 from pdd_lightning.networks import ConvNet, flatten
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.randomness import generator_for
-from pdd_lightning.stages import GradientMatching
+from pdd_lightning.stages import GradientMatching, gradient_matching
 from pdd_lightning.stages.gradient_matching import published_loops
+from pdd_lightning.training import TrainingSettings
 from tests.tiny import Watched, change, image_set, started
 
 
@@ -115,6 +116,17 @@ def test_the_network_is_trained_on_frozen_and_new_images_together(make, staged_b
     assert [len(batch) for batch in Watched.seen] == [12] * 3
     for batch in Watched.seen:
         assert image_set(batch) == image_set(staged_blobs.images) | image_set(stage.images)
+
+
+def test_the_network_is_trained_by_plain_steps(make, monkeypatch):
+    """As published: without momentum, weight decay or a schedule."""
+    asked = []
+    monkeypatch.setattr(gradient_matching, "train_network", lambda *words: asked.append(words[3]))
+    stage, data = make(outer=3, inner=7, lr_net=0.2, batch_net=5)
+    for iteration in range(3):
+        step(stage, data, iteration)
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "milestones": ()}
+    assert asked == [TrainingSettings(epochs=7, lr=0.2, batch_size=5, **plain)] * 2
 
 
 def test_later_stages_start_from_trained_networks(make, staged_blobs):

@@ -327,15 +327,15 @@ def test_the_network_is_part_of_the_position(straight, factory, tmp_path):
         Run(tmp_path, factory, Watch(fail_after=5)).fit()
     path = tmp_path / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
-    assert state["idc"]["matching_network"] is not None
-    torch.save({**state, "idc": {"factor": 2, "matching_network": None}}, path)
+    assert state["matching_network"] is not None
+    torch.save({**state, "matching_network": None}, path)
     assert Run(tmp_path, factory).fit().sha256() != straight.data.union.sha256()
 
 
 def test_a_checkpoint_of_another_factor_is_refused(factory, tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         Run(tmp_path, factory, Watch(fail_after=3)).fit()
-    with pytest.raises(ConfigError, match="made with factor 2, not 1"):
+    with pytest.raises(ConfigError, match=r"model\.factor: 2 on disk, 1 asked for"):
         Run(tmp_path, factory, factor=1, init="real").fit()
 
 

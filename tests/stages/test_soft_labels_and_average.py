@@ -243,8 +243,9 @@ class Watch(StageAdvance):
 
 
 def test_the_union_gets_the_average_of_the_images(factory, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="image_average"):
-        FTD(factory, image_average=1.0)
+    for decay in (-0.5, 0.0, 1.0, 1.5):
+        with pytest.raises(ConfigError, match="image_average"):
+            FTD(factory, image_average=decay)
     stage = FTD(factory, 0.8, ipc=1, syn_steps=2, expert_epochs=1, max_start_epoch=2, lr_img=50.0)
     data = ProgressiveDataModule(Blobs())
     advance = Watch(1, 4, ExpertSettings(number=1, batch_size=16))

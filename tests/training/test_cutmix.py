@@ -24,7 +24,7 @@ def test_without_a_probability_nothing_is_drawn():
     state = source.get_state()
     images = numbered()
     mixed = mix(images, 0.0, source)
-    assert mixed.images is images and mixed.partners is None
+    assert mixed.images is images and mixed.partners is None and mixed.share == 1
     assert torch.equal(source.get_state(), state)
 
 

@@ -10,7 +10,7 @@ import torch
 from pdd_lightning.augment import DSA
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.networks import ConvNet, ResNet10
-from pdd_lightning.training import TrainingSettings, train_network, train_networks
+from pdd_lightning.training import TrainingSettings, check_at_once, train_network, train_networks
 from tests.tiny import DropoutNet
 
 NUMBER = 3
@@ -129,3 +129,20 @@ def test_what_has_to_be_trained_one_by_one_is_refused(sets):
     shorter = [sets[0][0][:5], *sets[0][1:]]
     with pytest.raises(ConfigError, match=r"equally many images each, got \[5, 11\]"):
         train_networks(networks, shorter, sets[1], TrainingSettings(epochs=1), DSA("none"), generators())
+
+
+def test_a_trial_tells_whether_networks_can_be_trained_at_once():
+    """Before anything else is done, and without a trace in the global generator."""
+    before, shape, cpu = torch.get_rng_state(), (3, 8, 8), torch.device("cpu")
+    check_at_once(lambda: ConvNet(3, 3, 8, depth=1, width=4), shape, cpu)
+    with pytest.raises(ConfigError, match="DropoutNet cannot be trained at once"):
+        check_at_once(lambda: DropoutNet(3, 3, 8), shape, cpu)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_errors_are_told_as_they_are(sets):
+    """Images that the networks are not made for have nothing to do with training at once."""
+    networks = build(partial(ConvNet, depth=1, width=4))
+    wrong = [images[:, :2] for images in sets[0]]
+    with pytest.raises(RuntimeError, match="channels"):
+        train_networks(networks, wrong, sets[1], TrainingSettings(epochs=1), DSA("none"), generators())

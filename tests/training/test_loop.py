@@ -258,8 +258,38 @@ def test_mixing_leaves_training_without_it_as_it_was(toy):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"milestones": (0.5, 1.0)}, {"milestones": (0.0,)}, {"milestones": (40,)}, {"gamma": 0.0}, {"cutmix": 1.5}]
+    "bad",
+    [
+        {"milestones": (0.5, 1.0)},
+        {"milestones": (0.0,)},
+        {"milestones": (-0.5,)},
+        {"milestones": (40,)},
+        {"gamma": 0.0},
+        {"cutmix": 1.5},
+        {"cutmix": -0.1},
+        {"cutmix": 0.5, "rho": 0.1},
+    ],
 )
 def test_schedules_and_mixing_that_cannot_work_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         TrainingSettings(**{"epochs": 1, **bad})
+
+
+def test_the_least_and_largest_settings_work(toy):
+    """With them nothing is learned, or next to nothing, but that may be asked for."""
+    least = {"momentum": 0.0, "weight_decay": 0.0, "batch_size": 1, "rho": 0.0, "alpha": 0.0}
+    train_network(*toy, TrainingSettings(epochs=1, cutmix=1.0, **least), PLAIN, generator())
+    assert TrainingSettings(epochs=0, **least).steps(10) == 0
+
+
+def test_images_need_not_be_square(toy):
+    sizes = []
+
+    class Watching(DSA):
+        def draw(self, count, size, source):
+            sizes.append((count, size))
+            return super().draw(count, size, source)
+
+    images, network = torch.zeros(10, 1, 2, 8, dtype=torch.float64), toy[0]
+    train_network(network, images, toy[2], TrainingSettings(epochs=1, batch_size=6), Watching("crop"), generator())
+    assert sizes == [(6, (2, 8)), (4, (2, 8))]

@@ -61,6 +61,12 @@ def test_it_works_in_inference_mode():
         assert score_network(Fixed(), *case(PREDICTIONS, LABELS), 3).accuracy == pytest.approx(4 / 7)
 
 
+def test_a_process_scores_without_waiting_for_others(monkeypatch):
+    """There is no other process here: whoever waited for one would fail."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert score_network(Fixed(), *case(PREDICTIONS, LABELS), 3).accuracy == pytest.approx(4 / 7)
+
+
 def _score_on_process(rank: int, folder: str) -> None:
     """Process 0 scores two networks, one of them all right; process 1 scores one that is all wrong."""
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from torch import Tensor
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.registry import Format, ImportOptions
 from pdd_lightning.data.pixels import PixelSpace, Standardized
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import SyntheticSet, are_probabilities
 from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.stored import Stored, array, checked, describe
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
 
 _ROUNDING = 1e-3
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class ForeignFormat(Format):
         real.prepare_data()
         real.setup()
         contents = self.contents(path, real)
-        images = _checked_images(path, contents.images, real, self.in_model_space)
-        labels = _checked_labels(path, contents.labels, len(images), real.num_classes)
+        found = checked(_Arrays, {"images": contents.images, "labels": contents.labels}, path)
+        images = _checked_images(path, found.images, real, self.in_model_space)
+        labels = _checked_labels(path, found.labels, len(images), real.num_classes)
         stages = _checked_stages(path, contents, labels, real.num_classes, options)
         rates = _checked_rates(path, contents.learning_rates, int(stages.max()))
         options.check(path, decode_factor=contents.decode_factor)
@@ -89,7 +90,14 @@ class ForeignFormat(Format):
                 " for images of 32 pixels and 3 for larger ones; 1: each for itself)"
             )
         order = torch.argsort(stages, stable=True)
-        synthetic = SyntheticSet(images[order], labels[order], stages[order], rates, factor or 1)
+        content = {
+            "images": images[order],
+            "labels": labels[order],
+            "stages": stages[order],
+            "learning_rates": rates,
+            "decode_factor": factor or 1,
+        }
+        synthetic = SyntheticSet.from_state_dict(content, path)
         metadata = {"dataset": {"name": real.name}, "imported_from": self.title, **contents.metadata}
         return DistilledDataset.of(synthetic, real.pixels, real.class_names, metadata, stored=True)
 
@@ -143,18 +151,23 @@ def hard_labels(labels: Tensor) -> Tensor:
     return labels if labels.dim() == 1 else labels.argmax(1)
 
 
-def _checked_images(path: Path, images: Any, real: RealDataModule, in_model_space: bool) -> Tensor:
+class _Arrays(Stored):
+    """Images and labels of a file."""
+
+    images: Annotated[Tensor, array("N C H W: float32")]
+    labels: Annotated[Tensor, array("N: uint8 int8 int16 int32 int64", "N classes: float32")]
+
+
+def _checked_images(path: Path, images: Tensor, real: RealDataModule, in_model_space: bool) -> Tensor:
     """Return the images in model space, as a copy: the file may be replaced."""
-    if not _is_dense(images) or images.dim() != 4 or images.dtype != torch.float32 or len(images) == 0:
-        raise DataError(f"{path}: images must be [N, C, H, W] float32, got {_describe(images)}")
     shape = tuple(images.shape[1:])
+    if not len(images):
+        raise DataError(f"{path} holds no images")
     if shape != real.image_shape:
         raise DataError(
             f"{path} does not belong to {real.name}: its image shape: {shape}, the data's: {real.image_shape}"
         )
-    copy: Tensor = images.detach().clone(memory_format=torch.contiguous_format)
-    if not bool(copy.isfinite().all()):
-        raise DataError(f"{path}: pixels are infinite or not a number; its distillation went wrong")
+    copy: Tensor = images.clone(memory_format=torch.contiguous_format)
     if in_model_space:
         return copy
     low, high = float(copy.min()), float(copy.max())
@@ -163,25 +176,23 @@ def _checked_images(path: Path, images: Any, real: RealDataModule, in_model_spac
     return real.pixels.encode(copy)
 
 
-def _checked_labels(path: Path, labels: Any, count: int, num_classes: int) -> Tensor:
-    hard = _is_dense(labels) and labels.shape == (count,) and labels.dtype in _INTEGERS
-    soft = _is_dense(labels) and labels.shape == (count, num_classes) and labels.dtype == torch.float32
-    if not (hard or soft):
+def _checked_labels(path: Path, labels: Tensor, count: int, num_classes: int) -> Tensor:
+    if labels.shape not in ((count,), (count, num_classes)):
         raise DataError(
             f"{path}: labels must be [{count}] integers or [{count}, {num_classes}] float32 like the {count} images,"
-            f" got {_describe(labels)}"
+            f" got {describe(labels)}"
         )
-    copy: Tensor = labels.detach().clone(memory_format=torch.contiguous_format)
-    low, high = float(copy.min()), float(copy.max())
-    # Written so that values that are not numbers fail, too.
-    if soft and not (low >= 0 and float((copy.sum(1) - 1).abs().max()) <= _ROUNDING):
-        raise DataError(f"{path}: soft labels are not probabilities; if they are logits, store their softmax")
-    if hard and not 0 <= low <= high < num_classes:
+    if labels.dim() == 2:
+        if not are_probabilities(labels):
+            raise DataError(f"{path}: soft labels are not probabilities; if they are logits, store their softmax")
+        return labels.clone(memory_format=torch.contiguous_format)
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
         raise DataError(
-            f"{path}: labels lie between {low:.0f} and {high:.0f}, but the data has {num_classes} classes, 0 to"
+            f"{path}: labels lie between {low} and {high}, but the data has {num_classes} classes, 0 to"
             f" {num_classes - 1}: name the data that it was distilled from"
         )
-    return copy.long() if hard else copy
+    return labels.to(torch.int64, copy=True)
 
 
 def _checked_stages(path: Path, contents: Contents, labels: Tensor, num_classes: int, options: ImportOptions) -> Tensor:
@@ -217,27 +228,13 @@ def _infer_stages(path: Path | str, labels: Tensor, num_stages: int) -> Tensor:
     return rank // (counts // num_stages)[groups] + 1
 
 
-def _checked_rates(path: Path, rates: tuple[float | None, ...], num_stages: int) -> tuple[float | None, ...]:
+def _checked_rates(path: Path, rates: tuple[float | None, ...], num_stages: int) -> list[float | None]:
     """Return one rate per stage; a single one belongs to the last stage, which it was learned in."""
     if len(rates) <= 1:
         rates = (*[None] * (num_stages - 1), *(rates or [None]))
     if len(rates) != num_stages:
         raise DataError(f"{path}: {len(rates)} learned rates do not fit {num_stages} stages: correct num_stages")
-    rates = tuple(None if rate is None or math.isnan(rate) else rate for rate in rates)
-    if not all(rate is None or 0 < rate < math.inf for rate in rates):
-        raise DataError(f"{path}: learned rates must be positive, got {list(rates)}")
-    return rates
-
-
-def _is_dense(value: Any) -> TypeGuard[Tensor]:
-    """Whether it is a tensor that holds all its values."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{list(value.shape)} {value.dtype} {value.layout} on {value.device}"
+    return [None if rate is None or math.isnan(rate) else rate for rate in rates]
 
 
 def _describe_space(pixels: PixelSpace) -> str:

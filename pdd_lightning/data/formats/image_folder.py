@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +12,12 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import class_folders, image_files, read_images
+from pdd_lightning.data.folder import class_folders, images_in, read_images
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.files import replace_folder
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -45,10 +44,11 @@ class ImageFiles(ForeignFormat):
         names, found = [_folder_name(name) for name in real.class_names], class_folders(folder)
         if unknown := sorted(set(found) - set(names)):
             raise DataError(f"{folder} has folders that are no classes of {real.name}: {', '.join(unknown)}")
-        files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
-        if not files:
+        files = zip(found, images_in([folder / name for name in found]), strict=True)
+        by_label = sorted((names.index(name), own) for name, own in files)
+        paths, labels = [path for _, own in by_label for path in own], [label for label, own in by_label for _ in own]
+        if not paths:
             raise DataError(f"no images found: looked for {folder}/<class>/<image>")
-        paths, labels = zip(*files, strict=True)
         images = to_unit(read_images(paths, grayscale=real.image_shape[0] == 1))
         stages = [int(match[1]) for path in paths if (match := re.match(r"stage(\d+)_", path.name))]
         return Contents(images, torch.tensor(labels), torch.tensor(stages) if len(stages) == len(paths) else None)
@@ -68,21 +68,15 @@ class ImageFiles(ForeignFormat):
                 raise ConfigError(
                     f"{part} holds files that no distilled set left, such as {file}: choose another folder"
                 )
-        partial, former = (path / f".{_PART}.{uuid.uuid4().hex}.tmp" for _ in range(2))
-        try:
+
+        def fill(folder: Path) -> None:
             for name in names:
-                (partial / name).mkdir(parents=True)
+                (folder / name).mkdir()
             labels = hard_labels(dataset.labels).tolist()
             for label, (file_name, png) in zip(labels, png_files(dataset), strict=True):
-                (partial / names[label] / file_name).write_bytes(png)
-            if part.exists():
-                part.rename(former)  # not deleted in its place: half of it would be taken for a set
-            partial.rename(part)
-        finally:
-            if former.exists() and not part.exists():
-                former.rename(part)
-            for rest in (partial, former):
-                shutil.rmtree(rest, ignore_errors=True)
+                (folder / names[label] / file_name).write_bytes(png)
+
+        replace_folder(part, fill)
 
 
 def png_files(dataset: DistilledDataset) -> Iterator[tuple[str, bytes]]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
-from pdd_lightning.data.formats.registry import load_tensors, register
+from pdd_lightning.data.formats.registry import register
 from pdd_lightning.errors import DataError
-from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.files import atomic_write_bytes, replace_folder
+from pdd_lightning.stored import load_tensors
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -55,16 +56,18 @@ class MTT(ForeignFormat):
 
     def write(self, path: Path, dataset: DistilledDataset) -> None:
         """Write a set stage by stage."""
-        images, labels, rates = self.targets(path)
         order = torch.argsort(dataset.stages, stable=True)
-        # What an earlier set left would be taken for this one's. Labels come last: without them the set is refused.
-        for former in (labels, rates):
-            former.unlink(missing_ok=True)
-        _write(images, dataset.images[order])
-        if self.keeps_rates(dataset):
-            values = dataset.synthetic.rates_tensor()
-            _write(rates, values if len(values) > 1 else values[0])
-        _write(labels, dataset.labels[order])
+
+        def fill(folder: Path) -> None:
+            images, labels, rates = self.targets(folder)
+            _write(images, dataset.images[order])
+            _write(labels, dataset.labels[order])
+            if self.keeps_rates(dataset):
+                values = dataset.synthetic.rates_tensor()
+                _write(rates, values if len(values) > 1 else values[0])
+
+        # Other files in the folder stay; what an earlier set left would be taken for this one's.
+        replace_folder(path, fill, keep=lambda entry: entry not in self.targets(entry.parent))
 
     def omissions(self, dataset: DistilledDataset) -> list[str]:
         """Return what is not kept, and what other code may not expect."""

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import decode_image
+from pdd_lightning.data.distilled import DistilledDataset, StoredAbout
+from pdd_lightning.data.folder import bombs_refused, decode_image
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
 from pdd_lightning.data.formats.image_folder import png_files
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
+from pdd_lightning.stored import (
+    MOST_BYTES,
+    MOST_STAGES,
+    ClassNames,
+    Json,
+    Rate,
+    Stored,
+    checked,
+    damaged,
+    one_line,
+    parse_json,
+)
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
 
 _OWN, _FEATURES = b"pdd_lightning", b"huggingface"
+_MOST_IMAGES = 10**6
 
 
 @register
@@ -41,11 +56,7 @@ class Parquet(ForeignFormat):
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
         """Return the columns, of which `image` and `label` are needed; classes go by name where the file has names."""
-        arrow = _pyarrow()
-        try:
-            table = arrow.parquet.read_table(path)
-        except (arrow.ArrowException, OSError) as error:
-            raise DamagedFileError(f"{path} is damaged, or not a Parquet file: {error}") from error
+        table = _table(path)
         columns, metadata = table.column_names, table.schema.metadata or {}
         if missing := {"image", "label"} - set(columns):
             raise DataError(f"{path} lacks the column {' and '.join(sorted(missing))}; it has {', '.join(columns)}")
@@ -86,15 +97,59 @@ class Parquet(ForeignFormat):
         atomic_write_bytes(path, sink.getvalue().to_pybytes())
 
 
+class _Label(Stored):
+    names: ClassNames
+
+
+class _Features(Stored):
+    """What `datasets` notes of the columns."""
+
+    label: _Label
+
+
+class _Info(Stored):
+    features: _Features
+
+
+class _Described(Stored):
+    info: _Info
+
+
+class _Own(Stored):
+    """What a file that was written here says beside its columns."""
+
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    decode_factor: Annotated[int, Field(ge=1, le=16)]
+    about: Json
+
+
+def _table(path: Path) -> Any:
+    """The columns, if they are not larger than a set may be."""
+    arrow = _pyarrow()
+    try:
+        with arrow.parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            if file.metadata.num_rows > _MOST_IMAGES or sum(group.total_byte_size for group in groups) > MOST_BYTES:
+                raise ValueError(f"it has more than {_MOST_IMAGES} rows, or {MOST_BYTES} bytes")
+            if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                raise ValueError("two of its columns have the same name")
+            kept = [name for name in ("image", "label", "stage", "soft_label") if name in file.schema_arrow.names]
+            table = file.read(kept)
+            table.validate(full=True)
+            return table
+    except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise damaged(path, f"it is no Parquet file of a set: {error}") from error
+
+
 def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealDataModule) -> Tensor:
     """Return labels `[N]`, or soft ones `[N, classes]`, in the numbering of the real data."""
-    try:
-        names = [str(name) for name in json.loads(metadata[_FEATURES])["info"]["features"]["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
-        names = real.class_names
+    names = real.class_names
+    with suppress(DamagedFileError):  # other files say other things there
+        names = checked(_Described, parse_json(metadata.get(_FEATURES, b""), path), path).info.features.label.names
     if not set(names) <= set(real.class_names):
         raise DataError(
-            f"{path} does not belong to {real.name}: its class names: {names}, the data's: {real.class_names}"
+            f"{path} does not belong to {real.name}: its class names: {one_line(names)}, the data's:"
+            f" {one_line(real.class_names)}"
         )
     indices = torch.tensor([real.class_names.index(name) for name in names])
     if "soft_label" in table.column_names:
@@ -114,20 +169,28 @@ def _images(path: Path, rows: list[Any], grayscale: bool) -> Tensor:
         files = [io.BytesIO(row["bytes"]) for row in rows]
     except (TypeError, KeyError) as error:
         raise DataError(f"{path}: the column image cannot be used: {error}") from error
-    images = [decode_image(file, None, grayscale, f"{number} of {path}") for number, file in enumerate(files)]
-    if len({image.shape for image in images}) != 1:
-        raise DataError(f"{path} holds no images, or images of different sizes")
+    images: list[np.ndarray] = []
+    with bombs_refused():
+        for number, file in enumerate(files):
+            images.append(decode_image(file, None, grayscale, f"{number} of {path}"))
+            if images[-1].shape != images[0].shape:
+                raise DataError(f"{path} holds images of different sizes")
+    if not images:
+        raise DataError(f"{path} holds no images")
     return to_unit(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
 
 
 def _tensor(path: Path, table: Any, name: str, dtype: torch.dtype) -> Tensor:
     """Return a column of numbers, or of lists of as many numbers."""
     try:
-        tensor = torch.tensor(table[name].to_pylist())
-        if tensor.is_floating_point() != dtype.is_floating_point:
+        rows = table[name].to_pylist()
+        if any(isinstance(value, list) for row in rows if isinstance(row, list) for value in row):
+            raise TypeError("it holds lists of lists")
+        tensor = torch.tensor(rows)
+        if tensor.is_floating_point() != dtype.is_floating_point or tensor.dtype == torch.bool:
             raise TypeError(f"its numbers are {tensor.dtype}")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: the column {name} cannot be used: {error}") from error
+        raise DataError(f"{path}: the column {name} cannot be used: {one_line(error)}") from error
     return tensor.to(dtype)
 
 
@@ -135,12 +198,9 @@ def _description(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     """Return what a file that was written here says beside its columns."""
     if _OWN not in metadata:
         return {}
-    try:
-        own = json.loads(metadata[_OWN])
-        rates = tuple(None if rate is None else float(rate) for rate in own["learning_rates"])
-        return {"learning_rates": rates, "decode_factor": int(own["decode_factor"]), "metadata": dict(own["about"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} was altered: its own description cannot be read ({error})") from error
+    own = checked(_Own, parse_json(metadata[_OWN], path), f"{path}: its own description")
+    checked(StoredAbout, own.about, f"{path}: its own description")
+    return {"learning_rates": tuple(own.learning_rates), "decode_factor": own.decode_factor, "metadata": own.about}
 
 
 def _pyarrow() -> Any:

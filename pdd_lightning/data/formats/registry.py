@@ -6,32 +6,17 @@ A new format is one subclass of `Format`, with the decorator `register`, in one 
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
-import torch
-
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
+from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.stored import load_tensors, read_bytes
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
-
-
-# Accuracies beside the images are often numpy's scalars. Files name the constructor by the module it lay in when they
-# were written, which numpy 2 renamed.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS = [
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
-]
 
 
 @dataclass(frozen=True)
@@ -231,38 +216,8 @@ def _peek(path: Path) -> Any:
     """Return what a file of `torch.save` holds, the first bytes of any other file, and None for a folder."""
     if path.is_dir():
         return None
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise DataError(f"cannot read distilled set {path}: {error.strerror or error}") from error
+    head = read_bytes(path, part=9)
     # The length that safetensors files begin with, before their header in JSON, can look like anything.
     is_json = head[8:] == b"{"
     is_saved = head.startswith((b"PK", b"\x80")) or path.suffix in (".pt", ".pth")
     return load_tensors(path) if is_saved and not is_json else head
-
-
-def load_tensors(path: Path) -> Any:
-    """Read a file of `torch.save` that holds tensors, numbers, text, and lists and dictionaries of these.
-
-    Raises:
-        DataError: The file is missing, or holds anything else, which could run code when it is loaded.
-        DamagedFileError: The file is truncated, or not one of `torch.save`.
-    """
-    try:
-        # Mapped, where the file allows it: expert trajectories are large, and some are only looked at.
-        mapped = zipfile.is_zipfile(path)
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):  # type: ignore[arg-type]
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # many unrelated types on damaged files
-        # The unpickler's own messages advise to switch its protection off.
-        refused = isinstance(error, pickle.UnpicklingError)
-        if refused and (foreign := re.search(r"GLOBAL (\S+)", str(error))):
-            raise DataError(
-                f"{path} is refused: it holds {foreign[1]}, and only tensors and numbers are loaded, because anything"
-                " else could run code. Save its images and labels as plain tensors."
-            ) from error
-        reason = "" if refused else f" ({str(error).partition(chr(10))[0]})"
-        raise DamagedFileError(f"{path} is damaged, or not a file of tensors{reason}: copy it again") from error

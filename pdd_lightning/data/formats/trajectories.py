@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.formats.registry import Format, ImportOptions, load_tensors, register
+from pdd_lightning.data.formats.registry import Format, ImportOptions, register
 from pdd_lightning.errors import DataError
+from pdd_lightning.stored import load_tensors
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule

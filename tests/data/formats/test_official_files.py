@@ -6,7 +6,7 @@ import torch
 
 from pdd_lightning.augment.multiformation import decode
 from pdd_lightning.data.formats import ImportOptions, find_format, open_distilled
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 
 CLASSES = 3
 
@@ -178,5 +178,5 @@ def test_rates_that_do_not_fit_are_refused(mtt, blobs):
     path = mtt(numbered(9), torch.arange(3).repeat(3), torch.tensor([0.1, 0.2]))
     with pytest.raises(DataError, match="2 learned rates do not fit 3 stages"):
         open_distilled(path, blobs, ImportOptions(num_stages=3))
-    with pytest.raises(DataError, match="must be positive"):
+    with pytest.raises(DamagedFileError, match="learning_rates"):
         open_distilled(mtt(numbered(3), torch.arange(3), torch.tensor(-0.1)), blobs)

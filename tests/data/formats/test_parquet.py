@@ -114,7 +114,7 @@ def test_a_description_that_was_altered(path, blobs):
     for own in ({"learning_rates": 3}, {"learning_rates": [], "decode_factor": "x", "about": {}}):
         metadata = {**table.schema.metadata, b"pdd_lightning": json.dumps(own)}
         pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(DataError, match="own description cannot be read"):
+        with pytest.raises(DamagedFileError, match="its own description is damaged"):
             open_distilled(path, blobs)
 
 

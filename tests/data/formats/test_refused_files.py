@@ -66,30 +66,32 @@ GOOD, LABELS = torch.full((3, 3, 8, 8), 0.5), torch.arange(3)
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (GOOD.double(), LABELS, r"images must be \[N, C, H, W\] float32, got \[3, 3, 8, 8\] torch\.float64"),
-        (GOOD[0], LABELS, r"images must be .* got \[3, 8, 8\]"),
-        (GOOD[:0], LABELS[:0], r"images must be .* got \[0, 3, 8, 8\]"),
+        (GOOD.double(), LABELS, r"images: expected \[N, C, H, W\] float32, got \[3, 3, 8, 8\] torch\.float64"),
+        (GOOD[0], LABELS, r"images: expected .* got \[3, 8, 8\]"),
+        (GOOD[:0], LABELS[:0], "holds no images"),
+        (GOOD[:1, :1, :1, :1].expand(10**4, 10**3, 10**3, 10**3), LABELS, "more numbers than the file holds"),
+        (GOOD, LABELS[:1].expand(10**13), "more numbers than the file holds"),
         (GOOD * float("nan"), LABELS, "infinite or not a number"),
         (GOOD, LABELS[:2], r"labels must be \[3\] integers .* got \[2\] torch\.int64"),
-        (GOOD, LABELS.float(), r"labels must be .* got \[3\] torch\.float32"),
-        (GOOD, LABELS > 0, r"labels must be .* got \[3\] torch\.bool"),
+        (GOOD, LABELS.float(), r"labels: expected .* got \[3\] torch\.float32"),
+        (GOOD, LABELS > 0, r"labels: expected .* got \[3\] torch\.bool"),
         (GOOD, LABELS + 1, "labels lie between 1 and 3, but the data has 3 classes"),
         (GOOD, LABELS - 1, "labels lie between -1 and 1"),
         (GOOD, torch.zeros(3, 4), r"labels must be \[3\] integers or \[3, 3\] float32 .* got \[3, 4\]"),
         (GOOD, torch.eye(3) * 2, "soft labels are not probabilities"),
         (GOOD, torch.tensor([[1.5, -0.5, 0]]).repeat(3, 1), "soft labels are not probabilities"),
-        (GOOD, torch.eye(3) * float("nan"), "soft labels are not probabilities"),
-        (GOOD, [0, 1, 2], "labels must be .* got a list"),
-        (GOOD.to("meta"), LABELS, "images must be .* torch.float32 .*on meta"),
-        (GOOD, LABELS.to("meta"), "labels must be .* torch.int64 .*on meta"),
+        (GOOD, torch.eye(3) * float("nan"), "labels: numbers are infinite or not a number"),
+        (GOOD, [0, 1, 2], "labels: Input should be an instance of Tensor"),
+        (GOOD.to("meta"), LABELS, "images: expected .* torch.float32 .*on meta"),
+        (GOOD, LABELS.to("meta"), "labels: expected .* torch.int64 .*on meta"),
         pytest.param(
-            *(GOOD, torch.eye(3).to_sparse(), "labels must be .* torch.float32 torch.sparse_coo"),
+            *(GOOD, torch.eye(3).to_sparse(), "labels: expected .* torch.float32 torch.sparse_coo"),
             marks=pytest.mark.filterwarnings("ignore:Validating sparse"),  # of torch
         ),
     ],
 )
 def test_images_and_labels_that_form_no_set(tmp_path, blobs, name, images, labels, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(PDDError, match=message):
         open_distilled(write(tmp_path, name, images, labels), blobs, ImportOptions(decode_factor=1))
 
 
@@ -135,7 +137,7 @@ def test_a_truncated_file(tmp_path, blobs, zipped):
 def test_an_archive_of_something_else(tmp_path, blobs):
     with zipfile.ZipFile(tmp_path / "set.bin", "w") as archive:
         archive.writestr("a.txt", "text")
-    with pytest.raises(DamagedFileError, match=r"set\.bin is damaged, or not a file of tensors"):
+    with pytest.raises(DamagedFileError, match=r"set\.bin is damaged: it is no file of tensors"):
         open_distilled(tmp_path / "set.bin", blobs)
 
 

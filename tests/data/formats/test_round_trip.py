@@ -1,6 +1,8 @@
 """A set that is written in a format and opened again."""
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pdd_lightning import endings, files
 from pdd_lightning.data import Digits, DistilledDataset, save_distilled
 from pdd_lightning.data.formats import (
     FORMATS,
     ImportOptions,
     find_format,
-    official,
     open_distilled,
     target_format,
     writable_formats,
@@ -217,45 +219,54 @@ def test_rates_of_a_former_set_do_not_stay(tmp_path, dataset, even, blobs):
     assert open_distilled(tmp_path, blobs).num_stages == 1
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_set_that_was_replaced_in_part_is_refused(tmp_path, dataset, blobs, monkeypatch, written):
-    """Rather than taken for images of the one set with labels of the other."""
-    FORMATS["mtt"].save(tmp_path, dataset)
-    whole, left = official.atomic_write_bytes, iter(range(written))
-
-    def write(path, data):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        whole(path, data)
-
-    monkeypatch.setattr(official, "atomic_write_bytes", write)
-    with pytest.raises(KeyboardInterrupt):
-        FORMATS["mtt"].save(tmp_path, dataset, overwrite=True)
-    with pytest.raises(DataError, match="lacks its labels"):
-        open_distilled(tmp_path, blobs)
-
-
-def test_the_former_image_folder_is_not_deleted_in_its_place(tmp_path, dataset, blobs, monkeypatch):
-    FORMATS["folder"].save(tmp_path, dataset)
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before
-    FORMATS["folder"].save(tmp_path, dataset.union(1), overwrite=True)
-    assert len(open_distilled(tmp_path, blobs)) == 3
+@pytest.mark.parametrize("name", ["mtt", "folder"])
+@pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
+def test_a_folder_is_replaced_as_a_whole(tmp_path, dataset, blobs, monkeypatch, name, exchange):
+    """Killed at any step, the old set is there or the new one; other files in the folder stay."""
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    path, kind = tmp_path / "set", FORMATS[name]
+    kind.save(path, dataset)
+    (path / "notes.txt").write_text("mine")
+    for step in range(100):
+        killed = kill_at(step, monkeypatch, lambda: kind.save(path, dataset.union(1), overwrite=True))
+        with suppress(DataError):  # between two renames, and until the next start
+            assert len(open_distilled(path, blobs)) in (3, 6)
+        kind.save(path, dataset, overwrite=True)
+        assert len(open_distilled(path, blobs)) == 6
+        assert not list(path.rglob(".*"))
+        assert [entry.name for entry in tmp_path.iterdir()] == ["set"] and (path / "notes.txt").read_text() == "mine"
+        if not killed:
+            break
+    assert step > 5
 
 
-def test_an_image_folder_that_cannot_be_replaced_stays(tmp_path, dataset, blobs, monkeypatch):
-    FORMATS["folder"].save(tmp_path, dataset)
-    rename, fails = Path.rename, iter([False, True, False])
+class Killed(BaseException):
+    """In place of SIGKILL."""
 
-    def sometimes(path, target):
-        if next(fails):
-            raise OSError("disk")
-        return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", sometimes)
-    with pytest.raises(OSError, match="disk"):
-        FORMATS["folder"].save(tmp_path, dataset.union(1), overwrite=True)
-    assert len(open_distilled(tmp_path, blobs)) == 6
-    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+def kill_at(step, monkeypatch, work):
+    """Works until the file operation of that number; whether there was one. Nothing is cleaned up after it."""
+    left = iter(range(step))
+
+    def killing(operation):
+        def or_killed(*args, **kwargs):
+            if next(left, None) is None:
+                raise Killed
+            return operation(*args, **kwargs)
+
+        return or_killed
+
+    with monkeypatch.context() as patch:
+        for owner, names in {Path: ("mkdir", "rename", "replace", "write_bytes"), os: ("fsync", "link")}.items():
+            for name in names:
+                patch.setattr(owner, name, killing(getattr(owner, name)))
+        patch.setattr(endings, "_remove", lambda path: None)
+        patch.setattr(shutil, "rmtree", killing(shutil.rmtree))
+        with suppress(Killed):
+            work()
+            return False
+    return True
 
 
 def test_other_peoples_images_are_not_replaced(tmp_path, dataset):

@@ -1,0 +1,78 @@
+"""`pdd recipes` and `pdd runs`: what there is to run, and what was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pdd_lightning.commands.command import Command
+from pdd_lightning.files import is_owned
+from pdd_lightning.results.folders import Folder, Run, read_folders
+from pdd_lightning.results.schema import DISTILLED
+from pdd_lightning.results.tables import whole_table
+from pdd_lightning.shorthand import shipped
+
+
+class Recipes(Command):
+    """Lists the recipes that come with the package."""
+
+    name = "recipes"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """None."""
+
+    def run(self, options: Namespace) -> None:
+        """Prints a line for each recipe: the first sentence of its file."""
+        recipes = shipped("recipe")
+        width = max(map(len, recipes))
+        for name, path in recipes.items():
+            comment = " ".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+            print(f"{name:{width}}  {comment.partition('. ')[0].rstrip('.')}")
+
+
+class Runs(Command):
+    """Lists runs."""
+
+    name = "runs"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds the folders."""
+        parser.add_argument(
+            "folders", nargs="*", type=str, default=["runs"], help="Run folders, or folders of them (default: runs)."
+        )
+
+    def run(self, options: Namespace) -> None:
+        """Prints a table with a line for each run."""
+        folders = read_folders(options["folders"])
+        rows = [_row(run) for run in folders.runs] + [_unreadable(folder) for folder in folders.broken]
+        print(whole_table(rows).text() if rows else "no runs")
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """A run as a line of the table."""
+    summary, planned = run.summary, run.settings.get("stages.num_stages", "")
+    finished = planned.isdecimal() and len(summary.stages) >= int(planned)
+    scored = next((row for row in summary.evaluation if row.row == DISTILLED), None)
+    last = summary.stages[-1] if summary.stages else None
+    return {
+        "run": str(run.path),
+        "method": str(summary.settings.get("method", "")),
+        "data": summary.dataset.get("name", ""),
+        "stages": f"{len(summary.stages)} of {planned or 'unknown'}",
+        "images": last and last.images,
+        "accuracy %": f"{100 * scored.mean:.1f} ({scored.part})" if scored else "",
+        "start-point accuracy %": f"{100 * last.val_accuracy:.1f}" if last else "",
+        "state": "running" if is_owned(run.path) else "finished" if finished else "stopped",
+        "size": _size(run.path),
+    }
+
+
+def _unreadable(folder: Folder) -> dict[str, Any]:
+    return {"run": str(folder.path), "state": "running" if is_owned(folder.path) else folder.notes[0]}
+
+
+def _size(folder: Path) -> str:
+    """What a folder takes on the disk."""
+    return f"{sum(path.lstat().st_size for path in folder.rglob('*')) / 1e6:.1f} MB"

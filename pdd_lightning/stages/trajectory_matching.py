@@ -57,8 +57,6 @@ class TrajectoryMatching(DistillationStage):
         expert_epochs: Length of a matched segment in expert epochs.
         max_start_epoch: Segments start at an epoch in [0, max_start_epoch).
         batch_syn: Images per student step; null takes as many as one stage has.
-        new_share: Share of a student's mini-batches, in (0, 1], that is drawn from the new images, the rest from the
-            frozen ones; null draws from all alike, so that an image is seen ever less often in later stages.
         lr_img: Learning rate of the images.
         lr_lr: Learning rate of the learned learning rate.
         lr_teacher: The learned learning rate at the start of each stage.
@@ -94,7 +92,6 @@ class TrajectoryMatching(DistillationStage):
         expert_epochs: int = 2,
         max_start_epoch: int = 20,
         batch_syn: int | None = None,
-        new_share: float | None = None,
         lr_img: float = 1000.0,
         lr_lr: float = 1e-5,
         lr_teacher: float = 0.01,
@@ -109,13 +106,10 @@ class TrajectoryMatching(DistillationStage):
             1, syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, batch_syn=batch_syn
         )
         check_positive(lr_lr=lr_lr, lr_teacher=lr_teacher)
-        if new_share is not None and not 0 < new_share <= 1:
-            raise ConfigError(f"new_share must be in (0, 1], got {new_share}")
         self.syn_steps = syn_steps
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch
         self.batch_syn = batch_syn
-        self.new_share = new_share
         self.lr_lr = lr_lr
         self.lr_teacher = lr_teacher
         self.unroll_mode = unroll_mode
@@ -194,7 +188,7 @@ class TrajectoryMatching(DistillationStage):
         """An expert, a start epoch, shuffled passes over the union, and augmentation parameters."""
         window = self.start_epochs(iteration)
         start, target = draw_segment(self.trajectories, window, self.expert_epochs, generator)
-        indices = self._student_batches(len(self.data.union), generator)
+        indices = self._student_batches(len(self.data.union.labels) + len(self.labels), generator)
         height, width = self.data.real.image_shape[1:]
         draws = [self.augment.draw(len(chunk), (height, width), generator) for chunk in indices]
         return TrajectoryBatch(start, target, indices, draws)
@@ -232,24 +226,13 @@ class TrajectoryMatching(DistillationStage):
             rank_zero_info(f"Trajectory matching: {reason}")
         return self._mode
 
-    def _student_batches(self, frozen: int, generator: torch.Generator) -> list[Tensor]:
-        """Indices of each student step: passes over the union, shuffled anew and cut into chunks.
-
-        With `new_share`, passes over the `frozen` images and over the new ones go on side by side.
-        """
-        size, new = self.batch_syn or len(self.labels), len(self.labels)
-        if self.new_share is not None and frozen:
-            return self._mixed_batches(frozen, max(1, round(self.new_share * size)), size, generator)
+    def _student_batches(self, count: int, generator: torch.Generator) -> list[Tensor]:
+        """Indices of each student step: passes over `count` images, shuffled anew and cut into chunks."""
+        size = self.batch_syn or len(self.labels)
         chunks: list[Tensor] = []
         while len(chunks) < self.syn_steps:
-            chunks += torch.randperm(frozen + new, generator=generator).split(size)
+            chunks += torch.randperm(count, generator=generator).split(size)
         return chunks[: self.syn_steps]
-
-    def _mixed_batches(self, frozen: int, count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-        """Indices of each student step: `count` new images, the others of `size` frozen ones."""
-        of_new = frozen + _shuffled(len(self.labels), self.syn_steps * count, generator).view(self.syn_steps, -1)
-        of_frozen = _shuffled(frozen, self.syn_steps * (size - count), generator).view(self.syn_steps, size - count)
-        return list(torch.cat([of_new, of_frozen], 1))
 
     def _student_batch(
         self, batch: TrajectoryBatch, step: int, images: Tensor, *learned: Tensor
@@ -260,9 +243,3 @@ class TrajectoryMatching(DistillationStage):
         labels = torch.cat([frozen.labels, labels]) if len(frozen) else labels
         chosen = batch.indices[step]
         return self.augment(union[chosen], batch.draws[step]), labels[chosen]
-
-
-def _shuffled(count: int, length: int, generator: torch.Generator) -> Tensor:
-    """Indices `[length]` of passes over `count` images, each shuffled anew."""
-    passes = [torch.randperm(count, generator=generator) for _ in range(-(-length // count))]
-    return torch.cat(passes)[:length] if passes else torch.empty(0, dtype=torch.int64)

@@ -55,7 +55,6 @@ OTHERS: dict[str, Any] = {
     "metric": "mse",
     "unroll_mode": "constant",
     "batch_syn": 2,
-    "new_share": 0.5,
     "first_max_start_epoch": 1,
     "image_average": 0.9,
     "lr_label": 0.5,

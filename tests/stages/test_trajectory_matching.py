@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from pdd_lightning.data import DiscardSettings
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import ImageSplit, to_unit
-from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.parameters import flatten, load_flat
@@ -24,7 +22,7 @@ from pdd_lightning.progression import StageAdvance, StageObserver, TransitionSet
 from pdd_lightning.randomness import generator_for
 from pdd_lightning.stages import TrajectoryMatching
 from pdd_lightning.training import TrainingSettings, train_network
-from tests.tiny import Blobs, change, started
+from tests.tiny import Blobs
 
 STAGES, ITERATIONS, EXPERTS = 3, 4, 3
 NETWORK = functools.partial(ConvNet, depth=2, width=4)
@@ -179,42 +177,3 @@ def test_reports_have_the_sample_deviation_of_the_networks(run: Any, thetas: lis
         spread = (sum((accuracy - mean) ** 2 for accuracy in accuracies) / (EXPERTS - 1)) ** 0.5
         assert (report.val_accuracy, report.val_std) == pytest.approx((mean, spread))
     assert any(report.val_std > 0.01 for report in run[1].history)
-
-
-class Still:
-    """Trajectories of one expert that takes one step."""
-
-    number = 1
-
-    def segment(self, expert: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros(1), torch.ones(1)
-
-
-@pytest.mark.parametrize(
-    ("share", "finished", "of_new"),
-    [(None, 1, None), (0.75, 1, 6), (0.75, 2, 6), (0.1, 2, 1), (1.0, 2, 8), (0.75, 0, None)],
-)
-def test_a_share_of_each_mini_batch_is_new_and_every_image_is_seen_equally_often(
-    share: float | None, finished: int, of_new: int | None
-) -> None:
-    data = started(Blobs(), trajectories=Still())
-    for _ in range(finished):
-        change(data, union=data.union.append(torch.zeros(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])))
-    module = TrajectoryMatching(NETWORK, ipc=2, syn_steps=12, batch_syn=8, new_share=share)
-    module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
-    module.setup("fit")
-    frozen = len(data.union)
-    batches = module.draw_batch(0, torch.Generator().manual_seed(0)).indices
-    seen = torch.cat(batches).bincount(minlength=frozen + 6)
-    assert len(seen) == frozen + 6
-    if of_new is not None:
-        assert [(len(batch), int((batch >= frozen).sum())) for batch in batches] == [(8, of_new)] * 12
-        assert int(seen[frozen:].max() - seen[frozen:].min()) <= 1
-        assert int(seen[:frozen].max() - seen[:frozen].min()) <= 1
-    else:
-        assert int(seen.max() - seen.min()) <= 1
-
-
-def test_a_share_out_of_range_is_refused() -> None:
-    with pytest.raises(ConfigError, match="new_share"):
-        TrajectoryMatching(NETWORK, new_share=0.0)

@@ -42,7 +42,7 @@ def without(settings, *names):
             ExpertSettings(),
             {
                 "number": 100, "epochs": None, "lr": 0.01, "batch_size": 256, "momentum": 0.0, "weight_decay": 0.0,
-                "rho": 0.0, "alpha": 0.0, "folder": None,
+                "rho": 0.0, "alpha": 0.0, "folder": None, "inits": "continue", "images_per_epoch": None,
             },
         ),
         (PoolSettings(), {"renew_every": None}),

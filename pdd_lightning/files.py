@@ -154,18 +154,25 @@ def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers_of(path)
     try:
-        # Opened with plain permissions: `tempfile` would make the file unreadable to other users.
-        with endings.temporary(_beside(path)) as temporary, temporary.open("xb") as file:
-            _hold(file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
+        while not _written_and_renamed(path, data):
+            pass  # another process took the file for a leftover before it was held
         _sync_folder(path.parent)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk is reported without a name
         raise
     return path
+
+
+def _written_and_renamed(path: Path, data: bytes | bytearray | memoryview) -> bool:
+    # Opened with plain permissions: `tempfile` would make the file unreadable to other users.
+    with endings.temporary(_beside(path)) as temporary, temporary.open("xb") as file:
+        if not _hold(file.fileno()):
+            return False
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        temporary.replace(path)
+    return True
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -281,10 +288,11 @@ def _remove_leftover(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _hold(descriptor: int) -> None:
-    """Tell others that the process which writes an open file or folder is alive."""
+def _hold(descriptor: int) -> bool:
+    """Tell others that the process which writes an open file or folder is alive; whether it is still there."""
     with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for a process that is about to remove it
+    return os.fstat(descriptor).st_nlink > 0
 
 
 def atomic_write_json(path: str | Path, obj: object) -> Path:

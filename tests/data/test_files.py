@@ -5,6 +5,7 @@ import stat
 import pytest
 import torch
 
+from pdd_lightning import files
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json, sha256_of_tensors
 
 
@@ -82,3 +83,20 @@ def test_text_counts_in_the_hash():
     tensors = {"scalar": torch.tensor(1.0), "half": torch.ones(2, dtype=torch.bfloat16)}
     hashes = {sha256_of_tensors(tensors, text) for text in (None, {"x": "1"}, {"x": "2"}, {"y": "1"})}
     assert len(hashes) == 4
+
+
+def test_a_file_that_another_process_takes_for_a_leftover_is_written_again(tmp_path, monkeypatch):
+    """Between its creation and the moment when it is held."""
+    hold, taken = files._hold, []
+
+    def late(descriptor):
+        if not taken:
+            taken.extend(tmp_path.glob(".*.tmp"))
+            files._remove_leftover(taken[0])
+        return hold(descriptor)
+
+    monkeypatch.setattr(files, "_hold", late)
+    files.atomic_write_bytes(tmp_path / "a.json", b"content")
+    assert len(taken) == 1 and not taken[0].exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"content"

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import zipfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 
+from pdd_lightning import endings
 from pdd_lightning.errors import ConfigError, DamagedFileError, check_at_least
 from pdd_lightning.files import atomic_write_bytes, publish
 from pdd_lightning.progression.advance import StageAdvance, check_position
@@ -259,12 +260,13 @@ class RollingCheckpoint(ModelCheckpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            if self.path.exists() and (self._written or self._files.loaded == self.path):
-                self._keep_former()  # which is known to be whole
-            publish(partial, self.path)
-            self._written = True
+        with endings.temporary(partial) if trainer.is_global_zero else nullcontext():
+            trainer.save_checkpoint(partial, weights_only=False)
+            if trainer.is_global_zero:
+                if self.path.exists() and (self._written or self._files.loaded == self.path):
+                    self._keep_former()  # which is known to be whole
+                publish(partial, self.path)
+                self._written = True
         trainer.strategy.barrier()
 
     def _keep_former(self) -> None:

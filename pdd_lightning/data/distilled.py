@@ -26,7 +26,6 @@ from pdd_lightning.stored import ClassNames, Json, Name, Stored, array, checked,
 FORMAT_VERSION = 1
 
 _PIXELS = "pixels."
-_TENSORS = ("images", "labels", "stages", "learning_rates")
 # Plain text in the header, so that other tools can show it; every other entry is JSON.
 _TEXT = ("format_version", "sha256", "pixel_space", "decode_factor", "method", "pdd_lightning_version")
 _RESERVED = (*(name for name in _TEXT if name != "method"), "class_names")

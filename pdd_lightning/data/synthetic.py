@@ -53,6 +53,11 @@ def are_probabilities(labels: Tensor) -> bool:
     return labels.numel() > 0 and bool(labels.min() >= 0) and bool((labels.sum(1) - 1).abs().max() <= 1e-3)
 
 
+def hard_labels(labels: Tensor) -> Tensor:
+    """Return classes `[N]` as they are, and of soft labels `[N, classes]` the most probable class."""
+    return labels if labels.dim() == 1 else labels.argmax(1)
+
+
 @dataclass(frozen=True)
 class SyntheticSet:
     """Distilled images of all finished stages.

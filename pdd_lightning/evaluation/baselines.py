@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import to_unit
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import DataError
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.evaluation.tasks import OnSteps, Task
@@ -120,18 +120,13 @@ def check_counts(subject: Subject) -> None:
     Raises:
         DataError: A class has fewer real images than the distilled set has.
     """
-    for label, needed in enumerate(hard_labels(subject.synthetic).bincount().tolist()):
+    for label, needed in enumerate(hard_labels(subject.synthetic.labels).bincount().tolist()):
         there = len(subject.real.train.images_of_class(label))
         if there < needed:
             raise DataError(
                 f"class {subject.real.class_names[label]!r} has {there} training images, fewer than the {needed} that"
                 " the baselines need: leave them out, or add images"
             )
-
-
-def hard_labels(synthetic: SyntheticSet) -> Tensor:
-    """The class of each image `[N]`: the likeliest one of soft labels."""
-    return synthetic.labels if synthetic.labels.ndim == 1 else synthetic.labels.argmax(1)
 
 
 def _herd(features: Tensor, count: int) -> Tensor:
@@ -149,11 +144,11 @@ def _herd(features: Tensor, count: int) -> Tensor:
 
 def _classes(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each class, the indices of its images in the train part, and in the distilled set, those of stage 1 first."""
-    labels, stages = hard_labels(subject.synthetic).cpu(), subject.synthetic.stages.cpu()
+    labels, stages = hard_labels(subject.synthetic.labels).cpu(), subject.synthetic.stages.cpu()
     for label in labels.unique().tolist():
         indices = (labels == label).nonzero().flatten()
         yield subject.real.train.images_of_class(label), indices[stages[indices].argsort(stable=True)]
 
 
 def _staged(images: Tensor, like: SyntheticSet) -> SyntheticSet:
-    return SyntheticSet(images, hard_labels(like).cpu(), like.stages.cpu(), (None,) * like.num_stages)
+    return SyntheticSet(images, hard_labels(like.labels).cpu(), like.stages.cpu(), (None,) * like.num_stages)

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import check_at_least
-from pdd_lightning.evaluation.baselines import hard_labels
 from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.image_statistics import (
@@ -58,7 +58,7 @@ class Group(NamedTuple):
 def groups_of(subject: Subject) -> list[Group]:
     """The images of each stage, decoded, where each stored one stands for several, and the real validation images."""
     distilled = subject.synthetic.decoded(subject.pixels).to(subject.device)
-    pixels, labels = subject.pixels.decode(distilled.images).clamp(0, 1), hard_labels(distilled)
+    pixels, labels = subject.pixels.decode(distilled.images).clamp(0, 1), hard_labels(distilled.labels)
     groups = []
     for stage in range(1, distilled.num_stages + 1):
         member = distilled.stages == stage

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.evaluation.baselines import (
     check_counts,
     chosen_set,
-    hard_labels,
     herding_task,
     kmeans_set,
     random_set,
@@ -102,7 +101,7 @@ def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Task]:
     tasks = evaluation_tasks(subject, replace(settings, baselines=("random", *others)))
     one = replace(settings, protocols=settings.protocols[:1], baselines=(), full_data_epochs=0, expert_inits=False)
     if subject.synthetic.labels.ndim > 1:
-        hard = replace(subject.synthetic, labels=hard_labels(subject.synthetic))
+        hard = replace(subject.synthetic, labels=hard_labels(subject.synthetic.labels))
         tasks += evaluation_tasks(replace(subject, synthetic=hard), one, _HARD)
     plain = replace(one, baselines=("random",), augment="none", cutmix=0.0)
     return tasks + evaluation_tasks(subject, plain, _PLAIN)

@@ -55,7 +55,6 @@ class StageAdvance(Callback):
     Attributes:
         state: Where the run stands; None before a fit.
         history: Reports of the finished stages.
-        started: Whether the current fit has come to its stages.
 
     Raises:
         ConfigError: A setting is out of range, or the experts record fewer epochs than the method needs.
@@ -90,7 +89,6 @@ class StageAdvance(Callback):
             )
         self.state: RunState | None = None
         self.history: list[StageReport] = []
-        self.started = False
         self._clock = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,7 +106,6 @@ class StageAdvance(Callback):
         self._given = union
         self.state = RunState(union, self.num_stages, self.iterations)
         self.history = []
-        self.started = False
         self._settings: dict[str, Any] = {}
         self._meter = StageMeter()
         self._scoring_seconds = 0.0
@@ -145,7 +142,6 @@ class StageAdvance(Callback):
         self._change(union=module.data.union.to(module.device))
         given = self._given.num_stages
         self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, given)
-        self.started = True
         self._choose_examples(trainer)
         if self._reported < module.data.union.num_stages:
             self._finish_transition(trainer)
@@ -333,7 +329,7 @@ class _Position(Stored):
     def fit(self) -> _Position:
         """Refuses a position that no run comes to."""
         finished, stages = len(self.union.learning_rates), self.settings.get("stages", {})
-        own = [stages_to(last)[self.given :] for last in (finished, finished - 1)]
+        own = [list(range(self.given + 1, last + 1)) for last in (finished, finished - 1)]
         if [report.stage for report in self.history] not in own:
             expected = f"reports of stages {self.given + 1} to {finished}"
             raise ValueError(f"history: expected {expected}, the last of which may be missing")
@@ -341,11 +337,6 @@ class _Position(Stored):
         if not isinstance(iterations, int) or self.iteration > iterations:
             raise ValueError(f"iteration: expected one of settings.stages.iterations, got {self.iteration}")
         return self
-
-
-def stages_to(last: int) -> list[int]:
-    """Numbers of the stages."""
-    return list(range(1, last + 1))
 
 
 def check_position(state_dict: Any, where: str | Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.registry import Format, ImportOptions
 from pdd_lightning.data.pixels import PixelSpace, Standardized
-from pdd_lightning.data.synthetic import SyntheticSet, are_probabilities
+from pdd_lightning.data.synthetic import SyntheticSet, are_probabilities, hard_labels
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.stored import Stored, array, checked, describe
 
@@ -144,11 +144,6 @@ class ForeignFormat(Format):
         except DataError:
             return False
         return torch.equal(inferred, dataset.stages[order])
-
-
-def hard_labels(labels: Tensor) -> Tensor:
-    """Return classes `[N]` as they are, and of soft labels `[N, classes]` the most probable class."""
-    return labels if labels.dim() == 1 else labels.argmax(1)
 
 
 class _Arrays(Stored):

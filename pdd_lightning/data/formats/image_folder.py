@@ -13,9 +13,10 @@ from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.folder import class_folders, images_in, read_images
-from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.files import replace_folder
 

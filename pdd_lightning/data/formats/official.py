@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat
 from pdd_lightning.data.formats.registry import register
+from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import atomic_write_bytes, replace_folder
 from pdd_lightning.stored import load_tensors

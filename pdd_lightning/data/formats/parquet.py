@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pdd_lightning.data.distilled import DistilledDataset, StoredAbout
 from pdd_lightning.data.folder import bombs_refused, decode_image
-from pdd_lightning.data.formats.foreign import Contents, ForeignFormat, hard_labels
+from pdd_lightning.data.formats.foreign import Contents, ForeignFormat
 from pdd_lightning.data.formats.image_folder import png_files
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.splits import to_unit
+from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.stored import (

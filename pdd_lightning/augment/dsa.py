@@ -68,7 +68,7 @@ class DSA:
         3.2. Together: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML
         2022, appendix C.
 
-    Example:
+    Examples:
         >>> dsa = DSA("crop_flip")
         >>> draw = dsa.draw(4, (32, 32), torch.Generator().manual_seed(0))
         >>> dsa(torch.zeros(4, 3, 32, 32), draw).shape

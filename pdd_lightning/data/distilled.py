@@ -54,7 +54,7 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
         DataError: The file is missing, is not a distilled set, or needs a newer version of this package.
         DamagedFileError: The file is truncated or altered.
 
-    Example:
+    Examples:
         >>> dataset = DistilledDataset("distilled.safetensors")  # doctest: +SKIP
         >>> loader = DataLoader(dataset.union(1), batch_size=256, shuffle=True)  # doctest: +SKIP
     """

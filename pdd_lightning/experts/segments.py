@@ -31,7 +31,7 @@ class StartWindow:
         Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (ICLR 2024),
         for a window whose end grows linearly with the iteration; here anew in every stage.
 
-    Example:
+    Examples:
         >>> StartWindow(0, 2, 4).at(iteration=0, iterations=300)
         (0, 2)
         >>> StartWindow(0, 2, 4).at(iteration=200, iterations=300)

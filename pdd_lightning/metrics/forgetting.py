@@ -46,7 +46,7 @@ class ForgettingScore(Metric):
     Raises:
         ValueError: A number is below 1.
 
-    Example:
+    Examples:
         >>> metric = ForgettingScore(num_examples=2, num_epochs=3)
         >>> for epoch, correct in enumerate([[True, False], [False, True], [True, True]]):
         ...     metric.update(torch.tensor(correct), torch.arange(2), epoch)

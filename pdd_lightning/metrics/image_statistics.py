@@ -25,7 +25,7 @@ def colourfulness(images: Tensor) -> Tensor:
         Hasler and Suesstrunk, "Measuring Colourfulness in Natural Images", Human Vision and Electronic Imaging VIII,
         2003, the measure called M(3).
 
-    Example:
+    Examples:
         >>> colourfulness(torch.full((1, 3, 4, 4), 0.5))
         tensor([0.])
     """

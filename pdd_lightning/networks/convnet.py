@@ -42,7 +42,7 @@ class ConvNet(nn.Module):
         Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018, as used in
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ConvNet(3, 10, 32)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])

@@ -28,7 +28,7 @@ class Torchvision(nn.Module):
     Raises:
         ConfigError: If there is no such network, it does not know an option, or it does not work on such images.
 
-    Example:
+    Examples:
         >>> Torchvision(3, 10, 32, "shufflenet_v2_x1_0")(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """

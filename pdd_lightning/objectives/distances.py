@@ -39,7 +39,7 @@ def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metri
     Reference:
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equation 10 (`ours`).
 
-    Example:
+    Examples:
         >>> import torch
         >>> gradient_distance([torch.eye(2)], [torch.tensor([[2.0, 0.0], [0.0, -1.0]])]).round(decimals=3)
         tensor(2.)
@@ -101,7 +101,7 @@ def kernel_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], metric:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 5
         and appendix C.
 
-    Example:
+    Examples:
         >>> real, synthetic = [torch.ones(1, 1, 2, 2), torch.ones(3)], [torch.zeros(1, 1, 2, 2), torch.zeros(3)]
         >>> kernel_distance(real, synthetic)
         tensor(4.)
@@ -121,7 +121,7 @@ def distribution_distance(synthetic: Tensor, real: Tensor) -> Tensor:
     Reference:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> distribution_distance(torch.zeros(2, 3), torch.ones(2, 3))
         tensor(6.)
@@ -151,7 +151,7 @@ def characteristic_distance(
     Reference:
         Wang et al., Dataset Distillation with Neural Characteristic Function: A Minmax Perspective (CVPR 2025).
 
-    Example:
+    Examples:
         >>> import torch
         >>> one, other = torch.zeros(3, 1), torch.full((2, 1), torch.pi)
         >>> characteristic_distance(one, other, torch.ones(4, 1), 1.0, 1.0)  # |1 - (-1)|
@@ -185,7 +185,7 @@ def trajectory_distance(student: Tensor, start: Tensor, target: Tensor) -> Tenso
     Reference:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> start, target = torch.zeros(2), torch.ones(2)
         >>> trajectory_distance(torch.tensor([1.0, 0.0]), start, target)

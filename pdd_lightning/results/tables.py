@@ -202,7 +202,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as text by dotted name; a class stands under the name of what it is for.
 
-    Example:
+    Examples:
         >>> flatten({"model": {"class_path": "package.DM", "init_args": {"ipc": 1}}})
         {'model': 'DM', 'model.ipc': '1'}
     """

@@ -162,9 +162,9 @@ class RealDataModule(LightningDataModule, ABC):
         return sha256_of_tensors(tensors, settings)
 
     def __repr__(self) -> str:
-        if self._parts is None:
-            return f"{self.name}, not loaded yet"
-        train, val, test = (f"{len(part):,}" for part in self._parts)
+        if getattr(self, "_parts", None) is None:
+            return f"{type(self).__name__}, not loaded yet"
+        train, val, test = (f"{len(part):,}" for part in self._loaded())
         channels, height, width = self.image_shape
         return (
             f"{self.name}: {self.num_classes} classes, {train} training, {val} validation and {test} test images of"

@@ -111,7 +111,7 @@ def evaluate(
     """Train networks on a distilled set, and on as many random real images, and score them on real ones.
 
     Args:
-        distilled: The set, its file, or the run folder that holds it.
+        distilled: The set, or where it is: a file, a run folder, `zoo:name` or `hub:owner/name`.
         real: Real images; a name, such as "digits", stands for one of the package's data sets.
         network: Makes the networks, by default the kind that the set was distilled with; a name, such as "resnet18",
             stands for one of the package's.
@@ -132,7 +132,7 @@ def evaluate(
     real.prepare_data()
     real.setup()
     subject = subject_of(
-        distilled if isinstance(distilled, DistilledDataset) else _read(Path(distilled)),
+        distilled if isinstance(distilled, DistilledDataset) else DistilledDataset.load(distilled),
         real,
         _factory(network) if isinstance(network, str) else network,
         part=part,
@@ -179,7 +179,3 @@ def _content(kind: str, name: str) -> dict[str, Any]:
     """Read one of the package's YAML files."""
     content: dict[str, Any] = yaml.safe_load(shipped_file(kind, name).read_text())
     return content
-
-
-def _read(path: Path) -> DistilledDataset:
-    return DistilledDataset(path / "distilled.safetensors" if path.is_dir() else path)

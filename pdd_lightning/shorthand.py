@@ -25,6 +25,7 @@ VERBS = {
     "convert": "Bring a distilled set, or expert trajectories of MTT, into another format.",
     "join": "Join distilled sets into one, whose stages are theirs, one after another.",
     "study": "Run the steps of a study that are not done yet, and write its table and plot.",
+    "share": "Write the distilled set of a run as a repository for others: a folder, or one of the Hugging Face Hub.",
     "report": "Show and compare runs and studies on one self-contained HTML page.",
     "runs": "List runs: method, data, stages, accuracy, and whether they are running, stopped, or finished.",
     "recipes": "List the recipes that come with the package, which `pdd fit` takes by name.",

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pdd_lightning import __version__
+from pdd_lightning.data.hub import local_file
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
@@ -66,6 +67,17 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
 
     def __init__(self, path: str | Path, stored: bool = False) -> None:
         self._hold(*_read(Path(path)), stored)
+
+    @classmethod
+    def load(cls, source: str | Path) -> DistilledDataset:
+        """Read a set from a file, a folder, `zoo:name`, or `hub:owner/name`, see `pdd_lightning.data.hub.local_file`.
+
+        Raises:
+            ConfigError: There is no such set in the zoo.
+            DataError: The file is missing, or is not a distilled set.
+            DamagedFileError: The file is truncated or altered.
+        """
+        return cls(local_file(source))
 
     @classmethod
     def of(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pdd_lightning.errors import PDDError
+from pdd_lightning.errors import PDDError, UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 8.0
@@ -192,7 +192,8 @@ def in_one_sentence() -> Iterator[None]:
     """Turns whatever the block raises into one sentence on standard error, and an exit status.
 
     Raises:
-        SystemExit: With the sentence, which stands for exit status 1; with 130 after Ctrl-C; or as the block raised it.
+        SystemExit: With the sentence, which stands for exit status 1; with 2 where an option is unknown; with 130
+            after Ctrl-C; or as the block raised it.
     """
     try:
         yield
@@ -204,6 +205,9 @@ def in_one_sentence() -> Iterator[None]:
         if asked():
             sys.stderr.write(_stopped())
         raise
+    except UsageError as error:
+        sys.stderr.write(f"pdd: error: {error}\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(_stopped())
         sys.exit(128 + signal.SIGINT)

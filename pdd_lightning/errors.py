@@ -18,6 +18,10 @@ class ConfigError(PDDError):
     """A setting, or a combination of settings, cannot work."""
 
 
+class UsageError(ConfigError):
+    """An option, or its value, is unknown; the command line exits with status 2."""
+
+
 class DataError(PDDError):
     """A dataset is missing, too small, or not the one that was expected."""
 

@@ -10,6 +10,12 @@ from tqdm.auto import tqdm
 from pdd_lightning import distributed
 
 
+def print_above_bars(line: str) -> None:
+    """Print a line where progress bars do not overwrite it, in the first process."""
+    if distributed.rank() == 0:
+        tqdm.write(line)
+
+
 def progress_bar(total: int, title: str, unit: str, show: bool = True) -> tqdm[Any]:
     """A bar that shows what is done, how fast, and how long is left, and vanishes at the end.
 

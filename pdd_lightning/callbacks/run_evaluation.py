@@ -40,10 +40,11 @@ class Evaluation(Callback):
         _check_expert_inits(self.settings, stage_module(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the distilled set on the validation part."""
+        """Score the distilled set, and random real images if asked for, on the validation part."""
         module = stage_module(pl_module)
         if module.data.union.num_stages > 0:
-            settings = replace(self.settings, baselines=(), full_data_epochs=0)
+            baselines = tuple(name for name in self.settings.baselines if name == "random")
+            settings = replace(self.settings, baselines=baselines, full_data_epochs=0)
             evaluate_run(trainer, module, "val", settings)
 
 

@@ -5,6 +5,7 @@ from pdd_lightning.commands.convert import Convert, Join
 from pdd_lightning.commands.evaluate import Continual, Describe, Evaluate
 from pdd_lightning.commands.listing import Recipes, Runs
 from pdd_lightning.commands.report import Report
+from pdd_lightning.commands.share import Share
 from pdd_lightning.commands.study import RunStudy
 
 _ALL: tuple[Command, ...] = (
@@ -15,6 +16,7 @@ _ALL: tuple[Command, ...] = (
     Join(),
     RunStudy(),
     Report(),
+    Share(),
     Runs(),
     Recipes(),
 )

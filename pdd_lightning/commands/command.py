@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -25,17 +25,27 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from pdd_lightning import distributed, endings
-from pdd_lightning.errors import ConfigError
+from pdd_lightning import data, distributed, endings, networks, stages
+from pdd_lightning.data.real import RealDataModule
+from pdd_lightning.errors import ConfigError, UsageError
 from pdd_lightning.files import check_writable
-from pdd_lightning.shorthand import VERBS
+from pdd_lightning.networks.spec import argument_names
+from pdd_lightning.shorthand import KINDS, VERBS, did_you_mean, shipped
 from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
 
 
-_NO_REASON = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
-
+_NO_REASON = ("Subtypes:", "Errors:", "Given value", "Does not validate", "Expected NoneType")
+"""Beginnings of lines in the parser's messages that do not help the user."""
+_TRAINER = "Customize every aspect of training via flags"
+"""Title of Lightning's options in the help."""
+_KINDS: dict[str, tuple[Any, type]] = {
+    "data": (data, RealDataModule),
+    "method": (stages, stages.DistillationStage),
+    "network": (networks, nn.Module),
+}
+"""Where the classes of a kind are, and what they are derived from."""
 
 _MAY_BE_NAMED = (
     nn.Module,
@@ -81,18 +91,63 @@ class Parser(ArgumentParser):
         return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the process with exit status 2, and what is wrong in one line unless the package's own error says it."""
+        """Raise an error that says what is wrong in one line.
+
+        Raises:
+            UsageError: Always, unless the package's own error says it.
+        """
         if not self.exit_on_error:
             super().error(message, ex)
-        if endings.user_error(ex) is None:
-            lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-            reasons = "; ".join(line for line in lines if line and not line.startswith(_NO_REASON))
-            sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; `{self.prog} --help` shows what there is\n")
-        raise SystemExit(2) from ex
+        if cause := endings.user_error(ex):
+            raise cause
+        raise UsageError(self._unknown_name(message) or self._in_one_line(message)) from ex
+
+    def _in_one_line(self, message: str) -> str:
+        *outer, last = re.split(r'Parser key "([\w.]+)":', re.sub(r"(a )?<class '(\w+)'>", r"\2", message))
+        message = f"--{'.'.join(outer[1::2])}:{last}" if outer else last
+        lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+        reasons = "; ".join(line for line in lines if line and not line.startswith(_NO_REASON)).replace(":;", ":")
+        return f"{reasons}; `{self.prog.replace('[options] ', '')} --help` shows the options"
+
+    def _unknown_name(self, message: str) -> str:
+        """Say which option, argument of a class, or class is not known, and what may have been meant."""
+        if match := re.search(r"unrecognized arguments: (--[\w.]+)", message):
+            options = [name for name in self._option_string_actions if not name.endswith((".help", "+"))]
+            return f"there is no option {match[1]}: {did_you_mean(match[1], options) or f'see `{self.prog} --help`'}"
+        classes = re.findall(r"class_path[ =]'([\w.]+)'", message)
+        if classes and (match := re.search(r"Option '([\w.]+)' is not accepted", message)):
+            names = argument_names(_imported(classes[-1]))
+            advice = did_you_mean(match[1], names) or f"choose from {', '.join(names)}"
+            return f"{classes[-1].rpartition('.')[2]} has no argument {match[1]}: {advice}"
+        keys = re.findall(r'Parser key "([\w.]+)"', message)
+        if KINDS.get(keys[-1] if keys else "") in _KINDS and (
+            match := re.search(r"Expected a path but (\w+) either", message)
+        ):
+            kind = KINDS[keys[-1]]
+            names = [*shipped(kind), *classes_of(kind)]
+            advice = did_you_mean(match[1], names) or f"choose from {', '.join(names)}, or name a class or a YAML file"
+            return f"there is no {kind} {match[1]}: {advice}"
+        if match := re.search(r"argument subcommand: invalid choice: '(.*?)'", message):
+            return f"there is no command {match[1]}: {did_you_mean(match[1], VERBS) or '`pdd --help` lists them'}"
+        if "required: fit.data.real" in message:
+            return "name a recipe, such as `pdd fit digits_mtt --folder runs/a`: `pdd recipes` lists them"
+        return ""
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help without the list of every network class that happens to be imported, which is several pages."""
+        """Format the help: the package's own options first, and without lists of every class that is imported."""
+        self._action_groups = sorted(self._action_groups, key=lambda group: group.title == _TRAINER)
         return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
+
+
+def classes_of(kind: str) -> dict[str, type]:
+    """Return the package's classes of a kind (data, method, network), by name."""
+    module, base = _KINDS[kind]
+    members = [getattr(module, name) for name in module.__all__]
+    return {
+        each.__name__: each
+        for each in members
+        if isinstance(each, type) and issubclass(each, base) and not isabstract(each)
+    }
 
 
 def check_named(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pdd_lightning.commands.command import Command
+from pdd_lightning.commands.command import Command, classes_of
 from pdd_lightning.files import is_owned
 from pdd_lightning.results.folders import Folder, Run, read_folders
 from pdd_lightning.results.schema import DISTILLED
@@ -30,6 +30,14 @@ class Recipes(Command):
         for name, path in recipes.items():
             comment = " ".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
             print(f"{name:{width}}  {comment.partition('. ')[0].rstrip('.')}")
+
+
+def list_methods() -> str:
+    """List the methods: the name of the class, and the first sentence of what it says of itself."""
+    methods = classes_of("method")
+    width = max(map(len, methods))
+    lines = [f"{name:{width}}  {(kind.__doc__ or '').splitlines()[0]}" for name, kind in methods.items()]
+    return "\n".join([*lines, "", "`pdd fit --model.help CLASS` shows the options of a method."])
 
 
 class Runs(Command):

@@ -6,6 +6,7 @@ from .forgetting_scores import DiscardSettings as DiscardSettings
 from .forgetting_scores import ForgettingScores as ForgettingScores
 from .formats import ImportOptions as ImportOptions
 from .formats import open_distilled as open_distilled
+from .huggingface import HuggingFaceImages as HuggingFaceImages
 from .pixels import PixelSpace as PixelSpace
 from .pixels import Standardized as Standardized
 from .pixels import Whitened as Whitened

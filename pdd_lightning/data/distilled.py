@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import html
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,14 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import safetensors.torch
+import torch
 from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pdd_lightning import __version__
+from pdd_lightning.data.hub import local_file
 from pdd_lightning.data.pixels import PixelSpace
-from pdd_lightning.data.synthetic import SyntheticSet
+from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
 from pdd_lightning.networks.spec import NetworkSpec
@@ -46,6 +51,7 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
 
     Attributes:
         synthetic: Images, labels, stages and learning rates as a `SyntheticSet`; decoded unless `stored`.
+        stored: The same as it is stored.
         pixels: The pixel space of the images.
         class_names: Name of each class, by label.
         metadata: What the file says about itself: dataset, network, method, settings and so on.
@@ -61,6 +67,17 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
 
     def __init__(self, path: str | Path, stored: bool = False) -> None:
         self._hold(*_read(Path(path)), stored)
+
+    @classmethod
+    def load(cls, source: str | Path) -> DistilledDataset:
+        """Read a set from a file, a folder, `zoo:name`, or `hub:owner/name`, see `pdd_lightning.data.hub.local_file`.
+
+        Raises:
+            ConfigError: There is no such set in the zoo.
+            DataError: The file is missing, or is not a distilled set.
+            DamagedFileError: The file is truncated or altered.
+        """
+        return cls(local_file(source))
 
     @classmethod
     def of(
@@ -88,6 +105,7 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
         metadata: dict[str, Any],
         stored: bool,
     ) -> None:
+        self.stored = synthetic
         self.synthetic = synthetic if stored else synthetic.decoded(pixels)
         self.pixels = pixels
         self.class_names = class_names
@@ -95,6 +113,30 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
 
     def __len__(self) -> int:
         return len(self.synthetic)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        sizes = " + ".join(map(str, torch.bincount(self.stages)[1:].tolist()))
+        source = self.metadata.get("dataset", {}).get("name", "unknown data")
+        return (
+            f"DistilledDataset: {len(self)} images ({sizes}) of {shape} by {self.metadata.get('method')}, of {source}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the first images in a notebook: a column for each class, stage below stage."""
+        from torchvision.transforms.functional import to_pil_image  # here, since importing it takes long
+        from torchvision.utils import make_grid
+
+        columns = min(len(self.class_names), 20)
+        groups = list(zip(self.stages.tolist(), hard_labels(self.labels).tolist(), strict=True))
+        number_in_group = [groups[:index].count(group) for index, group in enumerate(groups)]
+        order = sorted(range(len(self)), key=lambda i: (groups[i][0], number_in_group[i], groups[i][1]))
+        grid = make_grid(self.to_pixels()[order[: 20 * columns]], columns, padding=1, pad_value=1.0)
+        buffer = io.BytesIO()
+        to_pil_image(grid).save(buffer, "PNG")
+        source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        width = max(grid.shape[-1], 32 * columns)
+        return f'<p>{html.escape(repr(self))}</p><img src="{source}" style="width:{width}px;image-rendering:pixelated">'
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         """Return image `[C, H, W]` in model space and its label: an int, or `[classes]` if soft."""
@@ -126,6 +168,10 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
         """Learned student learning rate of each stage; None where the method has none."""
         return self.synthetic.learning_rates
 
+    def learning_rate(self, stage: int, default: float = 0.01) -> float:
+        """Return the learning rate to train with on the union of stages 1 to `stage`: the learned one, if any."""
+        return self.learning_rates[stage - 1] or default
+
     def union(self, index: int) -> DistilledDataset:
         """Return the images of stages 1 to `index`, for progressive training.
 
@@ -133,7 +179,7 @@ class DistilledDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
             IndexError: There is no such stage.
         """
         subset = copy.copy(self)
-        subset.synthetic = self.synthetic.union(index)
+        subset.stored, subset.synthetic = self.stored.union(index), self.synthetic.union(index)
         return subset
 
     def to_pixels(self) -> Tensor:

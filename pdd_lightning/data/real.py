@@ -161,6 +161,18 @@ class RealDataModule(LightningDataModule, ABC):
         }
         return sha256_of_tensors(tensors, settings)
 
+    def __repr__(self) -> str:
+        if getattr(self, "_parts", None) is None:
+            return f"{type(self).__name__}, not loaded yet"
+        train, val, test = (f"{len(part):,}" for part in self._loaded())
+        channels, height, width = self.image_shape
+        return (
+            f"{self.name}: {self.num_classes} classes, {train} training, {val} validation and {test} test images of"
+            f" {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
+        )
+
+    __str__ = __repr__
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of (image in model space, label, index in the source), shuffled."""
         return self._loader(self.train, shuffle=True)

@@ -151,12 +151,36 @@ def stored_subject(
         distilled = open_distilled(path, real, options, stored=True)
         real.prepare_data()
     real.setup()
-    check_match(path, distilled, real)
-    note_other_source(path, distilled, real)
-    factory, augment = factory or stored_network(path, distilled, trust), stored_augmentation(distilled)
+    return subject_of(distilled, real, factory, str(path), trust, **others)
+
+
+def subject_of(
+    distilled: DistilledDataset,
+    real: RealDataModule,
+    factory: NetworkFactory | None = None,
+    name: str = "the distilled set",
+    trust: bool = False,
+    **others: Any,
+) -> Subject:
+    """A distilled set beside real images that are set up.
+
+    Args:
+        distilled: The set.
+        real: Real images of the same classes.
+        factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
+        name: What messages call the set.
+        trust: Import the class of the network that the set names wherever it lies.
+        others: Other attributes of the subject.
+
+    Raises:
+        DataError: The set does not name its network, or its images or classes are not those of the real data.
+    """
+    check_match(name, distilled, real)
+    note_other_source(name, distilled, real)
+    factory, augment = factory or stored_network(name, distilled, trust), stored_augmentation(distilled)
     check_size(factory, real.image_shape, real.num_classes)
     others = {"method": distilled.metadata.get("method", "distilled"), **others}
-    return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
+    return Subject(distilled.stored, real, distilled.pixels, factory, augment, **others)
 
 
 def stored_augmentation(distilled: DistilledDataset) -> DSA:

@@ -42,6 +42,17 @@ def network_spec(factory: NetworkFactory) -> dict[str, Any]:
     return {"class_path": f"{maker.__module__}.{maker.__qualname__}", "init_args": arguments}
 
 
+def argument_names(kind: type) -> list[str]:
+    """Return the names of the constructor's arguments, with those that it passes on to bases outside of libraries."""
+    bases = [base for base in kind.__mro__ if not base.__module__.startswith(("lightning", "torch", "builtins"))]
+    parameters = [each for base in bases if "__init__" in vars(base) for each in _parameters(base)]
+    return list(dict.fromkeys(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)))
+
+
+def _parameters(kind: Any) -> list[inspect.Parameter]:
+    return list(inspect.signature(kind.__init__).parameters.values())[1:]
+
+
 class NetworkSpec(Stored):
     """What `network_spec` gives, as it may come back from a file."""
 

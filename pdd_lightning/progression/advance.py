@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from pydantic import model_validator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pdd_lightning import distributed, endings, kernels
 from pdd_lightning.data import DiscardSettings
@@ -19,6 +18,7 @@ from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
+from pdd_lightning.progress import print_above_bars
 from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages, run_settings
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.meter import StageMeter
@@ -251,7 +251,7 @@ class StageAdvance(Callback):
         assert recorded is not None  # a stage is finished
         scoring_seconds = self._scoring_seconds if finished == 1 else 0.0
         self.history.append(self._meter.report(finished, module, matched, recorded, scoring_seconds))
-        _print_above_bars(stage_line(self.history[-1], self.num_stages))
+        print_above_bars(stage_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage()
@@ -362,8 +362,3 @@ def check_position(state_dict: Any, where: str | Path) -> None:
 def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
     """The union in what `StageAdvance.state_dict` gave."""
     return SyntheticSet.from_state_dict(state_dict["union"])
-
-
-@rank_zero_only
-def _print_above_bars(line: str) -> None:
-    tqdm.write(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from pdd_lightning.errors import (
     check_momentum,
     check_positive,
 )
-from pdd_lightning.networks.spec import check_size, network_spec
+from pdd_lightning.networks.spec import argument_names, check_size, network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
 
@@ -129,8 +128,7 @@ class DistillationStage(LightningModule, ABC):
 
         A continued run must have the same, and a distilled set carries them along.
         """
-        names = dict.fromkeys(name for kind in type(self).__mro__ for name in _argument_names(kind))
-        arguments = {name: self._setting(name) for name in names}
+        arguments = {name: self._setting(name) for name in argument_names(type(self))}
         return {"method": type(self).__name__, **arguments, "augment_together": self.augment.together}
 
     def _setting(self, name: str) -> Any:
@@ -312,11 +310,3 @@ class DistillationStage(LightningModule, ABC):
             f" {listed}, and continue with --ckpt_path last; if that fails at once, begin anew in another"
             f" folder{experts}."
         )
-
-
-def _argument_names(kind: type) -> list[str]:
-    """Names of the arguments of a stage's constructor, without those that it passes on as `*args` or `**kwargs`."""
-    if kind in LightningModule.__mro__ or "__init__" not in vars(kind):
-        return []
-    parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
-    return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]

@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.networks import VGG11, AlexNet, ConvNet, DenseNet, ResNet10, ResNet18, Torchvision, ViT
+from pdd_lightning.networks import VGG11, AlexNet, ConvNet, DenseNet, ResNet10, ResNet18, Timm, Torchvision, ViT
 
 SMALL_VIT = partial(ViT, depth=2, width=16, heads=2, mlp_width=16, dropout=0.0)
 NETWORKS = {
@@ -170,3 +170,26 @@ def test_images_of_four_channels_are_not_for_torchvision():
     with pytest.raises(ConfigError, match="1 or 3 channels, got 4"):
         Torchvision(4, 10, 16)
     assert ConvNet(4, 10, 16)(torch.zeros(1, 4, 16, 16)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(("channels", "resize"), [(1, None), (3, 40)])
+def test_a_network_of_timm(channels, resize):
+    pytest.importorskip("timm")
+    network = Timm(channels, 5, 32, "test_efficientnet", resize=resize)
+    assert network(torch.randn(2, channels, 32, 32)).shape == (2, 5)
+    assert Timm(3, 5, 32, "test_vit", options={"img_size": 32})(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet19"}, r"timm has no classifier 'resnet19': did you mean resnet1"),
+        ({"name": "hf_hub:someone/model"}, "timm has no classifier"),
+        ({"name": "resnet18", "options": {"foo": 1}}, r"does not work on images of 32 pixels.*'foo'"),
+        ({"name": "resnet18", "options": {"pretrained": True}}, "untrained: leave out the option pretrained"),
+    ],
+)
+def test_what_timm_cannot_do_is_refused(arguments, message):
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=message):
+        Timm(3, 10, 32, **arguments)

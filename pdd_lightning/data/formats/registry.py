@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
+from pdd_lightning.data.hub import local_file
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.stored import load_tensors, read_bytes
 
@@ -195,7 +196,7 @@ def open_distilled(
     distilled with (or, where they are stored as pixels in [0, 1], are brought there).
 
     Args:
-        path: The file, or the folder if the format is one.
+        path: The file, or the folder if the format is one; or see `pdd_lightning.data.hub.local_file`.
         real: Real images of the same classes; not needed for `.safetensors` files.
         options: What the file does not say.
         stored: Give the images as they are stored, not decoded.
@@ -208,7 +209,8 @@ def open_distilled(
         DamagedFileError: The file is truncated or altered.
         ConfigError: An option is missing or contradicts the file.
     """
-    read = find_format(path).read(Path(path), real, options)
+    path = local_file(path)
+    read = find_format(path).read(path, real, options)
     return read if stored else DistilledDataset.of(read.synthetic, read.pixels, read.class_names, read.metadata)
 
 

@@ -1,4 +1,4 @@
-"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them."""
+"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them, and as DD-Ranking loads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.synthetic import hard_labels
-from pdd_lightning.errors import DataError
+from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.files import atomic_write_bytes, replace_folder
 from pdd_lightning.stored import load_tensors
 
@@ -118,6 +118,61 @@ class DC(ForeignFormat):
     def write(self, path: Path, dataset: DistilledDataset) -> None:
         """Write a file of one experiment without accuracies, class by class."""
         _write(path, {"data": [list(_class_by_class(dataset))], "accs_all_exps": {}})
+
+
+@register
+class DDRanking(ForeignFormat):
+    """`images.pt` in model space, class by class with as many images each; `labels.pt` where soft; `lr.pt`.
+
+    DD-Ranking trains once on all images, so the learning rate is that of the last stage.
+
+    Reference:
+        Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation (arXiv 2505.13300).
+    """
+
+    name, title, files = "ddranking", "DD-Ranking", "a folder with images.pt (DD-Ranking)"
+    is_folder = in_model_space = True
+    keeps = ("soft labels",)
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a folder of such files."""
+        return content is None and self.targets(path)[0].is_file()
+
+    def targets(self, path: Path) -> list[Path]:
+        """Return the files of a set in a folder: images, labels, learning rate."""
+        return [path / name for name in ("images.pt", "labels.pt", "lr.pt")]
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the images, whose order says their classes unless there are labels."""
+        images_file, labels_file, rate = self.targets(path)
+        images, classes = load_tensors(images_file), real.num_classes
+        if labels_file.is_file():
+            return Contents(images, load_tensors(labels_file), learning_rates=_rates(rate))
+        if not isinstance(images, torch.Tensor) or not images.dim() or len(images) % classes:
+            raise DataError(f"{images_file} should hold as many images of each of the {classes} classes")
+        labels = torch.arange(classes).repeat_interleave(len(images) // classes)
+        return Contents(images, labels, learning_rates=_rates(rate))
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a set class by class, within a class by stage.
+
+        Raises:
+            ConfigError: The classes have different numbers of images.
+        """
+        classes = hard_labels(dataset.labels)
+        if len(set(torch.bincount(classes, minlength=len(dataset.class_names)).tolist())) > 1:
+            raise ConfigError("DD-Ranking expects as many images of each class, and this set has different numbers")
+        order = torch.argsort(classes * (dataset.num_stages + 1) + dataset.stages, stable=True)
+
+        def fill(folder: Path) -> None:
+            images, labels, rate = self.targets(folder)
+            _write(images, dataset.images[order])
+            if dataset.labels.dim() == 2:
+                _write(labels, dataset.labels[order])
+            if dataset.learning_rates[-1] is not None:
+                _write(rate, torch.tensor(dataset.learning_rates[-1]))
+
+        replace_folder(path, fill, keep=lambda entry: entry not in self.targets(entry.parent))
 
 
 def _is_pair(content: Any) -> bool:

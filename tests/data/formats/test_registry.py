@@ -43,6 +43,6 @@ def test_a_registered_class_is_read_written_and_offered(tmp_path, even, blobs, m
 
 def test_every_format_is_named_in_the_help():
     text = " ".join(COMMANDS["convert"].parser().format_help().split())
-    assert list(FORMATS) == ["safetensors", "folder", "mtt", "idc", "dc", "parquet", "trajectories"]
+    assert list(FORMATS) == ["safetensors", "folder", "mtt", "idc", "dc", "ddranking", "parquet", "trajectories"]
     assert all(f"{name}: {kind.files}" in text for name, kind in FORMATS.items())
     assert "{safetensors,folder,mtt,idc,dc,parquet}" in text

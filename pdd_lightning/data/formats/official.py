@@ -130,7 +130,7 @@ class DDRanking(ForeignFormat):
         Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation (arXiv 2505.13300).
     """
 
-    name, title, files = "ddranking", "DD-Ranking", "a folder with images.pt (DD-Ranking)"
+    name, title, files = "ddranking", "DD-Ranking", "a folder with images.pt (DDRanking)"
     is_folder = in_model_space = True
     keeps = ("soft labels",)
 

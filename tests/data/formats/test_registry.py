@@ -45,4 +45,4 @@ def test_every_format_is_named_in_the_help():
     text = " ".join(COMMANDS["convert"].parser().format_help().split())
     assert list(FORMATS) == ["safetensors", "folder", "mtt", "idc", "dc", "ddranking", "parquet", "trajectories"]
     assert all(f"{name}: {kind.files}" in text for name, kind in FORMATS.items())
-    assert "{safetensors,folder,mtt,idc,dc,parquet}" in text
+    assert "{safetensors,folder,mtt,idc,dc,ddranking,parquet}" in text

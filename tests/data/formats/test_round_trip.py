@@ -28,11 +28,12 @@ NAMES = {
     "mtt": "mtt",
     "idc": "data.pt",
     "dc": "res_DM.pt",
+    "ddranking": "ranking",
     "folder": "images",
     "parquet": "set.parquet",
 }
 # What each format leaves to the options, for a set of two stages.
-MISSING = {"idc": {"num_stages": 2, "decode_factor": 1}, "dc": {"num_stages": 2}}
+MISSING = {"idc": {"num_stages": 2, "decode_factor": 1}, "dc": {"num_stages": 2}, "ddranking": {"num_stages": 2}}
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_other_peoples_images_are_not_replaced(tmp_path, dataset):
 @pytest.mark.parametrize("name", writable_formats())
 def test_a_file_is_no_folder_and_the_other_way_round(tmp_path, dataset, name):
     path = tmp_path / "target"
-    path.touch() if name in ("mtt", "folder") else path.mkdir()
+    path.touch() if FORMATS[name].is_folder else path.mkdir()
     with pytest.raises(ConfigError, match=r"target (is a|exists)"):
         FORMATS[name].save(path, dataset, overwrite=True)
 

@@ -19,7 +19,7 @@ from pdd_lightning.evaluation.describe import describe_stages, example_images
 from pdd_lightning.evaluation.learning_tasks import stored_tasks
 from pdd_lightning.files import atomic_write_bytes, atomic_write_json
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.results.plots import draw_continual, draw_stages, figure_png
+from pdd_lightning.results.plots import draw_continual, draw_stages, render_figure
 from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.tables import continual_table, description_table, evaluation_table
 from pdd_lightning.training import TrainingSettings
@@ -113,7 +113,7 @@ class Describe(_TrainsNetworks):
             atomic_write_json(options["output"], {**facts, "rows": rows})
         if options["figure"]:
             title, examples = f"{subject.method} on {subject.real.name}", example_images(subject)
-            picture = figure_png(lambda figure: draw_stages(figure, rows, examples, title))
+            picture = render_figure(lambda figure: draw_stages(figure, rows, examples, title))
             atomic_write_bytes(options["figure"], picture)
 
 
@@ -155,7 +155,7 @@ class Continual(_TrainsNetworks):
             atomic_write_json(options["output"], {**facts, "rows": rows})
         if options["figure"]:
             title = f"{options['data'].name}: {tasks[-1].seen} classes in {len(tasks)} tasks"
-            picture = figure_png(lambda figure: draw_continual(figure, rows, title))
+            picture = render_figure(lambda figure: draw_continual(figure, rows, title))
             atomic_write_bytes(options["figure"], picture)
 
 

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pdd_lightning.commands.command import Command, check_outputs
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders
-from pdd_lightning.results.page import render_page, showable
+from pdd_lightning.results.page import render_page, drop_unrenderable
 
 
 class Report(Command):
@@ -25,7 +25,7 @@ class Report(Command):
     def run(self, options: Namespace) -> None:
         """Writes the page, and says what it does not show."""
         check_outputs(options, "output")
-        folders = showable(read_folders(options["folders"]))
+        folders = drop_unrenderable(read_folders(options["folders"]))
         page = render_page(folders).encode(errors="replace")  # names of files need not be Unicode
         atomic_write_bytes(options["output"], page)
         lines = [f"Not shown: {broken.path}: {broken.notes[0]}" for broken in folders.broken]

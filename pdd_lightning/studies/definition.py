@@ -13,7 +13,7 @@ from pydantic import Field, create_model
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
-from pdd_lightning.results.plots import figure_png
+from pdd_lightning.results.plots import render_figure
 from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
 from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
@@ -168,7 +168,7 @@ class Study(Part, ABC):
         )
         atomic_write_bytes(folder / "table.csv", csv_table(rows).encode())
         atomic_write_bytes(folder / "table.md", table.encode())
-        atomic_write_bytes(folder / "plot.png", figure_png(lambda figure: self.plot(figure, rows)))
+        atomic_write_bytes(folder / "plot.png", render_figure(lambda figure: self.plot(figure, rows)))
         write_stored(folder / "study.json", result)
         return table
 

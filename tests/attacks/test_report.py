@@ -44,7 +44,7 @@ def in_time() -> Iterator[None]:
 def plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing plots takes most of the time."""
     if not request.param:
-        monkeypatch.setattr(page_module, "figure_png", lambda draw: with_png(1, 1))
+        monkeypatch.setattr(page_module, "render_figure", lambda draw: with_png(1, 1))
 
 
 def config(text: str | bytes) -> Callable[[Path], object]:

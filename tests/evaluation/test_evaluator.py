@@ -58,7 +58,7 @@ def make_tasks(subject):
 def run(tasks, store=None):
     """Results without the time that they took."""
     values = run_tasks(list(tasks), store or ResultStore(), progress=False)
-    return [replace(TaskResult.of_value(value), seconds=[0.0] * len(value["scores"])) for value in values]
+    return [TaskResult(**{**value, "seconds": [0.0] * len(value["scores"])}) for value in values]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs,
     for task in make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2)):
         needed = [need.compute(lambda _: None) for need in task.needs]
         taken.clear(), told.clear()
-        results.append(TaskResult.of_value(task.compute(told.append, *needed)))
+        results.append(TaskResult.model_validate(task.compute(told.append, *needed)))
         assert len(taken) == sum(told) == task.steps
     rows = rows_from_results(results, list("abc"))
     staged = [row for row in rows if row["protocol"] != "all images"]

@@ -73,11 +73,6 @@ def test_all_else_is_as_given(protocol):
         assert phase.training.milestones == TRAINING.milestones
 
 
-def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ConfigError, match=r"protocols must name some of progressive, union, sequential.*'progresive'"):
-        phases("progresive", (2,))
-
-
 @pytest.mark.parametrize(
     ("baselines", "epochs", "rows"),
     [

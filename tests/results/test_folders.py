@@ -121,7 +121,7 @@ def test_a_study_is_read_from_its_json(make_study: Callable[[str], Path]) -> Non
     folder = make_study("stages")
     (study,) = read_folders([folder]).studies
     assert (study.result.title, [row["stages"] for row in study.result.rows]) == ("Stages at equal IPC", [1, 5])
-    assert len(study.plot) == 1 and study.notes == []
+    assert len(study.pictures) == 1 and study.notes == []
     (folder / "plot.png").unlink()
     (study,) = read_folders([folder]).studies
     (note,) = study.notes

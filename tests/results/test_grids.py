@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data import ForgettingScores, ImageSplit
-from pdd_lightning.results.grids import example_grid, labelled_grid, png_of, ranks, tiled
+from pdd_lightning.results.grids import example_grid, labelled_grid, encode_png, count_previous, tile_images
 
 NAMES = ["cat", "dog"]
 
@@ -102,11 +102,11 @@ def test_the_hardest_and_the_easiest_examples_of_each_class():
 
 
 def test_png_files_hold_the_picture():
-    picture = tiled(uniform((1, 0, 0), (0, 0.5, 0)), 2, 1)
-    with Image.open(io.BytesIO(png_of(picture))) as image:
+    picture = tile_images(uniform((1, 0, 0), (0, 0.5, 0)), 2, 1)
+    with Image.open(io.BytesIO(encode_png(picture))) as image:
         assert image.size == (picture.shape[2], picture.shape[1]) and image.tobytes()[:3] == b"\xff" * 3
         assert image.getpixel((1, 1)) == (255, 0, 0) and image.getpixel((12, 4)) == (0, 128, 0)
 
 
 def test_ranks_count_equal_keys():
-    assert ranks("abacab") == [0, 0, 1, 0, 2, 1]
+    assert count_previous("abacab") == [0, 0, 1, 0, 2, 1]

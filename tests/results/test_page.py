@@ -16,7 +16,7 @@ from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.results import page as page_module
 from pdd_lightning.results.folders import Run, read_folders
-from pdd_lightning.results.page import compared_settings, comparison, growth, over_seeds, render_page
+from pdd_lightning.results.page import compare_settings, comparison, start_point_plots, over_seeds, render_page
 from pdd_lightning.results.tables import Table
 from tests.results.conftest import NAMES, PLAIN, row, stage, write_summary
 
@@ -133,7 +133,7 @@ def test_runs_with_other_settings_or_other_training_are_not_averaged(make_run: M
 
 
 def test_settings_differ_but_for_where_a_run_was_recorded(make_run: MakeRun) -> None:
-    table, shared = compared_settings(read(make_run("a", 0), make_run("b_c", 1, lr_img=3.0)))
+    table, shared = compare_settings(read(make_run("a", 0), make_run("b_c", 1, lr_img=3.0)))
     assert table.headings == ["setting", "a", "b_c"]
     assert table.lines == [["model.lr_img", "1.0", "3.0"], ["seed_everything", "0", "1"]]
     assert shared["model"] == "DistributionMatching" and "trainer.default_root_dir" not in shared
@@ -146,7 +146,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     monkeypatch.setattr(page_module, "draw_rows", lambda figure, rows, x, series: drawn.append((x, rows)))
     folders = [make_run("a", 0, 0.6), make_run("b", 1, 0.8), make_run("c", 0, 0.5, lr_img=3.0), make_run("d")]
     write_summary(folders[3], dataset={"name": "Shapes"})
-    pictures = growth(read(*folders), [])
+    pictures = start_point_plots(read(*folders), [])
     assert [picture.caption for picture in pictures] == [
         f"{name}, start-point accuracy by {x}" for name in ("Blobs", "Shapes") for x in ("stage", "images")
     ]
@@ -157,7 +157,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     assert seeds[0]["std"] == pytest.approx(0.02**0.5), "between runs"
     assert alone[0]["std"] == 0.01, "over the networks of the run"
     write_summary(folders[3], stages=[])
-    assert growth(read(folders[3]), []) == []
+    assert start_point_plots(read(folders[3]), []) == []
 
 
 def test_figures_and_what_they_mean(make_run: MakeRun) -> None:

@@ -1,4 +1,4 @@
-"""What a command line verb beside Lightning's is."""
+"""The base class of commands, and parsing of their arguments."""
 
 from __future__ import annotations
 
@@ -33,11 +33,8 @@ from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
 
-
-_NO_REASON = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
-
-
-_MAY_BE_NAMED = (
+_UNHELPFUL_LINES = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
+_ALLOWED_CLASSES = (
     nn.Module,
     LightningDataModule,
     Callback,
@@ -50,53 +47,53 @@ _MAY_BE_NAMED = (
     CheckpointIO,
     LayerSync,
 )
-"""Bases of the classes that a configuration may name."""
+"""Base classes of what a configuration may name."""
 
 
-def _bounded(text: str, **options: Any) -> Any:
-    return load_yaml(text, partial(_load, **options))
+def _load_limited_yaml(text: str, **options: Any) -> Any:
+    return load_yaml(text, partial(_load_yaml, **options))
 
 
-_load = get_loader("yaml")
-set_loader("yaml", _bounded, exceptions=(yaml.YAMLError,))
-# What stands where any value may stand is a value, and makes no object.
+_load_yaml = get_loader("yaml")
+set_loader("yaml", _load_limited_yaml, exceptions=(yaml.YAMLError,))
+# Values of arguments of any type are not instantiated.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
 class Parser(ArgumentParser):
-    """Checks what a configuration names before anything is made of it; says what is wrong in one line, help in few."""
+    """A parser that checks which classes are named, with short error messages and help."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parses arguments; nothing that they name is called.
+        """Parse arguments without calling what they name.
 
         Raises:
-            ConfigError: They name something else than classes of networks, data, callbacks and other parts of a run,
-                or a configuration file is not text.
+            ConfigError: They name anything but classes of networks, data, callbacks and other parts of a run, or a
+                configuration file is not text.
         """
         try:
             options = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
             raise ConfigError(f"a configuration is not text in UTF-8 ({error}): correct --config") from error
-        check_named(options)
+        check_classes(options)
         return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the process with exit status 2, and what is wrong in one line unless the package's own error says it."""
+        """Exit with status 2, and print the reason in one line unless it is an error of this package."""
         if not self.exit_on_error:
             super().error(message, ex)
         if endings.user_error(ex) is None:
             lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-            reasons = "; ".join(line for line in lines if line and not line.startswith(_NO_REASON))
+            reasons = "; ".join(line for line in lines if line and not line.startswith(_UNHELPFUL_LINES))
             sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; `{self.prog} --help` shows what there is\n")
         raise SystemExit(2) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help without the list of every network class that happens to be imported, which is several pages."""
+        """Return the help without the long list of all network classes that are imported."""
         return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
 
 
-def check_named(value: Any) -> None:
-    """Refuses functions, and classes that are no part of a run, in parsed options.
+def check_classes(value: Any) -> None:
+    """Refuse functions, and classes that are not part of a run, in parsed options.
 
     Raises:
         ConfigError: There are some.
@@ -105,7 +102,7 @@ def check_named(value: Any) -> None:
     named = value
     if isinstance(value, dict) and isinstance(path := value.get("class_path"), str):
         named = _imported(path)
-        if isinstance(named, type) and issubclass(named, _MAY_BE_NAMED):
+        if isinstance(named, type) and issubclass(named, _ALLOWED_CLASSES):
             named = None
     if callable(named) and not isinstance(named, ConfigFile):
         name = f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', type(named).__name__)}"
@@ -113,12 +110,12 @@ def check_named(value: Any) -> None:
             f"{name} is no class of networks, data, callbacks, loggers or other parts of a run: a configuration names"
             " no other classes, and no functions"
         )
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ():
-        check_named(one)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ():
+        check_classes(item)
 
 
 def _imported(path: str) -> Any:
-    """What a dotted name stands for; the parser has imported it already."""
+    """Return what a dotted name stands for, which the parser has already imported."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name)
@@ -127,62 +124,62 @@ def _imported(path: str) -> Any:
 
 
 class Command(ABC):
-    """A verb of the command line that needs neither a method nor a trainer.
+    """A command that needs neither a method nor a trainer.
 
     Attributes:
-        name: The verb, one of `pdd_lightning.shorthand.VERBS`.
+        name: Name of the command, one of `pdd_lightning.shorthand.VERBS`.
     """
 
     name: ClassVar[str]
 
     @property
     def help(self) -> str:
-        """One sentence that says what it does."""
+        """A sentence that says what the command does."""
         return VERBS[self.name]
 
     def parser(self) -> ArgumentParser:
-        """The parser of its arguments."""
+        """Return the parser of its arguments."""
         parser = Parser(prog=f"pdd {self.name}", description=self.help)
         self.add_arguments(parser)
         return parser
 
-    def main(self, words: Sequence[str]) -> None:
-        """Parses what follows the verb, and does it, on several processes where `--processes` says so."""
-        options = self.parser().parse_args(list(words))
+    def main(self, arguments: Sequence[str]) -> None:
+        """Parse arguments and run the command, on several processes with `--processes`."""
+        options = self.parser().parse_args(list(arguments))
         endings.advise(self.advice(options))
-        distributed.on_processes(options.get("processes", 1), partial(self._run, list(words)))
+        distributed.on_processes(options.get("processes", 1), partial(self._run, list(arguments)))
 
-    def _run(self, words: list[str]) -> None:
+    def _run(self, arguments: list[str]) -> None:
         parser = self.parser()
-        self.run(parser.instantiate(parser.parse_args(words)))
+        self.run(parser.instantiate(parser.parse_args(arguments)))
 
     def advice(self, options: Namespace) -> str:
-        """How to go on where the verb was interrupted."""
+        """Return how to continue after an interruption."""
         return "Nothing was replaced; start the same command again."
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds the arguments."""
+        """Add the arguments."""
 
     @abstractmethod
     def run(self, options: Namespace) -> None:
-        """Does it, with classes instantiated.
+        """Run the command, with classes instantiated.
 
         Raises:
-            PDDError: Bad input; its message is all that the user sees.
+            PDDError: Bad input; the user sees its message only.
         """
 
 
 def settings_of(kind: type[Settings], options: Namespace) -> Settings:
-    """The settings, a dataclass, among parsed options."""
+    """Return the settings, a dataclass, among parsed options."""
     return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, if this machine has it; processes take the GPUs in turn unless one is named.
+    """Return the device of a name; processes take the GPUs in turn unless one is named.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: This machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,7 +193,7 @@ def device_of(name: str) -> torch.device:
 
 
 def check_outputs(options: Namespace, *names: str) -> None:
-    """Refuses output options that name no file which can be written, before anything is computed.
+    """Check, before anything is computed, that output options name files that can be written.
 
     Raises:
         ConfigError: One names a folder.

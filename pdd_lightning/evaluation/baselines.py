@@ -120,8 +120,8 @@ def check_counts(subject: Subject) -> None:
         available = len(subject.real.train.images_of_class(label))
         if available < needed:
             raise DataError(
-                f"class {subject.real.class_names[label]!r} has {available} training images, fewer than the {needed} that"
-                " the baselines need: leave them out, or add images"
+                f"class {subject.real.class_names[label]!r} has {available} training images, fewer than the {needed}"
+                " that the baselines need: leave them out, or add images"
             )
 
 

@@ -144,9 +144,7 @@ def _task(subject: Subject, training: TrainingSettings, groups: Sequence[Group],
 
 
 @torch.no_grad()
-def _network_statistics(
-    network: nn.Module, subject: Subject, groups: Sequence[Group]
-) -> list[dict[str, list[float]]]:
+def _network_statistics(network: nn.Module, subject: Subject, groups: Sequence[Group]) -> list[dict[str, list[float]]]:
     """Return the statistics `[N]` of each group in a network."""
     images, labels = subject.real_images("train")
     features = outputs_of(network, images).features

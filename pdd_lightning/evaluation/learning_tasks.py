@@ -26,7 +26,7 @@ from pdd_lightning.typing import NetworkFactory
 class LearningTask(Subject):
     """Classes that are learned together, with the set that was distilled from their images alone.
 
-    All tasks have the model space and the augmentation of the first one, since other spaces were fitted to later images.
+    All tasks have the model space and augmentation of the first one, since other spaces were fitted to later images.
 
     Attributes:
         first: Label of its first class among those of all tasks; the others follow.

@@ -139,7 +139,12 @@ class PlannedRow:
         """Describe the networks as JSON."""
         training = asdict(self.phases[0].training)
         phases = [
-            {"stages": list(phase.stages), "steps": phase.steps, "epochs": phase.training.epochs, "lr": phase.training.lr}
+            {
+                "stages": list(phase.stages),
+                "steps": phase.steps,
+                "epochs": phase.training.epochs,
+                "lr": phase.training.lr,
+            }
             for phase in self.phases
         ]
         return {

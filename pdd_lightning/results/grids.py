@@ -77,7 +77,9 @@ def labelled_grid(
     left, top = GAP + max(int(font.getlength(name)) for name in class_names), 2 * LINE_HEIGHT
     height, width = cells.shape[2] + GAP, cells.shape[3] + GAP
     texts = [((GAP, GAP), title)]
-    texts += [((left + GAP + column * width, LINE_HEIGHT), f"stage {stage}") for stage, column in first.items() if stage]
+    texts += [
+        ((left + GAP + column * width, LINE_HEIGHT), f"stage {stage}") for stage, column in first.items() if stage
+    ]
     texts += [((GAP, top + row * height + height // 2 - FONT_SIZE), name) for row, name in enumerate(class_names)]
     for row, column, caption in zip(rows, columns, captions or (), strict=captions is not None):
         texts.append(((left + GAP + column * width, top + (row + 1) * height - LINE_HEIGHT), caption))

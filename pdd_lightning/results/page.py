@@ -29,9 +29,9 @@ from pdd_lightning.results.tables import (
     evaluation_table,
     format_cell,
     full_table,
+    make_table,
     mean_and_std,
     stages_table,
-    make_table,
 )
 
 MAX_LINES, MAX_COLUMNS, MAX_CHARACTERS = 1_000, 60, 1_000

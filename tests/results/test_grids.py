@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data import ForgettingScores, ImageSplit
-from pdd_lightning.results.grids import example_grid, labelled_grid, encode_png, count_previous, tile_images
+from pdd_lightning.results.grids import count_previous, encode_png, example_grid, labelled_grid, tile_images
 
 NAMES = ["cat", "dog"]
 

@@ -16,7 +16,7 @@ from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.results import page as page_module
 from pdd_lightning.results.folders import Run, read_folders
-from pdd_lightning.results.page import compare_settings, comparison, start_point_plots, over_seeds, render_page
+from pdd_lightning.results.page import compare_settings, comparison, over_seeds, render_page, start_point_plots
 from pdd_lightning.results.tables import Table
 from tests.results.conftest import NAMES, PLAIN, row, stage, write_summary
 

@@ -15,7 +15,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.studies.arms import Method
 from pdd_lightning.studies.definition import Study
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.kinds import AccuracyStudy, crossing, read_study
+from pdd_lightning.studies.kinds import AccuracyStudy, read_study, size_at
 from pdd_lightning.studies.recipe import Recipe
 from tests.cli.conftest import PROJECT
 from tests.studies.conftest import finish, value
@@ -205,10 +205,10 @@ def test_results_are_written_only_when_everything_is_done(recipe: Methods, tmp_p
     assert not {"study.json", "table.md", "table.csv", "plot.png"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_crossing_is_found_between_sizes() -> None:
-    assert crossing([(1, 0.5), (4, 0.9)], 0.7) == pytest.approx(2.0)
-    assert crossing([(2, 0.8), (4, 0.9)], 0.7) == 2
-    assert crossing([(1, 0.5), (4, 0.6)], 0.7) is None
+def test_the_size_at_an_accuracy_is_found_between_points() -> None:
+    assert size_at([(4, 0.9), (1, 0.5)], 0.7) == pytest.approx(2.0)
+    assert size_at([(2, 0.8), (4, 0.9)], 0.7) == 2
+    assert size_at([(1, 0.5), (4, 0.6)], 0.7) is None
 
 
 def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pydoc import locate
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
@@ -35,18 +35,9 @@ Settings = TypeVar("Settings")
 
 _UNHELPFUL_LINES = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'NoneType'>")
 _ALLOWED_CLASSES = (
-    nn.Module,
-    LightningDataModule,
-    Callback,
-    Logger,
-    Profiler,
-    Strategy,
-    Accelerator,
-    Precision,
-    ClusterEnvironment,
-    CheckpointIO,
-    LayerSync,
-)
+    nn.Module, LightningDataModule, Callback, Logger, Profiler, Strategy, Accelerator, Precision, ClusterEnvironment,
+    CheckpointIO, LayerSync,
+)  # fmt: skip
 """Base classes of what a configuration may name."""
 
 
@@ -98,10 +89,9 @@ def check_classes(value: Any) -> None:
     Raises:
         ConfigError: There are some.
     """
-    value = vars(value) if isinstance(value, Namespace) else value
-    named = value
+    value = named = vars(value) if isinstance(value, Namespace) else value
     if isinstance(value, dict) and isinstance(path := value.get("class_path"), str):
-        named = _imported(path)
+        named = locate(path)
         if isinstance(named, type) and issubclass(named, _ALLOWED_CLASSES):
             named = None
     if callable(named) and not isinstance(named, ConfigFile):
@@ -112,15 +102,6 @@ def check_classes(value: Any) -> None:
         )
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ():
         check_classes(item)
-
-
-def _imported(path: str) -> Any:
-    """Return what a dotted name stands for, which the parser has already imported."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except ImportError:
-        return getattr(_imported(module), name)
 
 
 class Command(ABC):

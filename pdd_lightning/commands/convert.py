@@ -127,6 +127,6 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")
     print(
-        f"Distil from them with --seed_everything {options['seed']} --stages.experts.folder {target}"
+        f"Distill from them with --seed_everything {options['seed']} --stages.experts.folder {target}"
         f" --stages.experts.number {len(experts)} --stages.experts.epochs {experts.epochs}"
     )

@@ -45,34 +45,21 @@ class _TrainingCommand(Command):
         parser.add_subclass_arguments(
             RealDataModule, "data", required=True, help="Real images: a class or a YAML file."
         )
-        parser.add_argument(
-            "--network",
-            type=NetworkFactory,
-            sub_configs=True,
-            help="Kind of network: a class or a YAML file; by default the kind that the set was distilled with.",
+        network_help = "Kind of network: a class or a YAML file; by default the kind that the set was distilled with."
+        parser.add_argument("--network", type=NetworkFactory, sub_configs=True, help=network_help)
+        trust_help = (
+            "Use the network that the set names even if its class is in another package than this one or torchvision."
+            " Importing a class can run code: for files from people that you trust."
         )
-        parser.add_argument(
-            "--trust",
-            action="store_true",
-            help="Use the network that the set names even if its class is in another package than this one or"
-            " torchvision. Importing a class can run code: for files from people that you trust.",
-        )
+        parser.add_argument("--trust", action="store_true", help=trust_help)
         parser.add_argument(
             "--device", type=str, default="auto", help="cpu, cuda, cuda:1, ..; auto takes a GPU if any."
         )
-        parser.add_argument(
-            "--processes",
-            type=int,
-            default=1,
-            help="Processes that share the networks: they divide the GPUs, or else the threads, among them.",
-        )
+        processes_help = "Processes that share the networks, and the GPUs or else the threads."
+        parser.add_argument("--processes", type=int, default=1, help=processes_help)
         parser.add_argument("--seed", type=int, default=0, help="Seed of initializations and batch orders.")
-        parser.add_argument(
-            "--output",
-            type=str | None,
-            default=None,
-            help="JSON file for the rows; beside it, results of single networks are kept, from which to continue.",
-        )
+        output_help = "JSON file for the rows; results of single networks are kept beside it, from which to continue."
+        parser.add_argument("--output", type=str | None, default=None, help=output_help)
 
     def subject_options(self, options: Namespace) -> dict[str, Any]:
         """Return what these arguments mean for a subject, and check the output files."""
@@ -83,6 +70,7 @@ class _TrainingCommand(Command):
             "real": options["data"],
             "factory": options["network"],
             "trust": options["trust"],
+            "part": options.get("part", "val"),
             "seed": options["seed"],
             "device": device_of(options["device"]),
             "store": ResultStore(store or None),
@@ -113,13 +101,11 @@ class Evaluate(_TrainingCommand):
         parser.add_class_arguments(EvaluationSettings)
         parser.add_class_arguments(ImportOptions)
         parser.add_argument("--part", choices=["val", "test"], default="test", help="Real images to score on.")
-        parser.add_argument(
-            "--experts",
-            type=str | None,
-            default=None,
-            help="Folder of expert trajectories: also evaluate networks with their initializations (expert_inits);"
-            " by default experts/theta_0 beside the distilled set.",
+        experts_help = (
+            "Folder of expert trajectories: also evaluate networks with their initializations (expert_inits);"
+            " by default experts/theta_0 beside the distilled set."
         )
+        parser.add_argument("--experts", type=str | None, default=None, help=experts_help)
         parser.add_argument("--ranking", type=bool, default=False, help="Compute DD-Ranking's two scores.")
 
     def run(self, options: Namespace) -> None:
@@ -128,8 +114,8 @@ class Evaluate(_TrainingCommand):
         if options["experts"]:
             settings = replace(settings, expert_inits=True)
         experts = Path(options["experts"] or Path(path).parent / "experts" / "theta_0")
-        given = {"options": settings_of(ImportOptions, options), "part": options["part"], "experts": experts}
-        subject = stored_subject(path, **self.subject_options(options) | given)
+        import_options = settings_of(ImportOptions, options)
+        subject = stored_subject(path, **self.subject_options(options), options=import_options, experts=experts)
         rows = evaluate(subject, settings, options["ranking"])
         lines = [evaluation_table(rows).text()]
         content = {"distilled": path, "seed": options["seed"], "rows": rows}
@@ -158,8 +144,8 @@ class Describe(_TrainingCommand):
     def run(self, options: Namespace) -> None:
         """Describe the stages of the set."""
         path, training = options["path"], options["training"]
-        given = settings_of(ImportOptions, options)
-        subject = stored_subject(path, **self.subject_options(options), part="val", options=given)
+        import_options = settings_of(ImportOptions, options)
+        subject = stored_subject(path, **self.subject_options(options), options=import_options)
         rows = describe_stages(subject, training, options["num_networks"])
         content = {
             "distilled": path,
@@ -184,12 +170,8 @@ class Continual(_TrainingCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the sets of the tasks, and the settings."""
-        parser.add_argument(
-            "memory",
-            type=str,
-            nargs="+",
-            help="Distilled sets in the order of learning, one per task, each distilled from its task's classes alone.",
-        )
+        memory_help = "Distilled sets in the order of learning, each distilled from the classes of its task alone."
+        parser.add_argument("memory", type=str, nargs="+", help=memory_help)
         super().add_arguments(parser)
         parser.add_class_arguments(ContinualSettings)
         parser.add_argument("--part", choices=["val", "test"], default="val", help="Real images to score on.")
@@ -198,7 +180,7 @@ class Continual(_TrainingCommand):
     def run(self, options: Namespace) -> None:
         """Learn the tasks."""
         settings = settings_of(ContinualSettings, options)
-        tasks = stored_tasks(options["memory"], **self.subject_options(options), part=options["part"])
+        tasks = stored_tasks(options["memory"], **self.subject_options(options))
         rows = learn_tasks(tasks, settings)
         content = {
             "memory": options["memory"],

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pdd_lightning.commands.command import Command, check_outputs
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.folders import read_folders
-from pdd_lightning.results.page import drop_unrenderable, render_page
+from pdd_lightning.results.page import check_tables, render_page
 
 
 class Report(Command):
@@ -25,7 +25,7 @@ class Report(Command):
     def run(self, options: Namespace) -> None:
         """Write the page, and print what it does not show."""
         check_outputs(options, "output")
-        folders = drop_unrenderable(read_folders(options["folders"]))
+        folders = read_folders(options["folders"], check_tables)
         page = render_page(folders).encode(errors="replace")  # names of files may not be Unicode
         atomic_write_bytes(options["output"], page)
         lines = [f"Not shown: {broken.path}: {broken.notes[0]}" for broken in folders.broken]

@@ -20,18 +20,12 @@ class RunStudy(Command):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add study, folder, and where steps run."""
         parser.add_argument("study", type=str, help="The study, a YAML file.")
-        parser.add_argument(
-            "--folder", type=str, required=True, help="Where runs, logs and results go, and are found again."
-        )
+        parser.add_argument("--folder", type=str, required=True, help="Folder of runs, logs and results.")
         parser.add_argument(
             "--jobs", type=int, default=1, help="Steps at a time on this machine; they share the cores."
         )
-        parser.add_argument(
-            "--scheduler",
-            type=str | None,
-            default=None,
-            help="Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786.",
-        )
+        scheduler_help = "Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786."
+        parser.add_argument("--scheduler", type=str | None, default=None, help=scheduler_help)
 
     def advice(self, options: Namespace) -> str:
         """Return how to continue after an interruption."""

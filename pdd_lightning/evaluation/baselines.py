@@ -76,21 +76,22 @@ def herding_choice(subject: Subject, features: Tensor) -> Tensor:
     """
     chosen = torch.empty(len(subject.synthetic), dtype=torch.int64)
     for members, indices in _classes(subject):
-        chosen[indices] = members[_herd(features[members.to(features.device)], len(indices)).cpu()]
+        candidates = features[members.to(features.device)]
+        mean, total = candidates.mean(0), torch.zeros_like(candidates[0])
+        is_free = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
+        for number, index in enumerate(indices.tolist(), 1):
+            distances = ((total + candidates) / number - mean).square().sum(1)
+            nearest = distances.where(is_free, torch.inf).argmin()
+            chosen[index] = members[nearest.cpu()]
+            total = total + candidates[nearest]
+            is_free[nearest] = False
     return chosen
 
 
 def herding_task(subject: Subject, training: TrainingSettings, augment: DSA, *purpose: str | int) -> Task:
-    """Return the task of choosing real images by herding in the features of a network trained on all of them.
+    """Return the task of `herding_choice` in the features of a network trained on all real images.
 
-    Args:
-        subject: The distilled set and the real images.
-        training: Training of the network.
-        augment: Its augmentation.
-        purpose: What the choice is for, on which its random numbers depend.
-
-    Returns:
-        A task whose value is the result of `herding_choice` as a list.
+    Random numbers depend on the seed of the subject and the purpose.
     """
 
     def compute(on_steps: OnSteps) -> list[int]:
@@ -123,19 +124,6 @@ def check_counts(subject: Subject) -> None:
                 f"class {subject.real.class_names[label]!r} has {available} training images, fewer than the {needed}"
                 " that the baselines need: leave them out, or add images"
             )
-
-
-def _herd(features: Tensor, count: int) -> Tensor:
-    """Return indices `[count]` of the rows of `features` `[n, F]` in the order of herding."""
-    mean, total = features.mean(0), torch.zeros_like(features[0])
-    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
-    chosen = []
-    for number in range(1, count + 1):
-        distances = ((total + features) / number - mean).square().sum(1)
-        chosen.append(distances.where(free, torch.inf).argmin())
-        total = total + features[chosen[-1]]
-        free[chosen[-1]] = False
-    return torch.stack(chosen)
 
 
 def _classes(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:

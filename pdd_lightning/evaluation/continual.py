@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
@@ -91,11 +92,6 @@ def learn_tasks(
     before its turn; the memory of a task consists of its own images. Network number n has the same initialization in
     every row. Processes share the networks, and each gets all rows. Results in the tasks' store are not computed again.
 
-    Args:
-        tasks: The tasks, which share all but their images.
-        settings: Settings of the learning.
-        progress: Show a progress bar.
-
     Returns:
         Rows as JSON: `accuracy_matrix` [T, T], the mean over networks of the accuracy on task j (column) after task i
         (row), None if it was not learned yet; `average_accuracy` [T], over the tasks seen so far after each of them;
@@ -119,7 +115,8 @@ def learn_tasks(
         networks = [next(values) for _ in numbers]
         images = 0 if memory == "none" else sum(len(task.synthetic) for task in tasks)
         row = {"row": memory, "protocol": protocol, "part": tasks[0].part, "images": images}
-        row |= summarize([_matrix(network["accuracies"]) for network in networks])
+        ragged = [[torch.tensor(line, dtype=torch.float64) for line in network["accuracies"]] for network in networks]
+        row |= summarize([pad_sequence(lines, batch_first=True, padding_value=math.nan) for lines in ragged])
         rows.append({**row, "seconds": sum(network["seconds"] for network in networks)})
     return rows
 
@@ -143,12 +140,6 @@ def summarize(matrices: Sequence[Tensor]) -> dict[str, Any]:
             for seen, row in enumerate(mean_matrix.tolist(), 1)
         ],
     }
-
-
-def _matrix(accuracies: Sequence[Sequence[float]]) -> Tensor:
-    """Return accuracies on the tasks so far after each task as a matrix `[T, T]`, NaN for tasks not learned yet."""
-    rows = [[*row, *[math.nan] * (len(accuracies) - len(row))] for row in accuracies]
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 class _Learner:
@@ -244,7 +235,7 @@ class _Learner:
         self,
         network: nn.Module,
         index: int,
-        memories: Sequence[SyntheticSet],
+        memories: list[SyntheticSet],
         generator: torch.Generator,
         on_steps: OnSteps,
     ) -> None:

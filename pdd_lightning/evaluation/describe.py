@@ -36,15 +36,7 @@ _NETWORK_STATISTICS = ("accuracy", "confidence", "silhouette")
 
 
 class Group(NamedTuple):
-    """Images of a row.
-
-    Attributes:
-        row: Name of the row.
-        stage: Stage of the images; None for real ones.
-        images: `[N, C, H, W]` in the model space of the distilled set.
-        pixels: The same images in [0, 1].
-        labels: Classes `[N]`.
-    """
+    """Images `[N, C, H, W]` of a row, in model space and as pixels in [0, 1], with their classes `[N]`."""
 
     row: str
     stage: int | None
@@ -92,12 +84,6 @@ def describe_stages(
 
     Processes share the networks, and each gets all rows.
 
-    Args:
-        subject: The distilled set, the real images, and the kind of network.
-        training: Training of the networks on the real images.
-        num_networks: Networks to average over.
-        progress: Show a progress bar.
-
     Raises:
         ConfigError: `num_networks` is not positive.
     """
@@ -109,7 +95,12 @@ def describe_stages(
     for group, *networks in zip(groups, *results, strict=True):
         means = {name: torch.tensor([network[name] for network in networks]).mean(0) for name in networks[0]}
         statistics = _pixel_statistics(group) | means | {"nearest_real": _nearest_real(subject, group)}
-        rows.append(_row(group, statistics))
+        row: dict[str, Any] = {"row": group.row, "stage": group.stage, "images": len(group.labels)}
+        for name in STATISTICS:
+            values = statistics[name].double()
+            row[name] = float(values.mean())
+            row[f"{name}_std"] = float(values.std()) if len(values) > 1 else 0.0
+        rows.append(row)
     return rows
 
 
@@ -179,12 +170,3 @@ def _nearest_real(subject: Subject, group: Group) -> Tensor:
             group.images[members], group.labels[members], images[indices], labels[indices]
         )
     return distances
-
-
-def _row(group: Group, statistics: dict[str, Tensor]) -> dict[str, Any]:
-    row: dict[str, Any] = {"row": group.row, "stage": group.stage, "images": len(group.labels)}
-    for name in STATISTICS:
-        values = statistics[name].double()
-        row[name] = float(values.mean())
-        row[f"{name}_std"] = float(values.std()) if len(values) > 1 else 0.0
-    return row

@@ -24,6 +24,7 @@ from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
 from pdd_lightning.results.result_store import StoredScore, TaskResult, rows_from_results
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM
+from pdd_lightning.stored import Json
 from pdd_lightning.training import Images, score_network
 
 _HARD = ", hard labels"
@@ -35,16 +36,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Train and score fresh networks on a distilled set, on baselines and on the full real set.
 
-    Processes share the networks, and each gets all rows. Results in `subject.store` are not computed again.
-
-    Args:
-        subject: The distilled set and the real images.
-        settings: Settings of the evaluation.
-        ranking: Also evaluate what `ranking_scores` needs.
-        progress: Show a progress bar.
-
-    Returns:
-        Rows, see `rows_from_results`.
+    Processes share the networks, and each gets all rows. Results in `subject.store` are not computed again. With
+    `ranking`, the rows include what `ranking_scores` needs.
 
     Raises:
         ConfigError: There are no matching experts whose initializations could be used, or `ranking` needs other
@@ -61,11 +54,6 @@ def evaluation_tasks(subject: Subject, settings: EvaluationSettings, suffix: str
 
     Fresh network number n has the same initialization in every row, and random images are drawn for each number.
 
-    Args:
-        subject: The distilled set and the real images.
-        settings: Settings of the evaluation.
-        suffix: End of the names of the rows.
-
     Raises:
         ConfigError: See `evaluate`.
         DataError: See `evaluate`.
@@ -81,10 +69,6 @@ def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Task]:
     Added to the evaluation are the distilled set with hard labels, if it has soft ones, and distilled set and random
     images without augmentation and CutMix. Random images always have hard labels, for lack of a teacher. Learning
     rates are those of the evaluation; the authors search for them.
-
-    Args:
-        subject: The distilled set and the real images.
-        settings: Settings of the evaluation, to which random images are added if they lack them.
 
     Raises:
         ConfigError: The settings leave out the full real set or augmentation.
@@ -104,11 +88,7 @@ def ranking_tasks(subject: Subject, settings: EvaluationSettings) -> list[Task]:
 
 
 def ranking_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return DD-Ranking's label-robust and augmentation-robust scores in [0, 1].
-
-    Args:
-        rows: Rows of an evaluation with `ranking`.
-    """
+    """Return DD-Ranking's label-robust and augmentation-robust scores in [0, 1] from rows evaluated with `ranking`."""
     final = [row for row in rows if row["stage"] == row["num_stages"]]
     accuracy = {row["row"]: row["mean"] for row in reversed(final)}  # the first protocol counts
     distilled, random = accuracy[DISTILLED], accuracy[RANDOM]
@@ -140,7 +120,7 @@ class _Evaluator:
         checksum = None if expert is None else self.experts[expert]
         return Task(
             label=f"{row.row} ({row.protocol}) {number + 1}",
-            steps=row.steps,
+            steps=sum(phase.steps for phase in row.phases),
             depends_on={**self.subject.identity, "about": about, "number": number, "expert": checksum},
             compute=partial(self._evaluate, row, about, number, expert),
             needs=[self._herding] if row.source == "herding" else [],
@@ -163,7 +143,7 @@ class _Evaluator:
     def _evaluate(
         self,
         row: PlannedRow,
-        about: dict[str, Any],
+        about: Json,
         number: int,
         expert: int | None,
         on_steps: OnSteps,

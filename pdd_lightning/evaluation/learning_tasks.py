@@ -17,8 +17,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.evaluation.subject import Subject, print_note_on_source, stored_augmentation, stored_network
-from pdd_lightning.networks.spec import check_size
+from pdd_lightning.evaluation.subject import Subject, network_and_augmentation, print_note_on_source
 from pdd_lightning.typing import NetworkFactory
 
 
@@ -68,8 +67,7 @@ def stored_tasks(
     with distributed.first_before_others():
         real.prepare_data()
     real.setup()
-    factory, augment = factory or stored_network(paths[0], sets[0], trust), stored_augmentation(sets[0])
-    check_size(factory, real.image_shape, real.num_classes)
+    factory, augment = network_and_augmentation(paths[0], sets[0], real, factory, trust)
     pixels = sets[0].pixels
     tasks: list[LearningTask] = []
     seen: dict[str, str | Path] = {}
@@ -87,11 +85,8 @@ def stored_tasks(
 def join_memories(memories: Sequence[SyntheticSet], tasks: Sequence[LearningTask]) -> SyntheticSet:
     """Join the memories of the first tasks to one decoded set.
 
-    Its stage s consists of stage s of all of them; its learning rate is the geometric mean of theirs.
-
-    Args:
-        memories: Memory of task 1, 2, .. as stored, with labels counted within the task.
-        tasks: All tasks.
+    Its stage s consists of stage s of all of them; its learning rate is the geometric mean of theirs. Their labels are
+    counted within their task.
     """
     decoded = [memory.decoded(tasks[0].pixels) for memory in memories]
     soft = any(memory.labels.ndim == 2 for memory in decoded)

@@ -95,13 +95,7 @@ class EvaluationSettings:
 
 
 class Phase(NamedTuple):
-    """Part of a training, with a new optimizer.
-
-    Attributes:
-        stages: First and last stage whose images are trained on.
-        training: Settings; the number of epochs is rounded up.
-        steps: Optimizer steps, which may end within the last epoch.
-    """
+    """Part of a training on first to last stage, with a new optimizer; its steps may end within the last epoch."""
 
     stages: tuple[int, int]
     training: TrainingSettings
@@ -113,12 +107,9 @@ class PlannedRow:
     """Networks that are trained on the same images in the same way.
 
     Attributes:
-        row: Name of the row.
         source: What they are trained on.
         protocol: How they are trained on a staged set; `all images` for the full real set.
         images: Number of stored images until the end of each phase.
-        phases: Phases of the training.
-        augment: Augmentation of the training images.
         inits: The expert whose initialization each network has; None for a fresh one.
     """
 
@@ -130,22 +121,12 @@ class PlannedRow:
     augment: DSA
     inits: tuple[int | None, ...]
 
-    @property
-    def steps(self) -> int:
-        """Return the optimizer steps of each network."""
-        return sum(phase.steps for phase in self.phases)
-
     def about(self) -> dict[str, Any]:
         """Describe the networks as JSON."""
-        training = asdict(self.phases[0].training)
+        common = asdict(self.phases[0].training)
         phases = [
-            {
-                "stages": list(phase.stages),
-                "steps": phase.steps,
-                "epochs": phase.training.epochs,
-                "lr": phase.training.lr,
-            }
-            for phase in self.phases
+            {"stages": list(stages), "steps": steps, "epochs": training.epochs, "lr": training.lr}
+            for stages, training, steps in self.phases
         ]
         return {
             "row": self.row,
@@ -154,7 +135,7 @@ class PlannedRow:
             "init": "fresh" if None in self.inits else "expert",
             "images": list(self.images),
             "phases": phases,
-            "training": {name: training[name] for name in _COMMON} | {"milestones": list(training["milestones"])},
+            "training": {name: common[name] for name in _COMMON} | {"milestones": list(common["milestones"])},
             "augment": self.augment.strategy,
             "align_corners": self.augment.align_corners,
             "augment_together": self.augment.together,
@@ -166,13 +147,7 @@ def plan_rows(
 ) -> list[PlannedRow]:
     """Plan the rows of an evaluation: distilled set, experts' initializations, baselines, full real set.
 
-    All rows but that of the full real set take the same number of optimizer steps.
-
-    Args:
-        subject: What is evaluated.
-        settings: Settings of the evaluation.
-        experts: Experts whose initializations are used.
-        suffix: End of the names of the rows.
+    All rows but that of the full real set take the same number of optimizer steps. Their names end with `suffix`.
     """
     synthetic, count = subject.synthetic, len(subject.real.train)
     augment, training = settings.augmentation(subject.augment), settings.training
@@ -201,12 +176,7 @@ def plan_rows(
 
 
 def stage_steps(counts: Sequence[int], training: TrainingSettings) -> list[int]:
-    """Return the optimizer steps of each phase of progressive training.
-
-    Args:
-        counts: Decoded images that each stage adds.
-        training: Training of each phase.
-    """
+    """Return the optimizer steps of each phase of progressive training, if stages add `counts` decoded images."""
     return [training.steps(sum(counts[:stage])) for stage in range(1, len(counts) + 1)]
 
 

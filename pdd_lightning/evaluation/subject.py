@@ -83,12 +83,7 @@ class Subject:
         return self._parts[part]
 
     def network(self, *purpose: str | int, num_classes: int | None = None) -> nn.Module:
-        """Make a network on the device; its initialization depends on the seed and the purpose only.
-
-        Args:
-            purpose: What it is for.
-            num_classes: Its number of classes; by default that of the real images.
-        """
+        """Make a network on the device, whose initialization depends on the seed and the purpose only."""
         channels, size, _ = self.real.image_shape
         with seeded(self.seed, *purpose):
             return self.factory(channels, num_classes or self.real.num_classes, size).to(self.device)
@@ -152,32 +147,30 @@ def stored_subject(
     real.setup()
     check_match(path, distilled, real)
     print_note_on_source(path, distilled, real)
-    factory, augment = factory or stored_network(path, distilled, trust), stored_augmentation(distilled)
-    check_size(factory, real.image_shape, real.num_classes)
+    factory, augment = network_and_augmentation(path, distilled, real, factory, trust)
     others = {"method": distilled.metadata.get("method", "distilled"), **others}
     return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
 
 
-def stored_augmentation(distilled: DistilledDataset) -> DSA:
-    """Return the augmentation that a set was distilled with, or the default one."""
-    stored: dict[str, Any] = distilled.metadata.get("settings", {})
-    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
-    return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
-
-
-def stored_network(path: str | Path, distilled: DistilledDataset, trust: bool = False) -> NetworkFactory:
-    """Return the kind of network that a set was distilled with; `trust` imports its class from any package.
+def network_and_augmentation(
+    path: str | Path, distilled: DistilledDataset, real: RealDataModule, factory: NetworkFactory | None, trust: bool
+) -> tuple[NetworkFactory, DSA]:
+    """Return a given kind of network or that of a set, and the set's augmentation or the default one.
 
     Raises:
-        DataError: The set does not name it.
+        DataError: No network is given, and the set does not name its own.
     """
-    if "network" not in distilled.metadata:
+    if factory is None and "network" not in distilled.metadata:
         raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
-    return factory_from_spec(distilled.metadata["network"], trust)
+    factory = factory or factory_from_spec(distilled.metadata["network"], trust)
+    check_size(factory, real.image_shape, real.num_classes)
+    stored: dict[str, Any] = distilled.metadata.get("settings", {})
+    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
+    return factory, DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
 
 
 def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
-    """Refuse a set that does not match the real images.
+    """Check a set against the real images.
 
     Raises:
         DataError: Image shapes or class names differ.

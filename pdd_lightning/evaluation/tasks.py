@@ -26,7 +26,6 @@ class Task:
 
     Attributes:
         label: Description for the progress bar.
-        steps: Number of steps, by which the remaining time is estimated.
         depends_on: All that the value depends on, as JSON.
         compute: Returns the value, as JSON other than null. It is called with a function that receives the steps
             taken, and with the values of `needs`.
@@ -47,11 +46,6 @@ def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) 
 
     The processes of a process group share the work, which is done in float32 and with gradients whatever the context
     of the caller.
-
-    Args:
-        tasks: The tasks, the same on all processes.
-        store: Holds the values.
-        progress: Show a progress bar.
 
     Returns:
         The values, in the order of the tasks, on all processes.

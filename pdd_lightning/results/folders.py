@@ -8,7 +8,7 @@ import base64
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,13 +22,12 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.folder import bombs_refused
 from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DataError
-from pdd_lightning.results.grids import count_previous, encode_png, labelled_grid
+from pdd_lightning.results.grids import count_previous, encode_png, labeled_grid
 from pdd_lightning.results.schema import RunSummary, StudyResult
 from pdd_lightning.results.tables import settings_as_text
-from pdd_lightning.stored import Stored, checked, load_yaml, parse_json, read_bytes
+from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, one_line, read_bytes, read_stored
 
 T = TypeVar("T")
-StoredT = TypeVar("StoredT", bound=Stored)
 
 RUN_FILES = ("summary.json", "config.yaml", "checkpoints", "experts", "distilled.safetensors")
 MAX_CLASSES, MAX_IMAGES, MAX_STAGES = 20, 5, 10
@@ -39,7 +38,6 @@ MAX_PICTURES, MAX_PIXELS, MAX_PICTURE_BYTES = 24, 2**24, 2**21
 """Pictures of a folder, and pixels and bytes of each."""
 MAX_PAGE_BYTES = 2**24
 """Bytes of all pictures, shared equally by the folders; each may use a MiB in any case."""
-MAX_JSON_BYTES, MAX_CONFIG_BYTES = 2**24, 2**18
 MAX_SETTINGS, MAX_ROWS = 500, 300
 SEED = "seed_everything"
 RECORDING_SETTINGS = (
@@ -94,11 +92,12 @@ class Folders(NamedTuple):
     broken: list[Folder]
 
 
-def read_folders(paths: Sequence[str | Path]) -> Folders:
+def read_folders(paths: Sequence[str | Path], check: Callable[[Folder], object] | None = None) -> Folders:
     """Read folders of runs and studies.
 
     Args:
         paths: Folders; one that holds neither a run nor a study stands for those inside it. Files are skipped.
+        check: Called for each folder; folders for which it raises an error are broken.
 
     Raises:
         ConfigError: A path does not exist, or there is no run and no study.
@@ -108,7 +107,7 @@ def read_folders(paths: Sequence[str | Path]) -> Folders:
     if not any(map(_has_results, unique)):
         raise ConfigError(f"no run found in {', '.join(map(str, paths))}: name folders that `pdd fit` wrote")
     max_bytes = max(MAX_PAGE_BYTES // len(unique), 2**20)
-    folders = [_read(path, max_bytes) for path in unique]
+    folders = [_read(path, max_bytes, check) for path in unique]
     names = Counter(folder.name for folder in folders)
     folders = [folder if names[folder.name] == 1 else replace(folder, name=str(folder.path)) for folder in folders]
     return Folders(
@@ -116,12 +115,6 @@ def read_folders(paths: Sequence[str | Path]) -> Folders:
         [folder for folder in folders if isinstance(folder, Study)],
         [folder for folder in folders if not isinstance(folder, Run | Study)],
     )
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    line = str(error).partition("\n")[0] or type(error).__name__
-    return line if len(line) <= 300 else f"{line[:300]} .."
 
 
 def first_items(items: list[T], limit: int, name: str, notes: list[str]) -> list[T]:
@@ -154,17 +147,19 @@ def _is_closed(folder: Path) -> bool:
     return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
 
 
-def _read(path: Path, max_bytes: int) -> Folder:
+def _read(path: Path, max_bytes: int, check: Callable[[Folder], object] | None) -> Folder:
     name, notes = Path(os.path.realpath(path)).name, list[str]()
     try:
         folder = (_read_study if os.path.exists(path / "study.json") else _read_run)(path, name, notes)
+        if check:
+            check(folder)
         return replace(folder, pictures=_limited(folder.pictures, max_bytes, notes))
     except Exception as error:  # of any type: the other folders must be shown
-        return Folder(name, path, [reason_of(error)], [])
+        return Folder(name, path, [one_line(error)], [])
 
 
 def _read_study(path: Path, name: str, notes: list[str]) -> Study:
-    result = _read_json(StudyResult, path / "study.json")
+    result = read_stored(StudyResult, path / "study.json")
     result = result.model_copy(update={"rows": first_items(result.rows, MAX_ROWS, "rows", notes)})
     return Study(name, path, notes, _read_png(path / "plot.png", notes), result)
 
@@ -173,7 +168,7 @@ def _read_run(path: Path, name: str, notes: list[str]) -> Run:
     """Read a run; what cannot be read besides its summary is noted."""
     if not os.path.exists(path / "summary.json"):
         raise DataError(_reason_for_no_summary(path))
-    summary = _read_json(RunSummary, path / "summary.json")
+    summary = read_stored(RunSummary, path / "summary.json")
     rows = first_items(summary.evaluation, MAX_ROWS, "evaluated rows", notes)
     summary = summary.model_copy(update={"evaluation": rows})
     run = Run(name, path, notes, _read_pictures(path, notes), summary, _read_settings(path, summary, notes))
@@ -195,19 +190,15 @@ def _reason_for_no_summary(path: Path) -> str:
     return f"{reason}: there is no summary.json"
 
 
-def _read_json(model: type[StoredT], path: Path) -> StoredT:
-    return checked(model, parse_json(read_bytes(path, MAX_JSON_BYTES), path), path)
-
-
 def _read_settings(path: Path, summary: RunSummary, notes: list[str]) -> dict[str, str]:
     """Read the configuration; if that fails, take the method and its settings from the summary."""
     try:
-        config: Any = load_yaml(read_bytes(path / "config.yaml", MAX_CONFIG_BYTES).decode())
+        config: Any = load_yaml(read_bytes(path / "config.yaml", MOST_YAML_BYTES).decode())
         if not isinstance(config, dict):
             raise DataError("it holds no mapping")
         settings = settings_as_text(config)
     except Exception as error:  # many unrelated types
-        notes.append(f"config.yaml cannot be read: {reason_of(error)}")
+        notes.append(f"config.yaml cannot be read: {one_line(error)}")
         method = summary.settings.get("method", "not stated")
         init_args = {name: value for name, value in summary.settings.items() if name != "method"}
         settings = settings_as_text({SEED: summary.seed, "model": {"class_path": method, "init_args": init_args}})
@@ -226,7 +217,7 @@ def _read_pictures(path: Path, notes: list[str]) -> list[Picture]:
         pictures.append(_draw_distilled(path / "distilled.safetensors"))
         files = [file for file in files if not file.stem.startswith(("union", "stage_"))]
     except Exception as error:  # many unrelated types
-        notes.append(reason_of(error))
+        notes.append(one_line(error))
     for file in first_items(files, MAX_PICTURES - len(pictures), "pictures in images/", notes):
         pictures += _read_png(file, notes)
     return pictures
@@ -263,7 +254,7 @@ def _draw_distilled(path: Path) -> Picture:
     if size > MAX_IMAGE_SIZE:
         pixels = F.interpolate(pixels, size=MAX_IMAGE_SIZE, mode="area")
         caption += f", reduced from {size} pixels"
-    return encode_picture(caption, encode_png(labelled_grid(pixels, classes[shown], stages[shown], names, "")))
+    return encode_picture(caption, encode_png(labeled_grid(pixels, classes[shown], stages[shown], names, "")))
 
 
 def _read_png(path: Path, notes: list[str]) -> list[Picture]:
@@ -275,6 +266,6 @@ def _read_png(path: Path, notes: list[str]) -> list[Picture]:
                 raise DataError(f"it has {picture.width} x {picture.height} pixels")
             picture.load()
     except Exception as error:  # the decoder raises many unrelated types
-        notes.append(f"the picture {path.name} cannot be read: {reason_of(error)}")
+        notes.append(f"the picture {path.name} cannot be read: {one_line(error)}")
         return []
     return [encode_picture(path.stem.replace("_", " "), data)]

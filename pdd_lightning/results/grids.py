@@ -26,16 +26,7 @@ TEXT_COLOR = (30, 30, 30)
 
 
 def tile_images(pixels: Tensor, columns: int, gap: int) -> Tensor:
-    """Place images side by side on white.
-
-    Args:
-        pixels: Images `[N, C, H, W]` in [0, 1] with 1 or 3 channels; values outside are clipped.
-        columns: Images per row.
-        gap: Pixels around and between them.
-
-    Returns:
-        The picture `[3, height, width]`, uint8.
-    """
+    """Place images `[N, C, H, W]` in [0, 1] on white, with gaps in pixels, as a picture `[3, height, width]`, uint8."""
     from torchvision.utils import make_grid  # here because it takes long, and few commands draw
 
     grid = make_grid(pixels.detach().cpu().float().clamp(0, 1), columns, gap, pad_value=1.0)
@@ -43,7 +34,7 @@ def tile_images(pixels: Tensor, columns: int, gap: int) -> Tensor:
     return picture
 
 
-def labelled_grid(
+def labeled_grid(
     pixels: Tensor,
     labels: Tensor,
     stages: Tensor,
@@ -54,10 +45,10 @@ def labelled_grid(
     """Draw a row per class and a column per image, with columns grouped by stage.
 
     Args:
-        pixels: Images `[N, C, H, W]` in [0, 1] with 1 or 3 channels; values outside are clipped.
+        pixels: Images `[N, C, H, W]` with 1 or 3 channels; values outside [0, 1] are clipped.
         labels: Classes `[N]` or class probabilities `[N, classes]`.
         stages: Stage of each image `[N]`; 0 if it has none.
-        class_names: Names of the rows.
+        class_names: Name of each class.
         title: Text above the grid.
         captions: Text under each image.
 
@@ -98,14 +89,14 @@ def labelled_grid(
 def example_grid(
     examples: ImageSplit, scores: ForgettingScores, class_names: Sequence[str], name: str, hardest: bool
 ) -> Tensor:
-    """Draw the easiest or hardest real examples of each class with their forgetting scores.
+    """Draw the easiest or hardest real examples of each class with their forgetting scores, most extreme first.
 
     Args:
         examples: Real examples.
-        scores: Their scores, in their order.
-        class_names: Names of the rows.
-        name: Name of the dataset, for the title.
-        hardest: Draw the hardest examples, hardest first; else the easiest, easiest first.
+        scores: Their scores, in the same order.
+        class_names: Name of each class.
+        name: Name of the dataset.
+        hardest: Whether to draw the hardest examples.
 
     Returns:
         The picture `[3, height, width]`, uint8.
@@ -117,7 +108,7 @@ def example_grid(
     which = "hardest" if hardest else "easiest"
     title = f"{name}, {which} examples; how often they were forgotten (mean; inf: never learned)"
     pixels, labels = to_unit(examples.images[chosen]), examples.labels[chosen]
-    return labelled_grid(pixels, labels, torch.zeros_like(labels), class_names, title, captions)
+    return labeled_grid(pixels, labels, torch.zeros_like(labels), class_names, title, captions)
 
 
 def encode_png(picture: Tensor) -> bytes:

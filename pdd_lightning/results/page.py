@@ -11,17 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pdd_lightning import __version__
-from pdd_lightning.results.folders import (
-    SEED,
-    Folder,
-    Folders,
-    Picture,
-    Run,
-    Study,
-    encode_picture,
-    first_items,
-    reason_of,
-)
+from pdd_lightning.results.folders import SEED, Folder, Folders, Picture, Run, Study, encode_picture, first_items
 from pdd_lightning.results.plots import draw_rows, render_figure
 from pdd_lightning.results.schema import DISTILLED, FULL, RANDOM, EvaluatedRow
 from pdd_lightning.results.tables import (
@@ -33,6 +23,7 @@ from pdd_lightning.results.tables import (
     mean_and_std,
     stages_table,
 )
+from pdd_lightning.stored import one_line
 
 MAX_LINES, MAX_COLUMNS, MAX_CHARACTERS = 1_000, 60, 1_000
 """Limits of a table, and of each text on the page."""
@@ -44,7 +35,7 @@ TRAINING_COLUMNS = {"steps", "epochs", "training", "augment", "align_corners", "
 """Columns in which the rows of such runs must agree."""
 
 
-class Score(NamedTuple):
+class RunScores(NamedTuple):
     """Rows of a run of one part and protocol (empty if it was not evaluated), by what networks were trained on."""
 
     run: Run
@@ -53,22 +44,12 @@ class Score(NamedTuple):
     rows: dict[str, EvaluatedRow]
 
 
-def drop_unrenderable(folders: Folders) -> Folders:
-    """Move folders whose tables cannot be made to the broken ones."""
-    broken = list(folders.broken)
-
-    def is_renderable(folder: Run | Study) -> bool:
-        try:
-            if isinstance(folder, Study):
-                study_table(folder)
-            else:
-                _ = comparison([folder]), compare_settings([folder]), accuracy_by_class(folder), run_table(folder)
-        except Exception as error:  # of any type: the other folders must be shown
-            broken.append(Folder(folder.name, folder.path, [f"it cannot be shown: {reason_of(error)}"], []))
-            return False
-        return True
-
-    return Folders(list(filter(is_renderable, folders.runs)), list(filter(is_renderable, folders.studies)), broken)
+def check_tables(folder: Folder) -> None:
+    """Make the tables of a folder, so that an error appears before the page is rendered."""
+    if isinstance(folder, Study):
+        study_table(folder)
+    elif isinstance(folder, Run):
+        _ = comparison([folder]), compare_settings([folder]), accuracy_by_class(folder), run_table(folder)
 
 
 def render_page(folders: Folders) -> str:
@@ -122,16 +103,16 @@ def study_table(study: Study) -> Table:
     return make_table([{name: row[name] for name in names if name in row} for row in study.result.rows])
 
 
-def scores_of(run: Run) -> list[Score]:
-    """Return one score per part and protocol; of a set that was evaluated at every stage, that of the last union."""
+def scores_of(run: Run) -> list[RunScores]:
+    """Return rows by part and protocol; of a set that was evaluated at every stage, those of the last union."""
     rows = sorted(run.summary.evaluation, key=lambda row: row.images or 0)
     staged = [row for row in run.summary.evaluation if row.row != FULL] or rows
     scores = []
     for part, protocol in dict.fromkeys((row.part, row.protocol) for row in staged):
         # Training on all real images has no protocol, and is shown beside each.
         matching = [row for row in rows if row.part == part and (row.protocol == protocol or row.row == FULL)]
-        scores.append(Score(run, part, protocol, {row.row: row for row in matching}))
-    return scores or [Score(run, "", "", {})]
+        scores.append(RunScores(run, part, protocol, {row.row: row for row in matching}))
+    return scores or [RunScores(run, "", "", {})]
 
 
 def comparison(runs: Sequence[Run]) -> Table:
@@ -158,7 +139,7 @@ def comparison(runs: Sequence[Run]) -> Table:
 
 def over_seeds(runs: Sequence[Run]) -> Table:
     """Return a table with a line for runs that differ in their seeds only; of each seed, the first run counts."""
-    groups: dict[Hashable, dict[str, Score]] = {}
+    groups: dict[Hashable, dict[str, RunScores]] = {}
     for score in (score for run in runs for score in scores_of(run) if score.part):
         distilled = score.rows.get(DISTILLED)
         training = json.dumps(distilled and distilled.model_dump(include=TRAINING_COLUMNS), sort_keys=True)
@@ -183,11 +164,9 @@ def over_seeds(runs: Sequence[Run]) -> Table:
 
 
 def start_point_plots(runs: Sequence[Run], notes: list[str]) -> list[Picture]:
-    """Plot start-point accuracy over stages and over images for each dataset; runs that differ in seed are one line.
+    """Plot start-point accuracy over stages and over images for each dataset, and note what was left out.
 
-    Args:
-        runs: The runs.
-        notes: Receives what was left out.
+    Runs that differ in their seeds only are one line.
     """
     datasets: dict[str, dict[Hashable, list[Run]]] = {}
     for run in (run for run in runs if run.summary.stages):
@@ -201,7 +180,7 @@ def start_point_plots(runs: Sequence[Run], notes: list[str]) -> list[Picture]:
                 png = render_figure(partial(draw_rows, rows=rows, x=x, series=["row"]))
                 pictures.append(encode_picture(f"{dataset}, start-point accuracy by {x}", png))
             except Exception as error:  # of any type: the rest of the page must be shown
-                notes.append(f"{dataset}: start-point accuracy by {x} cannot be drawn: {reason_of(error)}")
+                notes.append(f"{dataset}: start-point accuracy by {x} cannot be drawn: {one_line(error)}")
     return pictures
 
 
@@ -235,7 +214,7 @@ def _shorten(value: Any) -> Any:
     return value
 
 
-def _trained_on(scores: Sequence[Score]) -> list[str]:
+def _trained_on(scores: Sequence[RunScores]) -> list[str]:
     """Return what networks were trained on in any of the scores, the usual sets first."""
     names = dict.fromkeys((DISTILLED, RANDOM, FULL, *(name for score in scores for name in score.rows)))
     return list(names)[:MAX_COLUMNS]
@@ -245,7 +224,7 @@ def _accuracy_columns(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> 
     return {f"{name} %": format_cell(rows.get(name, {}), "mean") for name in names}
 
 
-def _run_columns(score: Score) -> dict[str, Any]:
+def _run_columns(score: RunScores) -> dict[str, Any]:
     """Describe the run and how networks were trained on its set."""
     run, distilled = score.run, score.rows.get(DISTILLED)
     finished, planned = len(run.summary.stages), run.count("stages.num_stages") or 0

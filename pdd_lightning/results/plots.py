@@ -60,7 +60,11 @@ def draw_rows(
         references: Names of rows (what networks were trained on) to draw as horizontal lines.
         log: Whether the x axis is logarithmic.
     """
-    axes = _accuracy_axes(figure, rows)
+    axes = figure.subplots()
+    axes.set_ylabel(f"accuracy on the {PARTS.get(rows[0]['part'], rows[0]['part'])}, %")
+    sizes = {row["images"] for row in rows if row["row"] != FULL}
+    if len(sizes) == 1:
+        axes.set_title(f"{sizes.pop()} images; bars: standard deviation over networks", loc="left", fontsize="medium")
     label = series if callable(series) else lambda row: ", ".join(filter(None, (format_cell(row, c) for c in series)))
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -71,6 +75,7 @@ def draw_rows(
     for number, (name, line) in enumerate(lines.items()):
         position = _positions(values, numeric, log, number - (count - 1) / 2, count)
         _draw_line(axes, line, x, "mean", name, number, 100, position, joined=numeric)
+    _style(axes)
     if log:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -91,14 +96,7 @@ def add_legend(axes: Axes) -> None:
 
 
 def draw_stages(figure: Figure, rows: Sequence[Row], examples: Mapping[str, Tensor], title: str) -> None:
-    """Draw example images of each row beside plots of its statistics.
-
-    Args:
-        figure: An empty figure.
-        rows: Rows of `pdd_lightning.evaluation.describe.describe_stages`.
-        examples: Images of each row `[N, C, H, W]` in [0, 1], by its name.
-        title: Title of the figure.
-    """
+    """Draw examples `[N, C, H, W]` in [0, 1] of the images of each row, by its name, beside plots of its statistics."""
     figure.set_size_inches(14, max(7.0, 0.8 * len(rows) + 0.6))
     figure.suptitle(_escape(title))
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.6)).flat
@@ -112,25 +110,9 @@ def draw_stages(figure: Figure, rows: Sequence[Row], examples: Mapping[str, Tens
 
 
 def draw_methods(figure: Figure, rows: Sequence[Row]) -> None:
-    """Plot each statistic against the stage with a line per method.
-
-    Args:
-        figure: An empty figure.
-        rows: Rows of `pdd_lightning.evaluation.describe.describe_stages` over seeds, with a column `method`.
-    """
+    """Plot each statistic against the stage with a line per value of the column `method`."""
     figure.set_size_inches(12, 8)
     _draw_statistics(figure, rows, "distillation seeds")
-
-
-def _accuracy_axes(figure: Figure | SubFigure, rows: Sequence[Row]) -> Axes:
-    """Add axes for accuracies in %."""
-    axes = figure.subplots()
-    axes.set_ylabel(f"accuracy on the {PARTS.get(rows[0]['part'], rows[0]['part'])}, %")
-    sizes = {row["images"] for row in rows if row["row"] != FULL}
-    if len(sizes) == 1:
-        axes.set_title(f"{sizes.pop()} images; bars: standard deviation over networks", loc="left", fontsize="medium")
-    _style(axes)
-    return axes
 
 
 def _draw_line(
@@ -187,27 +169,18 @@ def _draw_statistics(figure: Figure | SubFigure, rows: Sequence[Row], over: str)
 
 
 def draw_continual(figure: Figure, rows: Sequence[Row], title: str) -> None:
-    """Plot the average accuracy on the classes seen so far after each task: a panel per protocol, a line per memory.
-
-    Args:
-        figure: An empty figure.
-        rows: Rows with `protocol`, `part`, `images`, `average_accuracy`, `std` and `row`, the name of the memory.
-        title: Title of the figure.
-    """
+    """Plot the average accuracy on the classes seen so far after each task: a panel per protocol, a line per row."""
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
     figure.set_size_inches(6.5 * len(protocols), 4.2)
     figure.suptitle(_escape(title))
     for panel, protocol in zip(figure.subfigures(1, len(protocols), squeeze=False).flat, protocols, strict=True):
-        points = [point for row in rows if row["protocol"] == protocol for point in _after_tasks(row)]
+        points: list[dict[str, Any]] = []
+        for row in (row for row in rows if row["protocol"] == protocol):
+            means = enumerate(row["average_accuracy"], 1)
+            points += [{**row, "tasks learned": task, "mean": mean, "std": None} for task, mean in means]
+            points[-1]["std"] = row["std"]
         axes = draw_rows(panel, points, "tasks learned", ["row"])
         axes.set_title(PROTOCOL_TITLES[protocol], loc="left", fontsize=10)
-
-
-def _after_tasks(row: Row) -> list[dict[str, Any]]:
-    """Return a row per task, of which the last has the standard deviation."""
-    values = row["average_accuracy"]
-    points = [{**row, "tasks learned": task, "mean": value, "std": None} for task, value in enumerate(values, 1)]
-    return [*points[:-1], {**points[-1], "std": row["std"]}]
 
 
 def _positions(values: list[Any], numeric: bool, log: bool, offset: float, count: int) -> Callable[[Any], float]:

@@ -39,12 +39,8 @@ class ResultStore:
     def get(self, depends_on: Mapping[str, Any], value_type: Any = JsonValue) -> Any:
         """Return the value stored for the same `depends_on`, or None.
 
-        Args:
-            depends_on: All that the value depends on.
-            value_type: Type of the value, as pydantic knows it.
-
         Raises:
-            DamagedFileError: The value is of another type.
+            DamagedFileError: It is not of the given type, as pydantic knows it.
         """
         key = _hash(depends_on)
         value = self._values.get(key)
@@ -74,7 +70,6 @@ class TaskResult(Stored):
     Attributes:
         about: What was trained on what and how, see `pdd_lightning.evaluation.plan.PlannedRow.about`; the same for all
             networks of a row.
-        number: Number of the network, from 0.
         scores: Score after each phase of the training.
         seconds: Time from the start until each of them.
     """
@@ -103,13 +98,7 @@ class TaskResult(Stored):
 def rows_from_results(
     results: Sequence[TaskResult], class_names: Sequence[str], every_stage: bool = False
 ) -> list[dict[str, Any]]:
-    """Summarize the networks of each row, as `EvaluatedRow` describes it.
-
-    Args:
-        results: Results of networks, in any order.
-        class_names: Name of each class, by label.
-        every_stage: Add a row for each earlier stage of progressive training.
-    """
+    """Summarize the networks of each row as an `EvaluatedRow`; `every_stage` adds rows for earlier stages."""
     groups: dict[tuple[str, str], list[TaskResult]] = {}
     for result in results:
         groups.setdefault((result.about["row"], result.about["protocol"]), []).append(result)

@@ -38,7 +38,6 @@ class StageReport(Stored):
     """Results of a finished stage.
 
     Attributes:
-        stage: Number of the stage, from 1.
         images: Images in the union after the stage.
         learned_lr: Learning rate learned in the stage, if any.
         lr_img: Learning rate of the images at the end of the stage.
@@ -47,7 +46,6 @@ class StageReport(Stored):
         val_accuracy: Start-point accuracy: mean validation accuracy in [0, 1] of the networks from which the next stage
             starts, which were trained on all sets so far.
         val_std: Standard deviation of that accuracy over the networks.
-        val_networks: Number of networks.
         seconds: Time summed over the networks: `experts` (training experts, and in the first stage networks for
             forgetting scores), `distil` (including renewals of the pool of networks), and `transition` (training on
             the union after the stage).
@@ -80,17 +78,13 @@ class EvaluatedRow(Stored, extra="allow"):
 
     Attributes:
         row: What they were trained on.
-        part: The real images that they were scored on.
         protocol: How networks are trained on a staged set.
-        stage: The stage after which they were scored.
-        num_stages: Number of stages of the set.
+        stage: The stage after which they were scored, of `num_stages`.
         images: Number of stored training images.
         steps: Optimizer steps of each network.
         mean: Mean accuracy in [0, 1].
         std: Sample standard deviation of the accuracy over the networks; 0 for a single one.
         n: Number of networks.
-        accuracies: Accuracy of each network.
-        per_class: Mean accuracy on each class.
         seconds: Time summed over the networks.
     """
 

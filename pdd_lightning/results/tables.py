@@ -72,13 +72,7 @@ CONDITIONS = [
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
-
-    Attributes:
-        headings: Headings of the columns.
-        lines: Cells of each line; empty if a row has no value.
-        common: Values that all rows share, by heading.
-    """
+    """A table of text, with the values that all rows share by heading."""
 
     headings: list[str]
     lines: list[list[str]]
@@ -215,12 +209,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_as_text(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested settings as text by dotted name; the name of a class is the value of its parent.
-
-    Example:
-        >>> settings_as_text({"model": {"class_path": "package.DM", "init_args": {"ipc": 1}}})
-        {'model': 'DM', 'model.ipc': '1'}
-    """
+    """Return nested settings as text by dotted name; in place of `model.class_path`, `model` has the class's name."""
     texts = {}
     for name, value in flatten(settings).items():
         parent, _, key = name.rpartition(".")

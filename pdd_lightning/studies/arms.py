@@ -69,18 +69,13 @@ class Arm(StudyPart):
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with a method, which has a run folder for each seed.
+    """An arm with a method.
 
     Attributes:
-        name: Name of its folders, shared by arms that are distilled alike.
+        name: Name of its run folders, one per seed, which arms that are distilled alike share.
         result: Name of the file with its rows.
         labels: Columns that identify it.
-        recipe: The recipe with the method's changes.
-        stages: Number of stages.
-        ipc: Images per class and stage.
-        iterations: Iterations of a stage.
         fit: Further options of `pdd fit`, by dotted name.
-        arm: The arm.
     """
 
     name: str
@@ -95,12 +90,7 @@ class Run:
 
 
 def runs_of(method: Method, arms: Mapping[str, Arm], column: str | None) -> list[Run]:
-    """Combine a method with each arm; of equal runs, only the first is kept.
-
-    Args:
-        method: The method.
-        arms: Arms by name.
-        column: Column for the names of the arms, if any.
+    """Combine a method with each arm, whose name becomes a column if there is one; of equal runs, keep the first.
 
     Raises:
         ConfigError: The recipe's images cannot be divided into a number of stages.
@@ -150,15 +140,7 @@ def distill_steps(run: Run, seed: int, folder: Path) -> list[Step]:
 
 
 def fit_step(run: Run, name: str, seed: int, folder: Path, changes: Mapping[str, Any]) -> Step:
-    """Return the step of `pdd fit`, which begins or continues a run.
-
-    Args:
-        run: What to distill.
-        name: Name of the run folder, below `runs`.
-        seed: Seed of the run.
-        folder: Folder of the study.
-        changes: Options in place of the run's, by dotted name.
-    """
+    """Return the step of `pdd fit` in the run folder of a name, with changes of options by dotted name."""
     options: dict[str, Any] = {
         "evaluation.num_networks": 1,  # for the log only: the study has steps of its own for the evaluation
         "trainer.enable_progress_bar": False,

@@ -134,11 +134,7 @@ class Study(StudyPart, ABC):
         return rows
 
     def make(self, folder: Path, run_steps: Callable[[Sequence[Step]], dict[str, float]]) -> str:
-        """Run all steps, and write the results once all have succeeded.
-
-        Args:
-            folder: Folder of the study.
-            run_steps: Runs steps, and returns the seconds of each, see `pdd_lightning.studies.engine.run_steps`.
+        """Run all steps by a function, which returns their seconds, and write the results once all have succeeded.
 
         Returns:
             The table with title and remarks as Markdown.

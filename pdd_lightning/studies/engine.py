@@ -12,11 +12,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from pdd_lightning import endings
 from pdd_lightning.errors import ConfigError, StudyError, check_at_least
@@ -38,7 +38,6 @@ class Step:
 
     Attributes:
         name: Unique in the study; also the name of its log, so it may contain `/`.
-        args: Arguments of `pdd`.
         after: Names of the steps whose output it needs.
     """
 
@@ -62,10 +61,10 @@ def run_step(
     Args:
         step: The step.
         folder: Folder of the study.
-        directory: Working directory of the process.
+        directory: Working directory.
         key: Key of the study for `interrupt`.
         threads: `OMP_NUM_THREADS` of the process; by default that of the environment.
-        program: The program that is given the step's arguments.
+        program: What the arguments of the step are given to.
 
     Returns:
         The seconds that it took.
@@ -130,29 +129,17 @@ def _wait(process: subprocess.Popen[bytes], key: str) -> int:
     return process.wait()
 
 
-@dataclass(frozen=True)
-class _Workers:
-    """Threads or Dask workers that run steps.
-
-    Attributes:
-        submit: Schedules a call of a function.
-        slots: Returns how many steps can run at a time, which may change.
-        interrupt: Calls `interrupt` in all processes that run steps.
-        threads: Threads of each step; by default those of the environment.
-    """
+class _Workers(NamedTuple):
+    """Functions of threads or Dask workers that run steps, and threads of each step if not as in the environment."""
 
     submit: Callable[..., Future[float]]
-    slots: Callable[[], int]
+    capacity: Callable[[], int]
     interrupt: Callable[[str], Any]
     threads: int | None = None
 
 
 def run_steps(
-    steps: Sequence[Step],
-    folder: Path,
-    jobs: int = 1,
-    scheduler: str | None = None,
-    program: Sequence[str] = PDD,
+    steps: Sequence[Step], folder: Path, jobs: int = 1, scheduler: str | None = None, program: Sequence[str] = PDD
 ) -> dict[str, float]:
     """Run steps, each after those that it needs, and otherwise in the given order.
 
@@ -166,7 +153,7 @@ def run_steps(
         scheduler: Address of a Dask scheduler whose workers run the steps instead, one per thread. They must see the
             folder and the working directory under the same names. If workers offer a resource `GPU`, each step takes
             one. The steps of a lost worker are run again.
-        program: The program that is given the arguments of the steps.
+        program: What the arguments of the steps are given to.
 
     Returns:
         Seconds that each step took, by name.
@@ -219,7 +206,7 @@ class _Runner:
 
     def _start_ready(self) -> None:
         ready = [step for step in self.waiting if self.seconds.keys() >= set(step.after)]
-        for step in ready[: max(0, self._workers.slots() - len(self._running))]:
+        for step in ready[: max(0, self._workers.capacity() - len(self._running))]:
             self.waiting.remove(step)
             self._running[self._workers.submit(run_step, step, *self._arguments)] = step
             _print(f"started {step.name}")
@@ -227,13 +214,13 @@ class _Runner:
     def _record(self, step: Step, future: Future[float]) -> None:
         try:
             self.seconds[step.name] = future.result()
-            outcome = f"done in {_duration(self.seconds[step.name])}"
+            outcome = f"done in {timedelta(seconds=round(self.seconds[step.name]))}"
         except Exception as error:
             self.failures[step.name] = str(error) or repr(error)
             outcome = "FAILED"
         ended = len(self.seconds) + len(self.failures)
-        left = (time.monotonic() - self._begin) / ended * (self._total - ended)
-        estimate = f"; about {_duration(left)} left" if left else ""
+        left = round((time.monotonic() - self._begin) / ended * (self._total - ended))
+        estimate = f"; about {timedelta(seconds=left)} left" if self._total > ended else ""
         _print(f"step {ended} of {self._total}: {step.name} {outcome}{estimate}")
 
 
@@ -283,19 +270,13 @@ def _exit_on_signals() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in endings.SIGNALS}
-    endings.finish_first(GRACE_SECONDS + 2 * CONNECT_SECONDS)
-    try:
+    with ExitStack() as stack:
+        for number in endings.SIGNALS:
+            stack.callback(signal.signal, number, signal.signal(number, leave))
+        endings.finish_first(GRACE_SECONDS + 2 * CONNECT_SECONDS)
+        stack.callback(endings.finish_first, 0.0)
         yield
-    finally:
-        endings.finish_first(0.0)
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))

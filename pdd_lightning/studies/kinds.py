@@ -159,7 +159,7 @@ class AccuracyStudy(Study):
     def _epochs(self, run: Run, evaluation: Row) -> int:
         """Return epochs of each phase with which a run takes as many steps as the recipe's own stages."""
         settings = {**vars(EvaluationSettings()), **evaluation}
-        epochs, batch = (run.recipe.check_count(name, settings[name]) for name in ("epochs", "batch_size"))
+        epochs, batch = (run.recipe.count(name, settings[name]) for name in ("epochs", "batch_size"))
 
         def steps(stages: int, ipc: int) -> int:
             images = ipc * self.num_classes * run.recipe.images_per_stored_image

@@ -25,11 +25,6 @@ class Recipe:
         path: The YAML file that `pdd fit --config` takes.
         changes: Options of `pdd fit` that replace the recipe's, nested or by dotted names.
 
-    Attributes:
-        path: The file, relative to the working directory if it is inside.
-        changes: The changes by dotted name.
-        settings: The recipe's settings with the changes, by dotted name.
-
     Raises:
         ConfigError: The file cannot be read or lacks something that a study needs.
     """
@@ -43,29 +38,17 @@ class Recipe:
         self.settings = override(settings, self.changes)
 
     def __getitem__(self, name: str) -> Any:
-        """Return a setting by dotted name.
-
-        Raises:
-            ConfigError: The recipe lacks it.
-        """
         if name not in self.settings:
             raise ConfigError(f"the recipe {self.path} does not say {name}: add it there, or to the study's `fit`")
         return self.settings[name]
 
-    def count(self, name: str) -> int:
-        """Return a setting that is a positive integer.
+    def count(self, name: str, value: Any = None) -> int:
+        """Return a setting, or a value given in its place, that must be a positive integer.
 
         Raises:
             ConfigError: The recipe lacks it, or it is not a positive integer.
         """
-        return self.check_count(name, self[name])
-
-    def check_count(self, name: str, value: Any) -> int:
-        """Return the value of a setting that must be a positive integer.
-
-        Raises:
-            ConfigError: It is not.
-        """
+        value = self[name] if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**12:
             raise ConfigError(f"{self.path}: {name} must be a positive whole number, got {one_line(repr(value))}")
         return value
@@ -87,7 +70,7 @@ class Recipe:
         method = getattr(stages, name, None)
         factor = signature(method).parameters.get("factor") if method else None
         default = factor.default if factor else 1
-        return self.check_count("model.factor", self.settings.get("model.factor", default)) ** 2
+        return self.count("model.factor", self.settings.get("model.factor", default)) ** 2
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

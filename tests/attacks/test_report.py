@@ -395,10 +395,10 @@ def test_a_run_that_is_removed_meanwhile_costs_the_others_nothing(
     sound, other = make_run("sound"), make_run("hostile")
     read = folders_module._read
 
-    def remove_and_read(path: Path, share: int) -> Any:
+    def remove_and_read(path: Path, *rest: Any) -> Any:
         if path == other:
             (other if what == "all" else other / what).rename(tmp_path / "gone")
-        return read(path, share)
+        return read(path, *rest)
 
     monkeypatch.setattr(folders_module, "_read", remove_and_read)
     page = page_of(other, sound, output=tmp_path / "report.html")

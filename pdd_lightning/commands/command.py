@@ -75,7 +75,7 @@ class Parser(ArgumentParser):
         if endings.user_error(ex) is None:
             lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
             reasons = "; ".join(line for line in lines if line and not line.startswith(_UNHELPFUL_LINES))
-            sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; `{self.prog} --help` shows what there is\n")
+            sys.stderr.write(f"pdd: error: {reasons.replace(':;', ':')}; see `{self.prog} --help`\n")
         raise SystemExit(2) from ex
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

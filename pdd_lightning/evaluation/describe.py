@@ -125,7 +125,7 @@ def _task(subject: Subject, training: TrainingSettings, groups: Sequence[Group],
     def check(result: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
         lengths = [{name: len(values) for name, values in statistics.items()} for statistics in result]
         if lengths != [dict.fromkeys(_NETWORK_STATISTICS, len(group.labels)) for group in groups]:
-            raise ValueError("it is of other images than its key says")
+            raise ValueError("it is the result of other images")
         return result
 
     statistic: Any = Annotated[float, Field(ge=-1, le=1)]

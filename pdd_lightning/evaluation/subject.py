@@ -161,7 +161,7 @@ def network_and_augmentation(
         DataError: No network is given, and the set does not name its own.
     """
     if factory is None and "network" not in distilled.metadata:
-        raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
+        raise DataError(f"{path} does not name the network that it was distilled with: name one with --network")
     factory = factory or factory_from_spec(distilled.metadata["network"], trust)
     check_size(factory, real.image_shape, real.num_classes)
     stored: dict[str, Any] = distilled.metadata.get("settings", {})

@@ -17,7 +17,7 @@ from pdd_lightning.data.splits import ImageSplit, to_unit
 from pdd_lightning.data.synthetic import hard_labels
 
 MIN_CELL_SIZE = 56
-"""Images with a shorter side (in pixels) are enlarged by a whole factor."""
+"""Images with a shorter side (in pixels) are enlarged by an integer factor."""
 EXAMPLES_PER_CLASS = 10
 GAP = 4
 FONT_SIZE = 14

@@ -87,9 +87,9 @@ class TaskResult(Stored):
         def check(result: TaskResult) -> TaskResult:
             lengths = {len(score.per_class) for score in result.scores}
             if (result.about, result.number) != (expected, number) or lengths != {num_classes}:
-                raise ValueError("it is of another network, or of other classes, than its key says")
+                raise ValueError("it is the result of another network or other classes")
             if not len(result.scores) == len(result.seconds) == len(about["phases"]):
-                raise ValueError(f"expected {len(about['phases'])} scores, and seconds")
+                raise ValueError(f"expected {len(about['phases'])} scores and times")
             return result
 
         return Annotated[cls, AfterValidator(check)]

@@ -16,7 +16,7 @@ from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import Recipe, override, relative_path, to_arguments
 
 Budget = Literal["total", "per_stage"]
-"""What is kept where the number of stages differs: the iterations of all stages together, or of each."""
+"""Which iterations are equal to the recipe's if the number of stages differs: those in total, or of each stage."""
 OWN_STAGES = "the recipe's stages"
 """Budget of runs with as many stages as the recipe."""
 SEED_STEP = 1000

@@ -272,10 +272,10 @@ class ContinualLearning(Study):
         "Accuracy: on all classes after the last task; mean ± standard deviation over all networks, in %. Each seed"
         " has an order of the classes and distilled sets of its own.",
         "after N: the mean of that accuracy after N tasks, on the classes so far.",
-        "Forgetting: mean over earlier tasks of the best former accuracy less the final one, in %.",
+        "Forgetting: mean over earlier tasks of the best former accuracy minus the final one, in %.",
         "gdumb: a fresh network after each task, trained on the memory alone. replay: one network, trained on each"
         " task's real images and, as often, on the memory of the earlier tasks.",
-        "The memory of a task is made of its own images alone; images: in the memory of all tasks.",
+        "The memory of a task is made from its own images only; images: in the memory of all tasks.",
     )
 
     def check(self) -> None:

@@ -39,7 +39,7 @@ class Recipe:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.settings:
-            raise ConfigError(f"the recipe {self.path} does not say {name}: add it there, or to the study's `fit`")
+            raise ConfigError(f"the recipe {self.path} lacks {name}: add it there, or to the study's `fit`")
         return self.settings[name]
 
     def count(self, name: str, value: Any = None) -> int:

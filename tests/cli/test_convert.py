@@ -170,12 +170,7 @@ def buffers(tmp_path: Path) -> list[Path]:
 
 
 def test_experts_of_others_are_distilled_from(
-    buffers: list[Path],
-    data: Path,
-    network: Path,
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    buffers: list[Path], data: Path, network: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The settings that the conversion prints are those that a run takes the folder with."""
     experts = tmp_path / "experts"

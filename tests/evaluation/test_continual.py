@@ -98,10 +98,7 @@ def without_time(rows):
 
 
 def test_each_set_makes_a_task_of_its_classes(tasks):
-    assert [(task.real.class_names, task.first) for task in tasks] == [
-        (["east", "north"], 0),
-        (["south", "west"], 2),
-    ]
+    assert [(task.real.class_names, task.first) for task in tasks] == [(["east", "north"], 0), (["south", "west"], 2)]
     assert tasks[-1].seen == 4
 
 
@@ -262,8 +259,7 @@ def test_memory_is_trained_on_progressively_at_the_learned_rate(tasks, monkeypat
     monkeypatch.setattr(subject_module, "train_network", watch)
     training = TrainingSettings(epochs=30, lr=0.3, batch_size=4)
     learn(
-        tasks,
-        replace(SETTINGS, gdumb=training, memories=("distilled", "random"), protocols=("gdumb",), num_networks=1),
+        tasks, replace(SETTINGS, gdumb=training, memories=("distilled", "random"), protocols=("gdumb",), num_networks=1)
     )
     counts, rates, epochs = zip(*seen, strict=True)
     assert counts == (2, 4, 4, 8) * 2
@@ -312,18 +308,10 @@ def test_rows_are_means_over_networks_of_each_matrix():
     assert (alone["std"], alone["forgetting_std"], alone["n"]) == (0.0, 0.0, 1)
 
 
-def test_labels_and_times_are_those_of_each_network(tasks, monkeypatch):
-    labels, run_tasks = [], continual.run_tasks
-
-    def watch(work, *rest):
-        labels.extend(task.label for task in work)
-        return run_tasks(work, *rest)
-
-    monkeypatch.setattr(continual, "run_tasks", watch)
+def test_times_are_those_of_each_network(tasks):
     begin = time.perf_counter()
     rows = learn(tasks, replace(SHORT, num_networks=2, memories=("random",)))
     passed = time.perf_counter() - begin
-    assert labels == ["gdumb, random 1", "gdumb, random 2", "replay, random 1", "replay, random 2"]
     assert all(row["seconds"] > 0 for row in rows) and sum(row["seconds"] for row in rows) < passed
 
 

@@ -180,16 +180,6 @@ def test_figures_and_what_they_mean(make_run: MakeRun) -> None:
     assert levels[0] == "--level: 71%", "accuracy of the first class"
 
 
-def test_conditions_are_said_once_or_shown_where_rows_differ(make_run: MakeRun) -> None:
-    folder = make_run("a")
-    stated = {"steps": 4321, "epochs": [500, 500], "training": {"batch_size": 256}, "scored": 297}
-    write_summary(folder, evaluation=[row("distilled", 0.8, **stated, init="fresh"), row("x", 0.7, **stated, init="y")])
-    text = show(folder).text
-    assert "4321" in text
-    assert "scored images: 297; training: batch_size 256; epochs: 2 x 500." in text
-    assert "fresh" in text
-
-
 def test_text_from_files_cannot_break_the_page(make_run: MakeRun, make_study: Callable[[str], Path]) -> None:
     evil = "<b>\"'&</script><script>alert(1)</script>"
     folder = make_run("a<i>b", names=["<b>", evil, "red"], augment=evil)
@@ -254,15 +244,6 @@ def test_images_that_are_no_pictures_are_told(make_run: MakeRun) -> None:
     two = SyntheticSet.empty((2, 8, 8)).append(torch.zeros(3, 2, 8, 8), torch.arange(3))
     save_distilled(folder / "distilled.safetensors", two, PLAIN.__class__([0.0] * 2, [1.0] * 2), NAMES, {})
     assert "images of 2 channels are not shown" in show(folder).text
-
-
-def test_damage_is_told(make_run: MakeRun) -> None:
-    stopped, damaged = make_run("stopped"), make_run("damaged")
-    (damaged / "summary.json").write_text("{")
-    (stopped / "distilled.safetensors").unlink()
-    text = show(stopped, damaged).text
-    assert "Folders that cannot be shown damaged : " in text and "summary.json is damaged" in text
-    assert "cannot read" in text
 
 
 def test_study_is_shown(make_study: Callable[[str], Path]) -> None:

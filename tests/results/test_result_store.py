@@ -52,9 +52,6 @@ def test_rows_come_in_order_and_networks_by_number(rows):
     assert rows[0]["accuracies"] == [0.4, 0.6, 0.8]
     assert (rows[0]["protocol"], rows[0]["part"], rows[0]["images"]) == ("progressive", "test", 12)
     assert rows_from_results([], ["cat", "dog"]) == []
-
-
-def test_rows_are_json(rows):
     assert json.loads(json.dumps(rows)) == rows
 
 

@@ -136,24 +136,26 @@ def test_budgets_keep_iterations_in_total_or_per_stage(recipe: Methods, tmp_path
         study(method, stages=[3], budgets=["total"]).steps(tmp_path)
 
 
-def test_the_recipes_own_run_is_part_of_both_lines(recipe: Methods, tmp_path: Path) -> None:
-    grid = {"stages": [1, 2], "budgets": ["total", "per_stage"], "x": "stages", "series": "{budget}"}
-    counts = study(recipe(), **grid)
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        # The recipe's own run is part of both lines.
+        (
+            {"stages": [1, 2], "budgets": ["total", "per_stage"], "series": "{budget}"},
+            {"same total": [2, 2], "same per stage": [2, 2]},
+        ),
+        ({"arms": {"one": {"stages": 1}, "two": {"stages": 2}}}, {"distilled, progressive": [2, 2]}),
+    ],
+)
+def test_lines_over_the_number_of_stages(
+    recipe: Methods, tmp_path: Path, entries: dict[str, Any], expected: dict[str, list[int]]
+) -> None:
+    counts = study(recipe(), x="stages", **entries)
     finish(counts, tmp_path)
     figure = Figure()
     counts.plot(figure, counts.rows(tmp_path))
     lines = {line.get_label(): [len(part) for part in line[0].get_xydata()] for line in figure.axes[0].containers}
-    assert lines == {"same total": [2, 2], "same per stage": [2, 2]}
-
-
-def test_arms_of_other_numbers_of_stages_are_one_line(recipe: Methods, tmp_path: Path) -> None:
-    arms = {"one": {"stages": 1}, "two": {"stages": 2}}
-    counts = study(recipe(), arms=arms, x="stages")
-    finish(counts, tmp_path)
-    figure = Figure()
-    counts.plot(figure, counts.rows(tmp_path))
-    (line,) = figure.axes[0].containers
-    assert [len(part) for part in line[0].get_xydata()] == [2, 2]
+    assert lines == expected
 
 
 def test_data_of_a_recipe_with_changes(recipe: Methods) -> None:

@@ -37,7 +37,7 @@ SHORT = replace(SETTINGS, num_networks=1, gdumb=TrainingSettings(epochs=1), repl
 
 
 class Sides(RealDataModule):
-    """Four classes, told apart by the bright half of a grey image of 8 pixels."""
+    """Four classes, which differ in the bright half of a gray image of 8 pixels."""
 
     def load(self):
         generator = torch.Generator().manual_seed(0)
@@ -278,9 +278,9 @@ def test_all_memories_are_trained_on_for_as_many_steps(tasks, monkeypatch):
         for task in work:
             needed = [need.compute(lambda _: None) for need in task.needs]
             taken.clear()
-            told = []
-            yield task.compute(told.append, *needed)
-            assert len(taken) == sum(told) == task.steps, "the bar is told of other steps"
+            reported = []
+            yield task.compute(reported.append, *needed)
+            assert len(taken) == sum(reported) == task.steps, "the progress bar receives other steps"
             counts[task.label] = len(taken)
 
     monkeypatch.setattr(continual, "run_tasks", watch)

@@ -160,8 +160,8 @@ def test_another_seed_gives_other_networks(make_tasks, factory):
 
 
 def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs, monkeypatch):
-    """Whatever the protocol, and though a stored image is four to train on. The bar is told of as many."""
-    taken, told = [], []
+    """Whatever the protocol, and though a stored image is four to train on. The progress bar receives as many."""
+    taken, reported = [], []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self)))
     baselines = ("random", "herding", "kmeans")
@@ -169,9 +169,9 @@ def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs,
     results = []
     for task in make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2)):
         needed = [need.compute(lambda _: None) for need in task.needs]
-        taken.clear(), told.clear()
-        results.append(TaskResult.model_validate(task.compute(told.append, *needed)))
-        assert len(taken) == sum(told) == task.steps
+        taken.clear(), reported.clear()
+        results.append(TaskResult.model_validate(task.compute(reported.append, *needed)))
+        assert len(taken) == sum(reported) == task.steps
     rows = rows_from_results(results, list("abc"))
     staged = [row for row in rows if row["protocol"] != "all images"]
     assert len(staged) == 4 * 3

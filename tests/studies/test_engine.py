@@ -149,13 +149,13 @@ def test_a_step_that_outlived_its_study_is_awaited(tmp_path: Path, capfd: pytest
 
     def let_go() -> None:
         deadline = time.monotonic() + 60
-        while "long still runs from an earlier start" not in said[0] and time.monotonic() < deadline:
-            said[0] += capfd.readouterr().err
+        while "long still runs from an earlier start" not in printed[0] and time.monotonic() < deadline:
+            printed[0] += capfd.readouterr().err
             time.sleep(0.02)
         waited.append(not begun.exists())
         go_on.touch()
 
-    said, waited = [""], list[bool]()
+    printed, waited = [""], list[bool]()
     thread = threading.Thread(target=let_go)
     thread.start()
     run(tmp_path, [Step("long", args)])

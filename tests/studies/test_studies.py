@@ -104,9 +104,9 @@ def test_arms_that_only_evaluate_otherwise_share_their_runs(recipe: Methods, tmp
     assert 'network hard: {"stages.discard.keep": [1, 0.5]}.' in kinds.remarks([])
 
 
-@pytest.mark.parametrize(("said", "count"), [(", factor: 3", 9), ("", 4)], ids=["said", "by default"])
-def test_training_images_of_a_stored_one(recipe: Methods, said: str, count: int) -> None:
-    assert Recipe(recipe(", factor: 2", said)["recipe"], {}).images_per_stored_image == count
+@pytest.mark.parametrize(("factor", "count"), [(", factor: 3", 9), ("", 4)], ids=["given", "default"])
+def test_training_images_of_a_stored_one(recipe: Methods, factor: str, count: int) -> None:
+    assert Recipe(recipe(", factor: 2", factor)["recipe"], {}).images_per_stored_image == count
 
 
 def test_places_are_filled(recipe: Methods, tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) ->
     assert [row["of_accuracy"] for row in rows] == ["50.0 %", "100.0 %", "90.0 %"]
     assert [row["of_images"] for row in rows] == ["1.0 %", "100.0 %", "1.0 %"]
     assert "stages" not in rows[1] and "network" not in rows[0]
-    said = "90% of the full set's accuracy, distilled (progressive): at about 4.0 images per class."
-    assert said in sizes.remarks(rows)
+    remark = "90% of the full set's accuracy, distilled (progressive): at about 4.0 images per class."
+    assert remark in sizes.remarks(rows)
     with pytest.raises(ConfigError, match="full_data_epochs > 0"):
         study(recipe(), **entries).steps(tmp_path)
 

@@ -144,7 +144,8 @@ def _has_results(folder: Path) -> bool:
 
 
 def _is_closed(folder: Path) -> bool:
-    return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+    effective = os.access in os.supports_effective_ids
+    return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=effective)
 
 
 def _read(path: Path, max_bytes: int, check: Callable[[Folder], object] | None) -> Folder:

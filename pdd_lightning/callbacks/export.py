@@ -16,7 +16,7 @@ from pdd_lightning.errors import DamagedFileError, NonFiniteLossError, PDDError
 from pdd_lightning.files import alone, atomic_write_bytes
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.observer import StageObserver, stage_module
-from pdd_lightning.results.grids import example_grid, labelled_grid, png_of
+from pdd_lightning.results.grids import encode_png, example_grid, labeled_grid
 from pdd_lightning.results.schema import EvaluatedRow, RunSummary, StageReport, write_stored
 from pdd_lightning.stages import DistillationStage
 from pdd_lightning.stored import MOST_RATE, read_stored
@@ -41,7 +41,7 @@ class ExportRun(StageObserver):
         scores.save(root / "forgetting.npz")
         for name in ("easiest", "hardest"):
             picture = example_grid(real.train, scores, real.class_names, real.name, name == "hardest")
-            atomic_write_bytes(root / "images" / f"{name}.png", png_of(picture))
+            atomic_write_bytes(root / "images" / f"{name}.png", encode_png(picture))
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
@@ -112,8 +112,8 @@ def _save_set(path: Path, synthetic: SyntheticSet, module: DistillationStage) ->
 def _save_picture(path: Path, synthetic: SyntheticSet, module: DistillationStage, title: str) -> None:
     real = module.data.real
     pixels = real.pixels.decode(synthetic.images)
-    picture = labelled_grid(pixels, synthetic.labels, synthetic.stages, real.class_names, title)
-    atomic_write_bytes(path, png_of(picture))
+    picture = labeled_grid(pixels, synthetic.labels, synthetic.stages, real.class_names, title)
+    atomic_write_bytes(path, encode_png(picture))
 
 
 def _save_stage(root: Path, module: DistillationStage, stage: int) -> None:

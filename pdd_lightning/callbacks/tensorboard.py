@@ -16,7 +16,7 @@ from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.progression.observer import StageObserver, stage_module
-from pdd_lightning.results.grids import example_grid, labelled_grid
+from pdd_lightning.results.grids import example_grid, labeled_grid
 from pdd_lightning.results.result_store import row_title
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.stages import DistillationStage
@@ -125,4 +125,4 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
 
 def _picture(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
     real = module.data.real
-    return labelled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)
+    return labeled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)

@@ -11,7 +11,7 @@ from pdd_lightning.commands.command import Command, classes_of
 from pdd_lightning.files import is_owned
 from pdd_lightning.results.folders import Folder, Run, read_folders
 from pdd_lightning.results.schema import DISTILLED
-from pdd_lightning.results.tables import whole_table
+from pdd_lightning.results.tables import full_table
 from pdd_lightning.shorthand import shipped
 
 
@@ -55,7 +55,7 @@ class Runs(Command):
         """Prints a table with a line for each run."""
         folders = read_folders(options["folders"])
         rows = [_row(run) for run in folders.runs] + [_unreadable(folder) for folder in folders.broken]
-        print(whole_table(rows).text() if rows else "no runs")
+        print(full_table(rows).text() if rows else "no runs")
 
 
 def _row(run: Run) -> dict[str, Any]:

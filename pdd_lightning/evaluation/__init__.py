@@ -1,4 +1,4 @@
-"""Evaluation of distilled sets: protocols and baselines, continual learning, and description."""
+"""Evaluation of distilled sets: protocols and baselines, continual learning, description of stages."""
 
 from pdd_lightning.evaluation.evaluator import evaluate, ranking_scores
 from pdd_lightning.evaluation.plan import EvaluationSettings

@@ -44,7 +44,7 @@ def in_time() -> Iterator[None]:
 def plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing plots takes most of the time."""
     if not request.param:
-        monkeypatch.setattr(page_module, "figure_png", lambda draw: with_png(1, 1))
+        monkeypatch.setattr(page_module, "render_figure", lambda draw: with_png(1, 1))
 
 
 def config(text: str | bytes) -> Callable[[Path], object]:
@@ -395,10 +395,10 @@ def test_a_run_that_is_removed_meanwhile_costs_the_others_nothing(
     sound, other = make_run("sound"), make_run("hostile")
     read = folders_module._read
 
-    def remove_and_read(path: Path, share: int) -> Any:
+    def remove_and_read(path: Path, *rest: Any) -> Any:
         if path == other:
             (other if what == "all" else other / what).rename(tmp_path / "gone")
-        return read(path, share)
+        return read(path, *rest)
 
     monkeypatch.setattr(folders_module, "_read", remove_and_read)
     page = page_of(other, sound, output=tmp_path / "report.html")

@@ -170,12 +170,7 @@ def buffers(tmp_path: Path) -> list[Path]:
 
 
 def test_experts_of_others_are_distilled_from(
-    buffers: list[Path],
-    data: Path,
-    network: Path,
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    buffers: list[Path], data: Path, network: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The settings that the conversion prints are those that a run takes the folder with."""
     experts = tmp_path / "experts"
@@ -183,7 +178,7 @@ def test_experts_of_others_are_distilled_from(
     pdd(*words, "--experts.batch_size", 16)
     printed = capsys.readouterr().out
     assert f"{experts}: 2 experts of 3 epochs, validation accuracy" in printed
-    (advice,) = re.findall(r"Distil from them with (.*)", printed)
+    (advice,) = re.findall(r"Distill from them with (.*)", printed)
     before = {path: path.read_bytes() for path in experts.iterdir()}
     fit = ["fit", "--config", recipe, "--trainer.default_root_dir", tmp_path / "run"]
     assert "seed: 3 on disk, 5 asked for" in refusal(capsys, *fit, *advice.split(), "--seed_everything", 5)

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import bombs_refused
+from pdd_lightning.data.folder import refuse_large_images
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.results.grids import labelled_grid, png_of, ranks
 from pdd_lightning.results.schema import RunSummary, StudyResult
@@ -284,7 +284,7 @@ def _read_png(path: Path, notes: list[str]) -> list[Picture]:
     """The picture in a file, or a note why there is none."""
     try:
         data = read_bytes(path, MOST_PICTURE_BYTES)
-        with bombs_refused(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        with refuse_large_images(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise DataError(f"it has {picture.width} x {picture.height} pixels")
             picture.load()

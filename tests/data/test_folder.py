@@ -137,6 +137,6 @@ def test_settings_that_cannot_work_are_refused(options):
 
 @pytest.mark.parametrize(("threshold", "shown"), [(3, True), (100, False)])
 def test_progress_is_shown_for_large_sets_alone(root, monkeypatch, capfd, threshold, shown):
-    monkeypatch.setattr(folder_module, "_PROGRESS_FROM", threshold)
+    monkeypatch.setattr(folder_module, "_MIN_PROGRESS_IMAGES", threshold)
     ImageFolder(str(root)).load()
     assert ("Reading images" in capfd.readouterr().err) == shown

@@ -122,13 +122,6 @@ def test_images_and_labels_that_do_not_fit_are_refused(staged_set, images, label
         staged_set.append(images, labels)
 
 
-def test_stages_must_agree_with_the_learning_rates(staged_set):
-    state = staged_set.state_dict()
-    for change in ({"learning_rates": (0.1,)}, {"stages": staged_set.stages - 1}):
-        with pytest.raises(DataError, match="learning rates need images of stages"):
-            SyntheticSet(**{**state, **change})
-
-
 @pytest.fixture
 def tiled_set(staged_set):
     """The staged set, each image standing for four."""
@@ -175,8 +168,3 @@ def test_padding_is_grey_in_model_space():
     decoded = SyntheticSet.empty((3, 5, 5), 3).append(SPACE.encode(images), labels).decoded(SPACE)
     unit, _ = decode(images, labels, 3)
     torch.testing.assert_close(SPACE.decode(decoded.images), unit, rtol=1e-5, atol=1e-5)
-
-
-def test_a_factor_below_one_is_refused(staged_set):
-    with pytest.raises(DataError, match="decode_factor must be >= 1, got 0"):
-        replace(staged_set, decode_factor=0)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.features import Classifier
 from pdd_lightning.networks.norm import Norm, norm_layers
 
 _REDUCTION = 8
@@ -38,13 +39,10 @@ class _BasicBlock(nn.Module):
         return F.relu(self.residual(maps) + self.shortcut(maps))
 
 
-class _ResNet(nn.Module):
+class _ResNet(Classifier):
     """Residual network with a 3x3 stem, four groups of basic blocks and global average pooling.
 
     Args:
-        in_channels: Number of image channels.
-        num_classes: Number of outputs.
-        image_size: Height and width of the (square) images, in pixels.
         width: Channels of the first group; each later group doubles them. 64 is the usual network, 32 the
             narrow one (1.23 million parameters for ResNet-10 and 2.80 million for ResNet-18, 3 channels
             and 10 classes).
@@ -53,11 +51,9 @@ class _ResNet(nn.Module):
 
     Attributes:
         blocks: Number of blocks in each of the four groups.
-        features: Images `[N, C, H, W]` to features `[N, 8 * width]`.
-        classifier: Features to logits `[N, num_classes]`.
 
     Raises:
-        ConfigError: If the images are too small, for pooling or for the norm, or the norm is unknown.
+        ConfigError: The images are too small, for pooling or for the norm, or the norm is unknown.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; narrow form: Kim et al.,
@@ -89,14 +85,9 @@ class _ResNet(nn.Module):
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
-
 
 def _check_size(image_size: int, norm: Norm, average_pool: bool) -> None:
-    """Raise `ConfigError` unless the last maps have pixels enough for the norm."""
+    """Raise `ConfigError` unless the last maps have enough pixels for the norm."""
     if average_pool and image_size < _REDUCTION:
         raise ConfigError(
             f"a ResNet with average_pool halves maps three times: it needs images of at least {_REDUCTION} pixels, "

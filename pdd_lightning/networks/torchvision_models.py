@@ -1,4 +1,4 @@
-"""Any of torchvision's classifiers, to evaluate with."""
+"""Any of torchvision's classifiers, for evaluation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Torchvision(nn.Module):
         num_classes: Number of outputs.
         image_size: Height and width of the (square) images, in pixels.
         name: As in `torchvision.models.list_models(torchvision.models)`, for instance `resnet50`.
-        resize: Images are enlarged bilinearly to this height and width, in pixels; null leaves them as they are.
-        options: Further arguments of the network's own function in torchvision.
+        resize: Height and width in pixels to which images are resized bilinearly; null does not resize.
+        options: Further arguments of the network's builder in torchvision.
 
     Raises:
-        ConfigError: If there is no such network, it does not know an option, or it does not work on such images.
+        ConfigError: There is no such network, it lacks an option, or it does not work on such images.
 
     Example:
         >>> Torchvision(3, 10, 32, "shufflenet_v2_x1_0")(torch.zeros(2, 3, 32, 32)).shape
@@ -43,7 +43,6 @@ class Torchvision(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # torchvision is imported where it is used: importing the package stays light.
         from torchvision import models
 
         if name not in models.list_models(models):
@@ -52,11 +51,11 @@ class Torchvision(nn.Module):
         if in_channels not in (1, 3):
             raise ConfigError(f"torchvision's classifiers take images of 1 or 3 channels, got {in_channels}")
         if downloaded := [option for option in options or {} if option.startswith("weights")]:
-            raise ConfigError(f"networks are made untrained: leave out the option {downloaded[0]}")
+            raise ConfigError(f"networks are created untrained: leave out the option {downloaded[0]}")
         self.resize = resize
         try:
             self.network = models.get_model(name, num_classes=num_classes, **options or {})
-            self._try(in_channels, num_classes, image_size)
+            self._check_output(in_channels, num_classes, image_size)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
                 f"torchvision's {name} does not work on images of {resize or image_size} pixels with options "
@@ -71,9 +70,9 @@ class Torchvision(nn.Module):
         logits: Tensor = self.network(images.expand(-1, 3, -1, -1))
         return logits
 
-    def _try(self, in_channels: int, num_classes: int, image_size: int) -> None:
-        """Raise an error unless a copy without data gives logits for a batch of two in training."""
+    def _check_output(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        """Raise an error unless a copy on the meta device returns logits for a batch of two in training mode."""
         images = torch.empty(2, in_channels, image_size, image_size, device="meta")
         logits = copy.deepcopy(self).to("meta")(images)
         if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-            raise ValueError("it gives more than logits")
+            raise ValueError("it returns more than logits")

@@ -51,7 +51,7 @@ def test_instance_norm_removes_contrast_per_channel_but_layer_norm_keeps_ratios(
 
 def test_too_deep_is_refused_with_the_largest_depth_that_fits():
     ConvNet(3, 10, 8, depth=3)
-    with pytest.raises(ConfigError, match=r"depth 4 .* 8 pixels.* largest depth that fits is 3"):
+    with pytest.raises(ConfigError, match=r"depth 4 .* 8 pixels.* must be from 1 to 3"):
         ConvNet(3, 10, 8, depth=4)
     with pytest.raises(ConfigError, match="depth 0"):
         ConvNet(3, 10, 8, depth=0)

@@ -17,7 +17,7 @@ from pdd_lightning.evaluation.subject import Subject, outputs_of, train_counting
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.image_statistics import (
     centroid_silhouette,
-    colourfulness,
+    colorfulness,
     label_confidence,
     nearest_distance,
     spectral_bands,
@@ -165,7 +165,7 @@ def _judged(network: nn.Module, subject: Subject, groups: Sequence[Group]) -> li
 
 def _pixel_statistics(group: Group) -> dict[str, Tensor]:
     low, middle, high = spectral_bands(group.pixels).unbind(1)
-    colour, variation = colourfulness(group.pixels), total_variation(group.pixels)
+    colour, variation = colorfulness(group.pixels), total_variation(group.pixels)
     return {"colourfulness": colour, "low": low, "middle": middle, "high": high, "variation": variation}
 
 

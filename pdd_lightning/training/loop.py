@@ -65,9 +65,7 @@ class TrainingSettings:
         check_positive(lr=self.lr, gamma=self.gamma)
         check_momentum(momentum=self.momentum)
         if self.alpha and not self.rho:
-            raise ConfigError(
-                f"alpha {self.alpha} requires sharpness-aware steps: set rho > 0, or alpha to 0"
-            )
+            raise ConfigError(f"alpha {self.alpha} requires sharpness-aware steps: set rho > 0, or alpha to 0")
         if self.rho and self.cutmix:
             raise ConfigError("sharpness-aware steps (rho) and cutmix exclude each other: set one of them to 0")
         if not all(0 < fraction < 1 for fraction in self.milestones):

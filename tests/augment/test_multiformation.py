@@ -66,7 +66,7 @@ def test_tiling_reduces_without_aliasing():
 
 @pytest.mark.parametrize("function", [lambda x: decode(x, torch.zeros(25), 5), lambda x: tile(x, 5)])
 def test_pieces_in_the_padding_are_refused(function):
-    with pytest.raises(ConfigError, match=r"images of 8 pixels cannot be cut into 5 pieces a side"):
+    with pytest.raises(ConfigError, match=r"images of 8 pixels cannot be divided into 5 pieces per side"):
         function(torch.zeros(25, 3, 8, 8))
 
 

@@ -83,12 +83,10 @@ class DSA:
         self.operations = () if strategy == "none" else tuple(strategy.split("_"))
         self.align_corners = align_corners
         self.together = together
-        unknown = [name for name in self.operations if name not in _OPERATIONS]
-        if unknown:
-            known = ", ".join(_OPERATIONS)
+        if unknown := [name for name in self.operations if name not in _OPERATIONS]:
             raise ConfigError(
                 f"unknown operation {unknown[0]!r} in augmentation strategy {strategy!r}; "
-                f"join some of {known} by '_', or use 'none'"
+                f"join some of {', '.join(_OPERATIONS)} by '_', or use 'none'"
             )
 
     def draw(
@@ -195,12 +193,9 @@ _Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _scale(uniform_x: Tensor, uniform_y: Tensor) -> _Matrix:
-    lowest = 1 / _MAX_SCALE
-    zero = torch.zeros_like(uniform_x)
-    return (
-        (lowest + uniform_x * (_MAX_SCALE - lowest), zero),
-        (zero, lowest + uniform_y * (_MAX_SCALE - lowest)),
-    )
+    lowest, zero = 1 / _MAX_SCALE, torch.zeros_like(uniform_x)
+    x, y = (lowest + uniform * (_MAX_SCALE - lowest) for uniform in (uniform_x, uniform_y))
+    return (x, zero), (zero, y)
 
 
 def _rotate(uniform: Tensor) -> _Matrix:
@@ -217,12 +212,12 @@ def _resample(images: Tensor, matrix: _Matrix, align_corners: bool) -> Tensor:
     x, y = x.view(1, 1, 1, -1), y.view(1, 1, -1, 1)
     grid = torch.stack([a * x + b * y for a, b in matrix], dim=-1).squeeze(1)
     grid = grid.expand(len(images), -1, -1, -1)
-    sampled: Tensor = _Sample.apply(images, grid, align_corners)
+    sampled: Tensor = _Sample.apply(images, grid, align_corners, False)
     return sampled
 
 
 class _Sample(torch.autograd.Function):
-    """`grid_sample` that can be differentiated in the images any number of times, unlike that of older torch versions.
+    """`grid_sample` or its adjoint, differentiable in the images any number of times, unlike in older torch versions.
 
     Sampling is linear in the images: its derivative is the adjoint, whose derivative is sampling.
     """
@@ -230,41 +225,23 @@ class _Sample(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(images: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.align_corners = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return _SampleAdjoint.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
-
-
-class _SampleAdjoint(torch.autograd.Function):
-    """The adjoint of `_Sample`, between images of the same size."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(cotangent: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    def forward(images: Tensor, grid: Tensor, align_corners: bool, adjoint: bool) -> Tensor:
+        if not adjoint:
+            return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
         bilinear = zero_padding = 0
-        images = torch.zeros_like(cotangent)
         gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
-            cotangent, images, grid, bilinear, zero_padding, align_corners, [True, False]
+            images, torch.zeros_like(images), grid, bilinear, zero_padding, align_corners, [True, False]
         )[0]
         return gradient
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool, bool], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
-        ctx.align_corners = inputs[2]
+        ctx.align_corners, ctx.adjoint = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return _Sample.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Sample.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners, not ctx.adjoint), None, None, None
 
 
 def _coordinates(size: int, like: Tensor, align_corners: bool) -> Tensor:
@@ -273,11 +250,6 @@ def _coordinates(size: int, like: Tensor, align_corners: bool) -> Tensor:
     return torch.linspace(-edge, edge, size, dtype=like.dtype, device=like.device)
 
 
-_POINTWISE: dict[str, Callable[..., Tensor]] = {
-    "color": _color,
-    "crop": _crop,
-    "cutout": _cutout,
-    "flip": _flip,
-}
+_POINTWISE: dict[str, Callable[..., Tensor]] = {"color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip}
 _RESAMPLING: dict[str, Callable[..., _Matrix]] = {"scale": _scale, "rotate": _rotate}
 _OPERATIONS = (*_POINTWISE, *_RESAMPLING)

@@ -209,7 +209,8 @@ def join_distilled(paths: Sequence[str | Path], target: str | Path) -> Path:
     first = sets[0]
     joined = first.synthetic
     for path, other in zip(paths[1:], sets[1:], strict=True):
-        if differences := _differences(first, other):
+        facts = _facts(other)
+        if differences := [name for name, fact in _facts(first).items() if fact != facts[name]]:
             raise DataError(f"{path} cannot be joined with {paths[0]}: another {' and '.join(differences)}")
         for stage in range(1, other.num_stages + 1):
             images = other.synthetic.stage(stage)
@@ -219,18 +220,14 @@ def join_distilled(paths: Sequence[str | Path], target: str | Path) -> Path:
     return save_distilled(target, joined, first.pixels, first.class_names, metadata)
 
 
-def _differences(first: DistilledDataset, other: DistilledDataset) -> list[str]:
-    """Return what keeps two sets from being joined."""
-    facts = [
-        {
-            "class names": dataset.class_names,
-            "model space": (dataset.pixels.kind, sha256_of_tensors(dataset.pixels.tensors())),
-            "decode factor": dataset.synthetic.decode_factor,
-            "data": dataset.metadata.get("dataset"),
-        }
-        for dataset in (first, other)
-    ]
-    return [name for name, fact in facts[0].items() if fact != facts[1][name]]
+def _facts(dataset: DistilledDataset) -> dict[str, Any]:
+    """Return what sets that are joined must have in common."""
+    return {
+        "class names": dataset.class_names,
+        "model space": (dataset.pixels.kind, sha256_of_tensors(dataset.pixels.tensors())),
+        "decode factor": dataset.synthetic.decode_factor,
+        "data": dataset.metadata.get("dataset"),
+    }
 
 
 def _encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

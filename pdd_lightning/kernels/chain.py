@@ -86,9 +86,7 @@ class Chain:
         """Return the derivative of the features' gradient from those of the results of `backward`."""
         vp = None if v_images is None else channels_last(v_images)
         for number, block in enumerate(self._blocks):
-            weight, _, *scales = (
-                _lay_out(param) for param in v[PER_BLOCK * number : PER_BLOCK * number + PER_BLOCK]
-            )
+            weight, _, *scales = (_lay_out(param) for param in v[PER_BLOCK * number : PER_BLOCK * number + PER_BLOCK])
             vp = block.double_backward_gradient(vp, (weight, *scales), self._wanted(number, wanted))  # type: ignore[arg-type]
         assert vp is not None
         return vp.flatten(1)

@@ -35,11 +35,6 @@ class ConvNet(Classifier):
     Reference:
         Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018, as used in
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, section 3.1.
-
-    Example:
-        >>> import torch
-        >>> ConvNet(3, 10, 32)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(
@@ -54,7 +49,12 @@ class ConvNet(Classifier):
         super().__init__()
         padded = in_channels == 1 and image_size == _MNIST_SIZE
         map_size = _MNIST_MAP if padded else image_size
-        _check_depth(image_size, map_size, depth)
+        max_depth = int(math.log2(map_size)) if map_size >= 1 else 0
+        if not 1 <= depth <= max_depth:
+            raise ConfigError(
+                f"ConvNet of depth {depth} does not fit images of {image_size} pixels: each block halves the map, so"
+                f" that the depth must be from 1 to {max_depth}"
+            )
         layers: list[nn.Module] = []
         for block in range(depth):
             padding = 3 if padded and block == 0 else 1
@@ -139,13 +139,3 @@ def _has_hooks(module: nn.Module) -> bool:
     """Return whether hooks are registered on a module, or globally."""
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
     return any(getattr(module, f"_{kind}") or getattr(hooks, f"_global_{kind}") for kind in kinds)
-
-
-def _check_depth(image_size: int, map_size: int, depth: int) -> None:
-    """Raise `ConfigError` unless a map of `map_size` pixels can be halved `depth` times."""
-    largest = int(math.log2(map_size)) if map_size >= 1 else 0
-    if not 1 <= depth <= largest:
-        raise ConfigError(
-            f"ConvNet of depth {depth} does not fit images of {image_size} pixels: each block halves the map; the depth"
-            f" must be from 1 to {largest}"
-        )

@@ -73,7 +73,14 @@ class _ResNet(Classifier):
         average_pool: bool = False,
     ) -> None:
         super().__init__()
-        _check_size(image_size, norm, average_pool)
+        # Three reductions by 2; the instance norm of a single pixel is always zero.
+        pixels = 2 if norm == "instance" else 1
+        smallest = pixels * _REDUCTION if average_pool else (pixels - 1) * _REDUCTION + 1
+        if image_size < smallest:
+            raise ConfigError(
+                f"{type(self).__name__} with norm {norm!r} and average_pool {average_pool} does not fit images of"
+                f" {image_size} pixels: it needs at least {smallest}"
+            )
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
         layers += [*norm_layers(norm, width), nn.ReLU(inplace=True)]
         channels = width
@@ -84,22 +91,6 @@ class _ResNet(Classifier):
                 channels = width << group
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, num_classes)
-
-
-def _check_size(image_size: int, norm: Norm, average_pool: bool) -> None:
-    """Raise `ConfigError` unless the last maps have enough pixels for the norm."""
-    if average_pool and image_size < _REDUCTION:
-        raise ConfigError(
-            f"a ResNet with average_pool halves maps three times: it needs images of at least {_REDUCTION} pixels, "
-            f"got {image_size}"
-        )
-    last = image_size // _REDUCTION if average_pool else -(-image_size // _REDUCTION)
-    if norm == "instance" and last <= 1:
-        smallest = f"at least {2 * _REDUCTION}" if average_pool else f"more than {_REDUCTION}"
-        raise ConfigError(
-            f"a ResNet reduces images of {image_size} pixels to one pixel, whose instance norm "
-            f"is always zero; use norm 'batch' or images of {smallest} pixels"
-        )
 
 
 class ResNet10(_ResNet):

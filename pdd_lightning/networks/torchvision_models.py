@@ -27,10 +27,6 @@ class Torchvision(nn.Module):
 
     Raises:
         ConfigError: There is no such network, it lacks an option, or it does not work on such images.
-
-    Example:
-        >>> Torchvision(3, 10, 32, "shufflenet_v2_x1_0")(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(

@@ -34,13 +34,14 @@ def sharpen_gradients(network: nn.Module, images: Tensor, targets: Tensor, rho: 
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     weights = [parameter.detach().clone() for parameter in parameters]
     buffers = [buffer.clone() for buffer in network.buffers()]
-    first = _take_gradients(parameters)
+    first = [parameter.grad for parameter in parameters if parameter.grad is not None]
     with torch.no_grad():
-        scale = rho / (_norm([weight * gradient for weight, gradient in zip(weights, first, strict=True)]) + _EPS)
+        scaled = [weight * gradient for weight, gradient in zip(weights, first, strict=True)]
+        step = rho / (_dot(scaled, scaled).sqrt() + _EPS)
         for parameter, weight, gradient in zip(parameters, weights, first, strict=True):
-            parameter.add_(weight.square() * gradient * scale)
-    F.cross_entropy(network(images), targets).backward()
-    second = _take_gradients(parameters)
+            parameter.add_(weight.square() * gradient * step)
+    loss = F.cross_entropy(network(images), targets)
+    second = torch.autograd.grad(loss, parameters, materialize_grads=True)
     with torch.no_grad():
         share = _dot(first, second) / (_dot(second, second) + _EPS)
         for parameter, weight, gradient, perturbed in zip(parameters, weights, first, second, strict=True):
@@ -50,18 +51,5 @@ def sharpen_gradients(network: nn.Module, images: Tensor, targets: Tensor, rho: 
             buffer.copy_(value)
 
 
-def _take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Return the gradients of the parameters and reset them to None."""
-    gradients = []
-    for parameter in parameters:
-        gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-        parameter.grad = None
-    return gradients
-
-
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
-
-
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return _dot(tensors, tensors).sqrt()

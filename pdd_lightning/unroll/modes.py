@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pdd_lightning.errors import ConfigError
@@ -127,7 +127,8 @@ def _unroll_higher(problem: InnerProblem, params: Params, inputs: tuple[Tensor, 
     import higher
 
     track = is_tracked(inputs, lr)
-    network = _with_params(problem.network, params)
+    network = copy.deepcopy(problem.network)
+    network.load_state_dict(params, strict=False)
     parameters = [parameter for _, parameter in network.named_parameters()]
     student = higher.monkeypatch(network, track_higher_grads=track)
     optimizer = torch.optim.SGD(parameters, lr=1.0)
@@ -140,15 +141,6 @@ def _unroll_higher(problem: InnerProblem, params: Params, inputs: tuple[Tensor, 
         stepper.step(loss)
     final = zip(params, student.parameters(), strict=True)
     return {name: parameter if track else parameter.detach() for name, parameter in final}
-
-
-def _with_params(network: nn.Module, params: Params) -> nn.Module:
-    """Return a copy of the network with the parameters replaced."""
-    network = copy.deepcopy(network)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(params[name])
-    return network
 
 
 def _check(problem: InnerProblem, params: Params, lr: Tensor, steps: int) -> None:

@@ -34,5 +34,5 @@ def test_every_group_after_the_first_halves_the_map():
 
 def test_instance_norm_needs_more_than_one_pixel():
     assert ResNet10(3, 10, 9, width=4, norm="instance")(torch.randn(1, 3, 9, 9)).shape == (1, 10)
-    with pytest.raises(ConfigError, match="more than 8 pixels"):
+    with pytest.raises(ConfigError, match="at least 9"):
         ResNet10(3, 10, 8, norm="instance")

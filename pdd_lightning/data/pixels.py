@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
@@ -60,17 +59,22 @@ class PixelSpace(ABC):
         """
         if kind == Standardized.kind:
             stored = checked(_StoredStandard, dict(tensors), where)
-            return Standardized(stored.mean, stored.std)
+            mean, std = stored.mean, stored.std
+            if len(mean) != len(std) or not len(std) or not bool((std > 0).all()):
+                raise damaged(where, f"std must be positive and as long as mean, got {std.tolist()[:5]}")
+            return Standardized(mean, std)
         if kind != Whitened.kind:
             raise damaged(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
         fitted = checked(_StoredZCA, dict(tensors), where)
+        mean, matrix = fitted.mean, fitted.matrix
+        if list(matrix.shape) != [len(mean)] * 2 or not len(mean):
+            raise damaged(where, f"matrix must be [{len(mean)}, {len(mean)}], got {list(matrix.shape)}")
         # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again loses hardly
         # any precision, and halves the size of a stored set.
-        factor, failed = torch.linalg.cholesky_ex(fitted.matrix.double())
-        if failed or not torch.allclose(fitted.matrix, fitted.matrix.T, rtol=1e-3, atol=1e-4):
+        factor, failed = torch.linalg.cholesky_ex(matrix.double())
+        if failed or not torch.allclose(matrix, matrix.T, rtol=1e-3, atol=1e-4):
             raise damaged(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
-        inverse = torch.cholesky_inverse(factor).float()
-        return Whitened(ZCA(mean=fitted.mean, matrix=fitted.matrix, inverse=inverse))
+        return Whitened(ZCA(mean, matrix, inverse=torch.cholesky_inverse(factor).float()))
 
 
 class _StoredStandard(Stored):
@@ -79,26 +83,12 @@ class _StoredStandard(Stored):
     mean: Annotated[Tensor, array("C: float32")]
     std: Annotated[Tensor, array("C: float32")]
 
-    @model_validator(mode="after")
-    def fit(self) -> _StoredStandard:
-        """Refuse deviations that are not positive, or not as many as means."""
-        if len(self.mean) != len(self.std) or not len(self.std) or not bool((self.std > 0).all()):
-            raise ValueError(f"std must be positive and as long as mean, got {self.std.tolist()[:5]}")
-        return self
-
 
 class _StoredZCA(Stored):
     """Model of `Whitened.tensors` as read from a file."""
 
     mean: Annotated[Tensor, array("D: float32")]
     matrix: Annotated[Tensor, array("D D: float32")]
-
-    @model_validator(mode="after")
-    def fit(self) -> _StoredZCA:
-        """Refuse a matrix that does not fit the mean image."""
-        if list(self.matrix.shape) != [len(self.mean)] * 2 or not len(self.mean):
-            raise ValueError(f"matrix must be [{len(self.mean)}, {len(self.mean)}], got {list(self.matrix.shape)}")
-        return self
 
 
 class Standardized(PixelSpace):

@@ -14,7 +14,6 @@ Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 """Name of a normalization layer."""
 
 GROUPS = 4
-"""Number of groups of the `group` norm."""
 
 STATISTICS_PER_CLASS = 16
 """Number of real images per class from which matching methods take batch norm statistics."""
@@ -25,10 +24,6 @@ def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
 
     All but `batch` treat each sample independently and are group norms with a learned scale and shift per
     channel: `instance` with one channel per group, `layer` with one group, `group` with four groups.
-
-    Args:
-        norm: One of `instance`, `batch`, `layer`, `group`, `none`.
-        channels: Number of channels to normalize.
 
     Raises:
         ConfigError: The name is unknown, or `group` does not divide the channels.
@@ -70,7 +65,7 @@ def fix_statistics(network: nn.Module, images: Tensor) -> None:
 
     Args:
         network: The network; without batch norms only its mode changes.
-        images: Batch over all classes `[N, C, H, W]`.
+        images: Batch of all classes `[N, C, H, W]`.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     network.eval()

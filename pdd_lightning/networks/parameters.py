@@ -12,11 +12,7 @@ from pdd_lightning.typing import Params
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate parameters, in their order, into one vector `[P]`; differentiable.
-
-    Args:
-        params: Parameters by name, for instance `dict(network.named_parameters())`.
-    """
+    """Concatenate parameters in their order to a vector `[P]`; differentiable."""
     return torch.cat([parameter.reshape(-1) for parameter in params.values()])
 
 
@@ -24,10 +20,6 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     """Split a vector `[P]` into parameters with the names and shapes of `like`; differentiable.
 
     The results are views of `vector`.
-
-    Args:
-        vector: All parameters, concatenated `[P]`.
-        like: Parameters with the names, shapes and order.
 
     Raises:
         ConfigError: The vector has another number of elements than `like`.

@@ -24,14 +24,7 @@ _MAX_MODULES = 4_000
 
 
 def network_spec(factory: NetworkFactory) -> dict[str, Any]:
-    """Return the class path and init arguments of a factory's networks.
-
-    Args:
-        factory: A network class, or `functools.partial` of one with keyword arguments.
-
-    Returns:
-        `{"class_path": str, "init_args": dict}`.
-    """
+    """Return `class_path` and `init_args` of a network class, or of a `functools.partial` of one."""
     arguments: dict[str, Any] = {}
     maker: Any = factory
     while isinstance(maker, functools.partial):

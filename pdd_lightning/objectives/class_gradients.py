@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -52,43 +53,30 @@ def class_distance(network: nn.Module, params: Params, sides: ClassSides, distan
     """
     frozen, new = sides.frozen, sides.new
     share = 1 / (len(frozen) + len(new))
-    real = _constant_gradient(network, params, sides.real, sides.label, sides.weights)
-    synthetic = _gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
+    real = _gradient(network, params, sides.real, sides.label, sides.weights, is_constant=True)
+    weights = sides.weights.new_full((len(frozen) + len(new),), share)
+    synthetic = _gradient(network, params, new, sides.label, weights[: len(new)], is_constant=False)
     if len(frozen):
-        weights = sides.weights.new_full((len(frozen),), share)
-        constant = _constant_gradient(network, params, frozen, sides.label, weights)
+        constant = _gradient(network, params, frozen, sides.label, weights[len(new) :], is_constant=True)
         synthetic = tuple(s + c for s, c in zip(synthetic, constant, strict=True))
     return distance(synthetic, real)
 
 
-def _gradient(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradient of the weighted cross-entropy, differentiable in the images."""
-    offered = _offered_gradient(network, params, images, label, weights)
-    if offered is not None:
-        return offered
-    gradient: Params = grad(lambda values: _loss(network, values, images, label, weights))(params)
-    return tuple(gradient.values())
-
-
-def _constant_gradient(
-    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
+def _gradient(
+    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor, is_constant: bool
 ) -> tuple[Tensor, ...]:
-    """Return the gradient as a constant, which takes half the time without a graph of the backward pass."""
-    with torch.no_grad():
-        offered = _offered_gradient(network, params, images, label, weights)
-    if offered is not None:
-        return offered
+    """Return the gradient of the weighted cross-entropy, differentiable in the images unless it is constant."""
+    if isinstance(network, OffersLossGradient):
+        with torch.no_grad() if is_constant else nullcontext():
+            gradient = network.loss_gradient(params, images, label.expand(len(images)), weights)
+        if gradient is not None:
+            return gradient
+    if not is_constant:
+        gradients: Params = grad(lambda values: _loss(network, values, images, label, weights))(params)
+        return tuple(gradients.values())
+    # Without a graph of the backward pass, it takes half the time.
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    loss = _loss(network, leaves, images.detach(), label, weights)
-    return torch.autograd.grad(loss, tuple(leaves.values()))
-
-
-def _offered_gradient(
-    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
-) -> tuple[Tensor, ...] | None:
-    if not isinstance(network, OffersLossGradient):
-        return None
-    return network.loss_gradient(params, images, label.expand(len(images)), weights)
+    return torch.autograd.grad(_loss(network, leaves, images.detach(), label, weights), tuple(leaves.values()))
 
 
 def _loss(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> Tensor:

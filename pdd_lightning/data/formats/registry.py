@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
-from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.errors import ConfigError, DataError, check_at_least
 from pdd_lightning.stored import load_tensors, read_bytes
 
 if TYPE_CHECKING:
@@ -27,18 +27,13 @@ class ImportOptions:
         num_stages: Stages of a set that was distilled progressively; null takes that of the file, or one.
         decode_factor: Each stored image is decoded to `decode_factor`^2 training images (IDC); null takes that of the
             file, or 1 for formats without decoding.
-
-    Raises:
-        ConfigError: A number is below 1.
     """
 
     num_stages: int | None = None
     decode_factor: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be >= 1, got {value}")
+        check_at_least(1, num_stages=self.num_stages, decode_factor=self.decode_factor)
 
     def check(self, path: Path, num_stages: int | None = None, decode_factor: int | None = None) -> None:
         """Refuse options that contradict the values stored in a file; None if it lacks them."""

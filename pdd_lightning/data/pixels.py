@@ -144,11 +144,7 @@ class Standardized(PixelSpace):
 
 
 class Whitened(PixelSpace):
-    """ZCA whitening over all pixels and channels together.
-
-    Args:
-        zca: The fitted transform.
-    """
+    """ZCA whitening over all pixels and channels together, by a fitted transform."""
 
     kind = "zca"
 
@@ -167,11 +163,7 @@ class Whitened(PixelSpace):
         return zca.restore(work).to(images.dtype)
 
     def level(self, value: float) -> Tensor:
-        """Refuse: whitened pixels depend on the whole image.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise `ConfigError`: whitened pixels depend on the entire image."""
         raise ConfigError(
             "images that are divided into pieces, or clipped to [0, 1], cannot be ZCA-whitened, because whitening mixes"
             " their pixels: set the data's normalization to standard"

@@ -45,10 +45,8 @@ class RealDataModule(LightningDataModule, ABC):
 
     PUBLISHED_MEAN: ClassVar[tuple[float, ...] | None] = None
     PUBLISHED_STD: ClassVar[tuple[float, ...] | None] = None
-
     name: str
     """Name of the data set in reports; by default that of the class."""
-
     test_fraction: float = 0.1
     """Share of each class held out for testing if the source has no test part."""
 

@@ -152,16 +152,10 @@ class ClassBatches(NamedTuple):
 
 
 class ClassSampler:
-    """Draw real images of every class.
-
-    Args:
-        split: Real images.
-        num_classes: Number of classes.
-        pixels: The pixel space to encode to.
-        device: Device of the images.
+    """Draw real images of every class; see `EncodedImages` for the arguments.
 
     Attributes:
-        split: The split.
+        split: The real images.
         images: Its images in model space, by index.
     """
 

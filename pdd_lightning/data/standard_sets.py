@@ -68,14 +68,14 @@ class TorchvisionData(RealDataModule):
         Raises:
             DataError: The download failed.
         """
-        for train in (True, False) if self.download else ():
-            try:
+        try:
+            for train in (True, False) if self.download else ():
                 self._open(train, download=True)
-            except (OSError, RuntimeError) as error:
-                raise DataError(
-                    f"could not download {self.name} to {self.root}: {error}; check the connection and free "
-                    "disk space, or put the official files there yourself"
-                ) from error
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"could not download {self.name} to {self.root}: {error}; check the connection and free disk space, or"
+                " put the official files there yourself"
+            ) from error
 
     def load(self) -> tuple[ImageSplit, ImageSplit, list[str]]:
         """Read the official training and test images.

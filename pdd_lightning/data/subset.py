@@ -57,8 +57,6 @@ class _Subset(RealDataModule):
 class ClassSubset(_Subset):
     """Images of some classes of a data set, which become classes 0, 1, .. in the given order.
 
-    Every image stays in the part (train, validation or test) that it has in the full set.
-
     Args:
         real: The full data set, with the settings of splits and normalization.
         classes: Names (text) or labels (numbers) of at least two classes.
@@ -76,7 +74,7 @@ class ClassSubset(_Subset):
 
     def choose(self, class_names: Sequence[str]) -> list[int]:
         """Return the labels of the named classes."""
-        labels = [_label(entry, class_names) for entry in self.classes]
+        labels = [_find_label(entry, class_names) for entry in self.classes]
         if len(set(labels)) < len(labels):
             raise ConfigError(f"classes names a class twice: {self.classes}")
         return labels
@@ -84,8 +82,6 @@ class ClassSubset(_Subset):
 
 class ClassTask(_Subset):
     """One of several tasks into which the classes of a data set are divided, for continual learning.
-
-    Every image stays in the part (train, validation or test) that it has in the full set.
 
     Args:
         real: The full data set, with the settings of splits and normalization.
@@ -112,15 +108,7 @@ class ClassTask(_Subset):
 
 
 def split_classes(num_classes: int, tasks: int, seed: int) -> list[list[int]]:
-    """Divide classes into tasks at random.
-
-    Args:
-        num_classes: Number of classes.
-        tasks: Number of tasks.
-        seed: Seed of the order.
-
-    Returns:
-        The labels of each task; sizes differ by at most one.
+    """Divide classes into tasks at random, and return the labels of each task; sizes differ by at most one.
 
     Raises:
         ConfigError: A task would have fewer than two classes.
@@ -131,7 +119,7 @@ def split_classes(num_classes: int, tasks: int, seed: int) -> list[list[int]]:
     return [part.tolist() for part in order.tensor_split(tasks)]
 
 
-def _label(entry: str | int, class_names: Sequence[str]) -> int:
+def _find_label(entry: str | int, class_names: Sequence[str]) -> int:
     """Return the label of a class that is given by name or label."""
     if isinstance(entry, int) and 0 <= entry < len(class_names):
         return entry

@@ -87,9 +87,9 @@ def loss_gradient(geometry: Geometry, images: Tensor, targets: Tensor, params: S
 
     Args:
         geometry: See `features`.
-        images: `[N, C, H, W]`, see `usable`.
+        images: See `features`.
         targets: Class probabilities `[N, classes]`.
-        params: Those of the blocks, see `features`; then weight and bias of the classifier.
+        params: Those of `features`, then weight and bias of the classifier.
 
     Raises:
         KernelError: Shapes do not fit each other.
@@ -106,10 +106,7 @@ def loss_gradient(geometry: Geometry, images: Tensor, targets: Tensor, params: S
 def split_images(geometry: Geometry, images: Tensor, weight: Tensor) -> _Tensors:
     """Split images `[N, C, H, W]` into nearly equal parts whose maps are not too large.
 
-    Args:
-        geometry: See `features`.
-        images: The images.
-        weight: Kernel of the first convolution, whose map is the largest.
+    The kernel `weight` is that of the first convolution, whose map is the largest.
     """
     map_bytes = images.shape[2] * images.shape[3] * len(weight) * images.dtype.itemsize
     rows, columns = geometry.padding[:2]

@@ -24,10 +24,6 @@ def colorfulness(images: Tensor) -> Tensor:
     Reference:
         Hasler and Suesstrunk, "Measuring Colourfulness in Natural Images", Human Vision and Electronic Imaging VIII,
         2003, the measure called M(3).
-
-    Example:
-        >>> colorfulness(torch.full((1, 3, 4, 4), 0.5))
-        tensor([0.])
     """
     red, green, blue = (images * _LEVELS).expand(-1, 3, -1, -1).flatten(2).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue])

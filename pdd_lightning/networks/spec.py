@@ -91,7 +91,7 @@ def check_size(factory: NetworkFactory, image_shape: Sequence[int], num_classes:
 
     Args:
         factory: Builds the network.
-        image_shape: `(C, H, W)` of the images.
+        image_shape: Shape `(C, H, W)` of the images.
         num_classes: Number of classes.
 
     Raises:

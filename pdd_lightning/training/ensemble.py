@@ -66,12 +66,7 @@ def train_networks(
 
 
 def check_at_once(build: Callable[[], nn.Module], image_shape: tuple[int, int, int], device: torch.device) -> None:
-    """Refuse networks that cannot be trained together, before a long run; see `train_networks`.
-
-    Args:
-        build: Builds a network on the device.
-        image_shape: Shape `(C, H, W)` of its images.
-        device: Device of the training.
+    """Refuse networks for images `(C, H, W)` that cannot be trained together, before a long run.
 
     Raises:
         ConfigError: See `train_networks`.

@@ -73,15 +73,7 @@ def choose_mode(
     The size of the graph is measured on the first step. The rule uses the total rather than the free memory, so that a
     continued run makes the same choice.
 
-    Args:
-        problem: See `unroll`.
-        params: See `unroll`.
-        inputs: See `unroll`.
-        steps: Number of steps.
-        memory: Total bytes of the device; None if unknown.
-
-    Returns:
-        The mode, and the reason as a sentence for the log.
+    Returns the mode, and the reason as a sentence for the log. `memory` is in bytes, None if unknown.
     """
     devices = [tensor.device for tensor in inputs[:1] if tensor.device.type == "cuda"]
     with torch.random.fork_rng(devices):  # dropout in this step must not change later random numbers

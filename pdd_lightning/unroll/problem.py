@@ -39,7 +39,7 @@ class InnerProblem:
         Args:
             step: Number of the step, from 0.
             params: Parameters that require gradients.
-            inputs: Inputs of `batch`.
+            inputs: Arguments of `batch` after the step.
             create_graph: Make the gradient itself differentiable.
         """
         with torch.enable_grad():

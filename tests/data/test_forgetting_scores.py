@@ -117,13 +117,6 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(place, tmp_path):
     assert (tmp_path / "ran").exists(), "the pickle was not hostile"
 
 
-@pytest.mark.parametrize("module", ["builtins\neval", "os\nsystem", "numpy\nload", "numpy.core.multiarray\nfromfile"])
-def test_other_functions_cannot_be_named(module, tmp_path):
-    (tmp_path / "scores.pkl").write_bytes(f"c{module}\n(S'1'\ntR.".encode())
-    with pytest.raises(DataError, match="has no place in numpy arrays"):
-        ForgettingScores.load(tmp_path / "scores.pkl")
-
-
 def test_an_npz_with_pickled_objects_is_refused(tmp_path):
     hostile = np.array([Hostile(tmp_path / "ran")], dtype=object)
     np.savez(tmp_path / "scores.npz", **{**ORIGINAL, "indices": hostile})
@@ -135,8 +128,6 @@ def test_an_npz_with_pickled_objects_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "was not read as forgetting scores"),
-        (b"text", "was not read as forgetting scores"),
         (pickle.dumps([1, 2]), "holds no dictionary"),
         (pickle.dumps({}), "holds nothing, but"),
         (pickle.dumps({"indices": [0], "counts": [1]}), "holds 'indices', 'counts', but forgetting scores are"),

@@ -154,14 +154,10 @@ def _images(path: Path, rows: list[Any], grayscale: bool) -> Tensor:
         files = [io.BytesIO(row["bytes"]) for row in rows]
     except (TypeError, KeyError) as error:
         raise DataError(f"{path}: the column image cannot be used: {error}") from error
-    images: list[np.ndarray] = []
     with refuse_large_images():
-        for number, file in enumerate(files):
-            images.append(decode_image(file, None, grayscale, f"{number} of {path}"))
-            if images[-1].shape != images[0].shape:
-                raise DataError(f"{path} holds images of different sizes")
-    if not images:
-        raise DataError(f"{path} holds no images")
+        images = [decode_image(file, None, grayscale, f"{number} of {path}") for number, file in enumerate(files)]
+    if len({image.shape for image in images}) != 1:
+        raise DataError(f"{path} holds no images, or images of different sizes")
     return to_unit(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous())
 
 

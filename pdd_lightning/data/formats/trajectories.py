@@ -29,11 +29,7 @@ class TrajectoryFiles(Format):
         return _is_nested(content)
 
     def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> NoReturn:
-        """Refuse: there are no images.
-
-        Raises:
-            DataError: Always.
-        """
+        """Raise `DataError`: there are no images."""
         raise DataError(f"{path} holds expert trajectories, not a distilled set: `pdd convert` makes experts of it")
 
 

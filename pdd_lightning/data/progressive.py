@@ -50,7 +50,7 @@ class RunState:
 
     @property
     def stage(self) -> int:
-        """The stage being distilled, counted from 1."""
+        """Number of the current stage, from 1."""
         return self.union.num_stages + 1
 
     @property
@@ -67,7 +67,7 @@ class ProgressiveDataModule(LightningDataModule):
 
     Args:
         real: The real images.
-        seed: Seed of the whole run: experts, initial images, batches and evaluation networks.
+        seed: Seed of the run: experts, initial images, batches and evaluation networks.
     """
 
     def __init__(self, real: RealDataModule, seed: int = 0) -> None:

@@ -33,7 +33,7 @@ class ImageSplit:
 
     @classmethod
     def in_order(cls, images: Tensor, labels: Tensor) -> ImageSplit:
-        """Return the part that holds the whole source, in its order."""
+        """Return the part that holds the entire source, in its order."""
         return cls(images.contiguous(), labels, torch.arange(len(labels)))
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ def check_fraction(name: str, value: float) -> None:
         ConfigError: `value` is not strictly between 0 and 1.
     """
     if not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, both excluded, got {value}")
+        raise ConfigError(f"{name} must be between 0 and 1, both excluded, got {value}")
 
 
 def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torch.Size) -> None:
@@ -229,6 +229,6 @@ def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torc
         raise DataError(f"class names cannot be stored in files: {str(error).partition('damaged: ')[2]}") from error
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise DataError(
-            f"labels must lie in 0..{len(class_names) - 1} for {len(class_names)} classes, "
+            f"labels must be in 0..{len(class_names) - 1} for {len(class_names)} classes, "
             f"got {int(labels.min())}..{int(labels.max())}"
         )

@@ -41,7 +41,7 @@ class StoredSet(Stored):
         if self.stages.unique().tolist() != list(range(1, number + 1)):
             raise ValueError(f"stages must be 1 to {number}, one per learning rate, without a gap")
         if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
-            raise ValueError(f"labels lie between {int(labels.min())} and {int(labels.max())}")
+            raise ValueError(f"labels are between {int(labels.min())} and {int(labels.max())}")
         # The comparisons are false for NaN.
         if count and labels.dim() == 2 and not ((labels.sum(1) - 1).abs().max() <= 1e-3 and labels.min() >= 0):
             raise ValueError("soft labels are not probabilities, >= 0 and of sum 1; of logits, store the softmax")

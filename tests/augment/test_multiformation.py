@@ -31,7 +31,7 @@ def test_soft_labels_are_repeated():
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_decoding_and_standardising_commute(side):
+def test_decoding_and_standardizing_commute(side):
     space = Standardized([0.4, 0.5, 0.3], [0.2, 0.3, 0.4])
     labels = torch.tensor([0, 1])
     unit, _ = decode(images(side=side), labels, 3)
@@ -59,7 +59,7 @@ def test_what_is_tiled_is_cut_apart_again(side, factor):
 
 
 def test_tiling_reduces_without_aliasing():
-    """A fine checkerboard becomes grey."""
+    """A fine checkerboard becomes gray."""
     board = (torch.arange(8).view(-1, 1) + torch.arange(8)).remainder(2).float().expand(4, 1, 8, 8)
     assert float((tile(board, 2) - 0.5).abs().max()) < 0.2
 

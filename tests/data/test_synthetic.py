@@ -150,7 +150,7 @@ def test_decoding_gives_what_networks_are_trained_on(tiled_set):
         assert tiled_set.union(stage).decoded(SPACE).labels.tolist() == decoded.union(stage).labels.tolist()
 
 
-def test_padding_is_grey_in_model_space():
+def test_padding_is_gray_in_model_space():
     """Five pixels are no multiple of three."""
     images, labels = torch.rand(2, 3, 5, 5), torch.tensor([0, 1])
     decoded = SyntheticSet.empty((3, 5, 5), 3).append(SPACE.encode(images), labels).decoded(SPACE)

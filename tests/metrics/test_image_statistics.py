@@ -25,11 +25,11 @@ def wave(cycles, size=16):
 
 
 @pytest.mark.parametrize("images", [torch.full((2, 3, 4, 4), 0.3), torch.rand(2, 1, 4, 4), checkerboard(channels=3)])
-def test_grey_images_have_no_colour(images):
+def test_gray_images_have_no_color(images):
     assert colorfulness(images).tolist() == pytest.approx([0.0] * len(images), abs=1e-4)
 
 
-def test_one_plain_colour_counts_by_its_mean_only():
+def test_one_plain_color_counts_by_its_mean_only():
     red = torch.zeros(1, 3, 4, 4)
     red[:, 0] = 1
     assert float(colorfulness(red)) == pytest.approx(0.3 * math.hypot(255, 127.5), rel=1e-6)

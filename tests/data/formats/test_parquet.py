@@ -30,7 +30,7 @@ def png(value: int, size: int = 8) -> bytes:
 
 
 def write(path, names=None, **columns):
-    """A file as somebody else would write it: three images, in grey steps, of classes 0, 1, 2."""
+    """A file as somebody else would write it: three images, in gray steps, of classes 0, 1, 2."""
     given = {"image": [{"bytes": png(60 * number), "path": None} for number in range(3)], "label": [0, 1, 2], **columns}
     table = pyarrow.table({name: values for name, values in given.items() if values is not None})
     if names is not None:

@@ -163,7 +163,7 @@ def test_image_files_lie_by_class_and_name_their_stage(tmp_path, dataset):
         assert (picture.mode, picture.size) == ("RGB", (8, 8))
 
 
-def test_grey_images(tmp_path, blobs, even):
+def test_gray_images(tmp_path, blobs, even):
     digits = Digits()
     digits.setup()
     images = digits.pixels.encode(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))

@@ -34,14 +34,15 @@ def sharpen_gradients(network: nn.Module, images: Tensor, targets: Tensor, rho: 
     parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
     weights = [parameter.detach().clone() for parameter in parameters]
     buffers = [buffer.clone() for buffer in network.buffers()]
-    first = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    first = _take_gradients(parameters)
     with torch.no_grad():
         scaled = [weight * gradient for weight, gradient in zip(weights, first, strict=True)]
         step = rho / (_dot(scaled, scaled).sqrt() + _EPS)
         for parameter, weight, gradient in zip(parameters, weights, first, strict=True):
             parameter.add_(weight.square() * gradient * step)
-    loss = F.cross_entropy(network(images), targets)
-    second = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    # Not `torch.autograd.grad`, whose gradients may have another memory layout, and so another order of sums.
+    F.cross_entropy(network(images), targets).backward()
+    second = _take_gradients(parameters)
     with torch.no_grad():
         share = _dot(first, second) / (_dot(second, second) + _EPS)
         for parameter, weight, gradient, perturbed in zip(parameters, weights, first, second, strict=True):
@@ -49,6 +50,15 @@ def sharpen_gradients(network: nn.Module, images: Tensor, targets: Tensor, rho: 
             parameter.grad = perturbed - alpha * (gradient - share * perturbed)
         for buffer, value in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(value)
+
+
+def _take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Return the gradients of the parameters and reset them to None."""
+    gradients = []
+    for parameter in parameters:
+        gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        parameter.grad = None
+    return gradients
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

@@ -65,12 +65,6 @@ class DSA:
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section
         3.2. Together: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML
         2022, appendix C.
-
-    Example:
-        >>> dsa = DSA("crop_flip")
-        >>> draw = dsa.draw(4, (32, 32), torch.Generator().manual_seed(0))
-        >>> dsa(torch.zeros(4, 3, 32, 32), draw).shape
-        torch.Size([4, 3, 32, 32])
     """
 
     def __init__(

@@ -32,11 +32,6 @@ def decode(images: Tensor, labels: Tensor, factor: int, fill: Tensor | float = G
 
     Reference:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 4.
-
-    Example:
-        >>> images, labels = decode(torch.zeros(2, 3, 32, 32), torch.tensor([4, 7]), 2)
-        >>> images.shape, labels.tolist()
-        (torch.Size([8, 3, 32, 32]), [4, 7, 4, 7, 4, 7, 4, 7])
     """
     if factor == 1:
         return images, labels

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdd_lightning.data.folder import bombs_refused, decode_image
+from pdd_lightning.data.folder import decode_image, refuse_large_images
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import ConfigError, DataError, check_at_least
@@ -130,7 +130,7 @@ class HuggingFaceImages(RealDataModule):
             file = Path(image["path"]) if image["bytes"] is None else io.BytesIO(image["bytes"])
             return decode_image(file, self.image_size, self.grayscale, f"{number} of {self.source}")
 
-        with bombs_refused(), ThreadPoolExecutor() as pool:
+        with refuse_large_images(), ThreadPoolExecutor() as pool:
             decoded = list(pool.map(decode, range(len(images))))
         if len({image.shape for image in decoded}) > 1:
             raise DataError(f"the images of {self.source} differ in size: set image_size to scale and crop all of them")

@@ -17,7 +17,7 @@ from pdd_lightning.evaluation.subject import Subject, outputs_of, train_with_pro
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.image_statistics import (
     centroid_silhouette,
-    colourfulness,
+    colorfulness,
     label_confidence,
     nearest_distance,
     spectral_bands,
@@ -155,7 +155,7 @@ def _network_statistics(network: nn.Module, subject: Subject, groups: Sequence[G
 
 def _pixel_statistics(group: Group) -> dict[str, Tensor]:
     low, middle, high = spectral_bands(group.pixels).unbind(1)
-    color, variation = colourfulness(group.pixels), total_variation(group.pixels)
+    color, variation = colorfulness(group.pixels), total_variation(group.pixels)
     return {"colourfulness": color, "low": low, "middle": middle, "high": high, "variation": variation}
 
 

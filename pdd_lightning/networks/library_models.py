@@ -43,7 +43,7 @@ class _LibraryNetwork(nn.Module):
         self.resize = resize
         try:
             self.network = make()
-            self._try(channels, num_classes, size)
+            self._check_output(channels, num_classes, size)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
                 f"{library}'s {name} does not work on images of {resize or size} pixels with these options: {error}."
@@ -58,12 +58,12 @@ class _LibraryNetwork(nn.Module):
         logits: Tensor = self.network(images.expand(-1, 3, -1, -1))
         return logits
 
-    def _try(self, in_channels: int, num_classes: int, image_size: int) -> None:
-        """Raise an error unless a copy without data gives logits for a batch of two in training."""
+    def _check_output(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        """Raise an error unless a copy on the meta device returns logits for a batch of two in training mode."""
         images = torch.empty(2, in_channels, image_size, image_size, device="meta")
         logits = copy.deepcopy(self).to("meta")(images)
         if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-            raise ValueError("it gives more than logits")
+            raise ValueError("it returns more than logits")
 
 
 class Torchvision(_LibraryNetwork):
@@ -76,7 +76,7 @@ class Torchvision(_LibraryNetwork):
         num_classes: Number of outputs.
         image_size: Height and width of the (square) images, in pixels.
         name: As in `torchvision.models.list_models(torchvision.models)`, for instance `resnet50`.
-        resize: Images are enlarged bilinearly to this height and width, in pixels; null leaves them as they are.
+        resize: Height and width in pixels to which images are resized bilinearly; null does not resize.
         options: Further arguments of the network's own function in torchvision.
 
     Raises:
@@ -117,7 +117,7 @@ class Timm(_LibraryNetwork):
         num_classes: Number of outputs.
         image_size: Height and width of the (square) images, in pixels.
         name: As in `timm.list_models()`, for instance `efficientnet_b0`.
-        resize: Images are enlarged bilinearly to this height and width, in pixels; null leaves them as they are.
+        resize: Height and width in pixels to which images are resized bilinearly; null does not resize.
         options: Further arguments of `timm.create_model`, for instance `{"img_size": 32}`.
 
     Raises:
@@ -153,4 +153,4 @@ def check_untrained(options: dict[str, Any] | None, *names: str) -> None:
         ConfigError: There is one, whose name begins with one of `names`.
     """
     if given := [option for option in options or {} if option.startswith(names)]:
-        raise ConfigError(f"networks are made untrained: leave out the option {given[0]}")
+        raise ConfigError(f"networks are created untrained: leave out the option {given[0]}")

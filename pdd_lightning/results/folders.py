@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import bombs_refused
+from pdd_lightning.data.folder import refuse_large_images
 from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.results.grids import count_previous, encode_png, labeled_grid
@@ -262,7 +262,7 @@ def _read_png(path: Path, notes: list[str]) -> list[Picture]:
     """Return the picture in a file; if it cannot be read, add a note."""
     try:
         data = read_bytes(path, MAX_PICTURE_BYTES)
-        with bombs_refused(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        with refuse_large_images(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"it has {picture.width} x {picture.height} pixels")
             picture.load()

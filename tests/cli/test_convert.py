@@ -106,7 +106,7 @@ def test_convert_says_what_it_wrote_and_what_was_lost(
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'set.parquet'}: 6 images of 3 classes, 2 stages, parquet format" in printed
     assert "Note: images are rounded to 8 bits per channel" in printed
-    assert "Note: learned rates are not kept: 0.0" in printed and "--num_stages 2" in printed
+    assert "Note: learned rates are not stored: 0.0" in printed and "--num_stages 2" in printed
 
 
 def test_there_and_back(mtt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Pa
         (["SOURCE", "a.pt"], "choose one of safetensors, folder, mtt"),
         (["SOURCE", "TAKEN"], "exists: choose another name, or replace it with --overwrite true"),
         (["missing.pt", "a.safetensors"], "cannot read missing.pt"),
-        (["SOURCE", "a.safetensors", "--num_stages", "3"], "itself says num_stages 2"),
+        (["SOURCE", "a.safetensors", "--num_stages", "3"], "has num_stages 2"),
     ],
 )
 def test_conversion_is_refused(

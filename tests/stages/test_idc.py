@@ -230,7 +230,7 @@ def test_the_published_rate_is_the_default(factory):
     ("changes", "real", "error", "message"),
     [
         ({}, Blobs(normalization="zca"), ConfigError, "normalization to standard"),
-        ({"factor": 5}, Blobs(), ConfigError, "images of 8 pixels cannot be cut into 5"),
+        ({"factor": 5}, Blobs(), ConfigError, "images of 8 pixels cannot be divided into 5"),
         ({"ipc": 5}, Blobs(), DataError, "fewer than the 20 that ipc=5 initial images are made of"),
         ({"network": lambda *_: nn.Linear(4, 3)}, Blobs(), ConfigError, "Linear has none"),
     ],

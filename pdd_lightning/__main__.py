@@ -28,8 +28,8 @@ def main() -> None:
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
-    threading.excepthook = endings.quiet_thread
-    with endings.in_one_sentence():
+    threading.excepthook = endings.ignore_write_errors
+    with endings.report_errors():
         _check_working_directory()
         sys.path.append(str(Path.cwd()))  # for classes of the user's own; last, so that no library is replaced
         from pdd_lightning.cli import main as command_line

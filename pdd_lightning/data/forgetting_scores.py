@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
-from pdd_lightning.stored import MOST_EXAMPLES, check_archive, damaged, one_line, read_bytes
+from pdd_lightning.stored import MAX_EXAMPLES, check_archive, damaged_error, one_line, read_bytes
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What files of the original code hold: indices in the train part, and how often each example was forgotten.
 _ORIGINAL_COLUMNS = ("indices", "forgetting counts")
 
-_MOST_FILE_BYTES = 5 * 8 * MOST_EXAMPLES + (1 << 20)
+_MOST_FILE_BYTES = 5 * 8 * MAX_EXAMPLES + (1 << 20)
 """Bytes of a file of five columns."""
 
 
@@ -269,11 +269,11 @@ def _column(name: str, values: Any, path: Path) -> Tensor:
     flat = isinstance(values, np.ndarray) or (
         isinstance(values, list) and not any(isinstance(value, list | tuple | dict | np.ndarray) for value in values)
     )
-    if not flat or np.ndim(values) != 1 or len(values) > MOST_EXAMPLES:
-        raise damaged(path, f"{name}: expected one value per example, and {MOST_EXAMPLES} examples at most")
+    if not flat or np.ndim(values) != 1 or len(values) > MAX_EXAMPLES:
+        raise damaged_error(path, f"{name}: expected one value per example, and {MAX_EXAMPLES} examples at most")
     found = torch.from_numpy(np.array(values, dtype="int64" if name == "indices" else "float64"))
     if not bool((found >= 0).all()) or (name == "learned" and bool((found > 1).any())):
-        raise damaged(path, f"{name}: expected numbers from 0 to {1 if name == 'learned' else 'infinity'}")
+        raise damaged_error(path, f"{name}: expected numbers from 0 to {1 if name == 'learned' else 'infinity'}")
     return found
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.stored import Stored, array, checked, damaged
+from pdd_lightning.stored import Stored, array, damaged_error, validate
 
 
 class PixelSpace(ABC):
@@ -59,16 +59,16 @@ class PixelSpace(ABC):
             DamagedFileError: The kind is unknown, or a tensor is missing or not what it must be.
         """
         if kind == Standardized.kind:
-            stored = checked(_StoredStandard, dict(tensors), where)
+            stored = validate(_StoredStandard, dict(tensors), where)
             return Standardized(stored.mean, stored.std)
         if kind != Whitened.kind:
-            raise damaged(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
-        fitted = checked(_StoredZCA, dict(tensors), where)
+            raise damaged_error(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
+        fitted = validate(_StoredZCA, dict(tensors), where)
         # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again
         # loses next to nothing, and a stored set takes half the space.
         factor, failed = torch.linalg.cholesky_ex(fitted.matrix.double())
         if failed or not torch.allclose(fitted.matrix, fitted.matrix.T, rtol=1e-3, atol=1e-4):
-            raise damaged(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
+            raise damaged_error(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
         inverse = torch.cholesky_inverse(factor).float()
         return Whitened(ZCA(mean=fitted.mean, matrix=fitted.matrix, inverse=inverse))
 

@@ -13,7 +13,7 @@ from pdd_lightning.data.folder import read_images
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import DataError
-from pdd_lightning.stored import MOST_TEXT_BYTES, damaged, one_line, read_bytes
+from pdd_lightning.stored import MAX_TEXT_BYTES, damaged_error, one_line, read_bytes
 
 _TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
@@ -225,9 +225,9 @@ class TinyImageNet(RealDataModule):
 def _text(path: Path) -> str:
     """What a text file says."""
     try:
-        return read_bytes(path, MOST_TEXT_BYTES).decode()
+        return read_bytes(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def _read(files: list[tuple[Path, int]], source: Path) -> ImageSplit:

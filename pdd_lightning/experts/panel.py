@@ -1,4 +1,4 @@
-"""What recorded experts see in images: those that they classify correctly, and soft labels from their logits."""
+"""Images that recorded experts classify correctly, and soft labels from their logits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _BATCH = 512
 
 
 class ExpertPanel:
-    """The experts of a stage as they were after some epochs.
+    """The experts of a stage after some epochs.
 
-    Batches mix all classes and networks are in the mode they came in, so that batch norm in training mode sees
-    statistics like those of the experts' training.
+    Batches mix all classes and the network keeps its mode, so that batch norm in training mode sees statistics like
+    those of the experts' training.
 
     Args:
-        network: A network of the experts' kind; its own parameters are neither used nor changed.
+        network: A network of the experts' kind; its parameters are neither used nor changed.
         trajectories: The experts' parameters.
-        epoch: Epoch at which they are asked.
+        epoch: Epoch of the experts.
         device: Where the network is.
     """
 
@@ -35,23 +35,23 @@ class ExpertPanel:
         self.device = device
 
     def logits(self, expert: int, images: Tensor) -> Tensor:
-        """One expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
+        """Return an expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
         vector = self.trajectories.segment(expert, self.epoch, self.epoch)[0].to(self.device)
         params = unflatten(vector, dict(self.network.named_parameters()))
         parts = -(-len(images) // _BATCH)
-        # Every so-many-th image: in class-major order, too, each part then holds all classes.
+        # Strided, so that each part holds all classes of images in class-major order.
         results = [self._forward(expert, params, images[part::parts]) for part in range(parts)]
         logits = results[0].new_empty(len(images), results[0].shape[1])
         for part, result in enumerate(results):
             logits[part::parts] = result
         return logits
 
-    def recognised_images(
+    def recognized_images(
         self, real: RealDataModule, examples: ImageSplit, per_class: int, generator: torch.Generator
     ) -> Tensor:
-        """Random images that one expert, drawn at random, classifies correctly.
+        """Draw images that one random expert classifies correctly.
 
-        A class of which the expert recognises too few is filled up with other images of the class.
+        A class of which the expert recognizes too few is filled up with other images of the class.
 
         Args:
             real: Real images: their classes and pixel space.
@@ -78,7 +78,7 @@ class ExpertPanel:
         return real.pixels.encode(to_unit(examples.images[chosen]))
 
     def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Per image, the mean logits of the experts that classify it correctly; of all experts where none does.
+        """Return, for each image, the mean logits of the experts that classify it correctly, or of all if none does.
 
         Args:
             images: `[N, C, H, W]` in model space.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from pdd_lightning.augment import DSA
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.experts.trajectory_store import TrajectoryStore
-from pdd_lightning.networks.parameters import load_flat
-from pdd_lightning.randomness import generator_for
-from pdd_lightning.training import TrainingSettings, train_networks
+from pdd_lightning.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -23,66 +19,31 @@ class StartPoint:
 
     Attributes:
         previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0, or from its
-            random initialisation where there are none. Called only when an expert has to be recorded.
-        union: All images distilled so far, as networks are trained on them (decoded).
-        training: Settings of the training on the union.
+            random initialization if there are none. Called only when an expert has to be recorded.
+        phases: Unions that networks are trained on, decoded, in order, each with its settings; the last one holds all
+            images distilled so far.
         at_once: Networks trained at once, see `train_networks`.
-        earlier: Smaller unions that networks are trained on before, in order, each with its settings.
     """
 
     previous: Callable[[], TrajectoryStore | None]
-    union: SyntheticSet
-    training: TrainingSettings
+    phases: tuple[tuple[SyntheticSet, TrainingSettings], ...]
     at_once: int = 1
-    earlier: tuple[tuple[SyntheticSet, TrainingSettings], ...] = ()
 
     @property
-    def phases(self) -> tuple[tuple[SyntheticSet, TrainingSettings], ...]:
-        """All unions that networks are trained on, in order, each with its settings."""
-        return (*self.earlier, (self.union, self.training))
+    def num_stages(self) -> int:
+        """Stages of the last union."""
+        return self.phases[-1][0].num_stages
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one network."""
+        """Optimizer steps of one network."""
         return sum(training.steps(len(union.labels)) for union, training in self.phases)
 
     def to(self, device: torch.device) -> StartPoint:
-        """The same with all unions on `device`."""
-        earlier = tuple((union.to(device), training) for union, training in self.earlier)
-        return replace(self, union=self.union.to(device), earlier=earlier)
+        """Return the same with all unions on `device`."""
+        return replace(self, phases=tuple((union.to(device), training) for union, training in self.phases))
 
     def description(self) -> dict[str, Any]:
-        """What the start points depend on, for the manifest; up to rounding, `at_once` is not part of it."""
-        facts = [{"union": union.sha256(), "training": asdict(training)} for union, training in self.phases]
-        return {**facts[-1], **({"earlier": facts[:-1]} if self.earlier else {})}
-
-
-def train_starts(
-    networks: Sequence[nn.Module],
-    experts: Sequence[int],
-    start: StartPoint,
-    augment: DSA,
-    seed: int,
-    on_steps: Callable[[int], Any],
-    first: int = 0,
-) -> None:
-    """Makes freshly initialised networks the start points of a stage's experts.
-
-    Args:
-        networks: Their networks, on the union's device; trained at once.
-        experts: Numbers of the experts.
-        start: The start point.
-        augment: Augmentation of the union's images.
-        seed: Seed of the run.
-        on_steps: Called with the number of optimiser steps just done, over all networks.
-        first: Number of the first expert, see `ExpertRecorder`.
-    """
-    previous = start.previous()
-    if previous is not None:
-        for network, expert in zip(networks, experts, strict=True):
-            load_flat(network, previous.segment(expert, 0, 0)[0])
-    for union, training in start.phases:
-        number, steps = len(experts), len(experts) * replace(training, epochs=1).steps(len(union.labels))
-        generators = [generator_for(seed, "transition", union.num_stages, first + expert) for expert in experts]
-        images, labels = [union.images] * number, [union.labels] * number
-        train_networks(networks, images, labels, training, augment, generators, lambda *_, done=steps: on_steps(done))
+        """Return what the start points depend on, for the manifest; by more than rounding, so without `at_once`."""
+        *earlier, last = ({"union": union.sha256(), "training": asdict(training)} for union, training in self.phases)
+        return {**last, "earlier": earlier} if earlier else last

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, JsonValue
 
 from pdd_lightning.files import append_line
 from pdd_lightning.results.schema import EvaluatedRow
-from pdd_lightning.stored import MOST_TEXT_BYTES, Count, Json, Seconds, Share, Stored, checked_form, read_bytes
+from pdd_lightning.stored import MAX_TEXT_BYTES, Count, Json, Seconds, Share, Stored, read_bytes, validate_as
 from pdd_lightning.training import Score
 
 
@@ -31,7 +31,7 @@ class ResultStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._values: dict[str, Any] = {}
-        text = read_bytes(path, MOST_TEXT_BYTES) if path is not None and path.exists() else b""
+        text = read_bytes(path, MAX_TEXT_BYTES) if path is not None and path.exists() else b""
         for line in text.splitlines():
             self._read_line(line)
 
@@ -47,7 +47,7 @@ class ResultStore:
         """
         key = _key(depends_on)
         if (value := self._values.get(key)) is not None:
-            checked_form(form, value, f"{self.path}, key {key[:8]}", "delete the file: what it held is computed again")
+            validate_as(form, value, f"{self.path}, key {key[:8]}", "delete the file: what it held is computed again")
         return value
 
     def put(self, depends_on: Mapping[str, Any], value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.stored import MOST_STAGES, FileName
+from pdd_lightning.stored import MAX_STAGES, FileName
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import Recipe, dotted, option_args, overridden, readable
 
@@ -60,7 +60,7 @@ class Arm(Part):
         evaluate: Further options of `pdd evaluate`; arms that differ in these alone share their runs.
     """
 
-    stages: Annotated[int, Field(ge=1, le=MOST_STAGES)] | None = None
+    stages: Annotated[int, Field(ge=1, le=MAX_STAGES)] | None = None
     ipc: Annotated[int, Field(ge=1)] | None = None
     budget: Budget | None = None
     independent: bool = False

@@ -16,7 +16,7 @@ from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import figure_png
 from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, markdown_table
-from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
+from pdd_lightning.stored import MAX_STAGES, FileName, Name, Stored, damaged_error, read_stored
 from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import option_args, readable
@@ -48,7 +48,7 @@ class Study(Part, ABC):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1, max_length=1000)
     arms: dict[Literal[""] | FileName, Arm] = Field({"": Arm()}, min_length=1)
     column: Name | None = None
-    stages: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = ()
+    stages: tuple[Annotated[int, Field(ge=1, le=MAX_STAGES)], ...] = ()
     budgets: tuple[Budget, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -128,7 +128,9 @@ class Study(Part, ABC):
         for run in self.runs:
             per_seed = [self._read(self._results(run, seed, folder)) for seed in self.seeds]
             if len({len(one) for one in per_seed}) > 1:
-                raise damaged(folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY)
+                raise damaged_error(
+                    folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY
+                )
             rows += [self.row(run, same, folder) for same in zip(*per_seed, strict=True)]
         return rows
 

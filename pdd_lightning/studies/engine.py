@@ -299,11 +299,11 @@ def _signals_end() -> Iterator[None]:
         sys.exit(128 + number)
 
     former = {number: signal.signal(number, leave) for number in endings.SIGNALS}
-    endings.finish_first(GRACE_SECONDS + 2 * CONNECT_SECONDS)
+    endings.delay_stop(GRACE_SECONDS + 2 * CONNECT_SECONDS)
     try:
         yield
     finally:
-        endings.finish_first(0.0)
+        endings.delay_stop(0.0)
         for number, handler in former.items():
             signal.signal(number, handler)
 

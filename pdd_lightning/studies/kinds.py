@@ -26,7 +26,7 @@ from pdd_lightning.results.schema import (
     StepRow,
 )
 from pdd_lightning.results.tables import PARTS, STATISTICS, mean_and_spread, over_seeds
-from pdd_lightning.stored import MOST_CLASSES, damaged, one_line, read_stored
+from pdd_lightning.stored import MAX_CLASSES, damaged_error, one_line, read_stored
 from pdd_lightning.studies.arms import AS_RECIPE, Run, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
@@ -62,7 +62,7 @@ class AccuracyStudy(Study):
         log: Whether numbers stand on a logarithmic axis.
     """
 
-    num_classes: int = Field(ge=2, le=MOST_CLASSES)
+    num_classes: int = Field(ge=2, le=MAX_CLASSES)
     evaluate: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
     match_steps: bool = True
@@ -259,7 +259,7 @@ class StageStatistics(Study):
     def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
         """Mean of each number over seeds, and the spread."""
         if missing := [name for name in STATISTICS for one in same if name not in one]:
-            raise damaged(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
+            raise damaged_error(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
         row = {**run.labels, **{name: same[0][name] for name in ("row", "stage", "images")}, "seeds": len(same)}
         for name in STATISTICS:
             row[name], row[f"{name}_std"] = mean_and_spread([one[name] for one in same])
@@ -282,7 +282,7 @@ class ContinualLearning(Study):
         part: Real images to score on.
     """
 
-    tasks: int = Field(ge=2, le=MOST_CLASSES)
+    tasks: int = Field(ge=2, le=MAX_CLASSES)
     continual: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
 
@@ -325,7 +325,7 @@ class ContinualLearning(Study):
         """One memory and protocol over all seeds."""
         first = same[0]
         if len({len(one["average_accuracy"]) for one in same}) > 1:
-            raise damaged(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
+            raise damaged_error(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
         averages = zip(*(one["average_accuracy"] for one in same), strict=True)
         return {
             **(run.labels if first["row"] == DISTILLED else dict.fromkeys(run.labels)),

@@ -32,7 +32,7 @@ from pdd_lightning.evaluation import EvaluationSettings, Subject, evaluate
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.results.result_store import ResultStore
 from pdd_lightning.results.schema import RunSummary, StudyResult
-from pdd_lightning.stored import MOST_NAME_BYTES, load_tensors, load_yaml, read_bytes, read_stored
+from pdd_lightning.stored import MAX_NAME_BYTES, load_tensors, load_yaml, read_bytes, read_stored
 from pdd_lightning.studies.kinds import read_study
 from tests.attacks.conftest import DELETE, Prepared, changed, forged, places, refusal
 from tests.tiny import Blobs
@@ -182,7 +182,7 @@ SETS: list[tuple[str, Any, str]] = [
     ("class names with a surrogate", put("class_names", '["a", "\\ud800", "c"]'), "class_names.1"),
     ("class names that move the cursor", put("class_names", ["a", "\x1b[2J", "c"]), "class_names.1"),
     ("class names of two lines", put("class_names", ["a", "b\nb", "c"]), "class_names.1"),
-    ("class names too long", put("class_names", ["a", "b" * (MOST_NAME_BYTES + 1), "c"]), "class_names.1"),
+    ("class names too long", put("class_names", ["a", "b" * (MAX_NAME_BYTES + 1), "c"]), "class_names.1"),
     ("class names too long in bytes", put("class_names", ["a", "\u00e4" * 128, "c"]), "class_names.1"),
     ("no class names", put("class_names", []), "class_names"),
     ("a class name too few", put("class_names", ["a", "b"]), "labels are of 3 classes"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pdd_lightning import DistilledDataset
+from pdd_lightning.callbacks.checkpoint import CheckpointFiles
 from pdd_lightning.cli import main
 from pdd_lightning.stages import DATM, IDC, DistillationStage, GradientMatching, TrajectoryMatching
 from tests.attacks.ending import fit_words, sentence_of, words
@@ -178,7 +179,7 @@ def test_kernels_that_come_or_go_are_named(
     checkpoint = torch.load(path, weights_only=True)
     there = checkpoint["callbacks"]["StageAdvance"]["kernels"]
     checkpoint["callbacks"]["StageAdvance"]["kernels"] = there if begun else not there
-    torch.save(checkpoint, path)
+    CheckpointFiles().save_checkpoint(checkpoint, path)
     main(fit_words(recipe, tmp_path))
     assert ("not be equal bit for bit" in caplog.text) != begun
 

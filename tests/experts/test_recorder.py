@@ -42,7 +42,7 @@ def start(first, staged_blobs):
     """Makes start points after the two stages of `staged_blobs`."""
 
     def make(epochs=TRANSITION.epochs, at_once=1):
-        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs), at_once)
+        return StartPoint(lambda: first, ((staged_blobs, replace(TRANSITION, epochs=epochs)),), at_once)
 
     return make
 
@@ -218,7 +218,8 @@ def test_experts_of_other_settings_are_refused(recorder, first, change):
 
 def test_start_points_of_another_union_are_refused(recorder, start, tmp_path):
     recorder().record(tmp_path / "later", 0, start())
-    other = replace(start(), union=start().union.union(1))
+    ((union, training),) = start().phases
+    other = replace(start(), phases=((union.union(1), training),))
     with pytest.raises(ConfigError, match=r"start\.union"):
         recorder().record(tmp_path / "later", 0, other)
 

@@ -23,16 +23,16 @@ from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.stored import (
-    MOST_BYTES,
-    MOST_STAGES,
+    MAX_BYTES,
+    MAX_STAGES,
     ClassNames,
     Json,
     Rate,
     Stored,
-    checked,
-    damaged,
+    damaged_error,
     one_line,
     parse_json,
+    validate,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Described(Stored):
 class _Own(Stored):
     """What a file that was written here says beside its columns."""
 
-    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MAX_STAGES)]
     decode_factor: Annotated[int, Field(ge=1, le=16)]
     about: Json
 
@@ -130,8 +130,8 @@ def _table(path: Path) -> Any:
     try:
         with arrow.parquet.ParquetFile(path) as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            if file.metadata.num_rows > _MOST_IMAGES or sum(group.total_byte_size for group in groups) > MOST_BYTES:
-                raise ValueError(f"it has more than {_MOST_IMAGES} rows, or {MOST_BYTES} bytes")
+            if file.metadata.num_rows > _MOST_IMAGES or sum(group.total_byte_size for group in groups) > MAX_BYTES:
+                raise ValueError(f"it has more than {_MOST_IMAGES} rows, or {MAX_BYTES} bytes")
             if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
                 raise ValueError("two of its columns have the same name")
             kept = [name for name in ("image", "label", "stage", "soft_label") if name in file.schema_arrow.names]
@@ -139,14 +139,14 @@ def _table(path: Path) -> Any:
             table.validate(full=True)
             return table
     except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise damaged(path, f"it is no Parquet file of a set: {error}") from error
+        raise damaged_error(path, f"it is no Parquet file of a set: {error}") from error
 
 
 def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealDataModule) -> Tensor:
     """Return labels `[N]`, or soft ones `[N, classes]`, in the numbering of the real data."""
     names = real.class_names
     with suppress(DamagedFileError):  # other files say other things there
-        names = checked(_Described, parse_json(metadata.get(_FEATURES, b""), path), path).info.features.label.names
+        names = validate(_Described, parse_json(metadata.get(_FEATURES, b""), path), path).info.features.label.names
     if not set(names) <= set(real.class_names):
         raise DataError(
             f"{path} does not belong to {real.name}: its class names: {one_line(names)}, the data's:"
@@ -199,8 +199,8 @@ def _description(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     """Return what a file that was written here says beside its columns."""
     if _OWN not in metadata:
         return {}
-    own = checked(_Own, parse_json(metadata[_OWN], path), f"{path}: its own description")
-    checked(StoredAbout, own.about, f"{path}: its own description")
+    own = validate(_Own, parse_json(metadata[_OWN], path), f"{path}: its own description")
+    validate(StoredAbout, own.about, f"{path}: its own description")
     return {"learning_rates": tuple(own.learning_rates), "decode_factor": own.decode_factor, "metadata": own.about}
 
 

@@ -40,25 +40,15 @@ _OUT_OF_MEMORY = (
 
 @dataclass
 class _State:
-    """What the end of this process depends on.
+    """What the end of this process depends on."""
 
-    Attributes:
-        advice: How to continue.
-        folder: Where tracebacks are written, if not in the temporary folder.
-        delay: Seconds that the current iteration may take to finish after a signal.
-        received: The signal that was received.
-        silent: Whether nothing more is to be printed.
-        exiting: Whether the signal thread is ending the process.
-        temporaries: Files and folders to remove.
-    """
-
-    advice: str = "Nothing was begun."
-    folder: Path | None = None
-    delay: float = 0.0
-    received: int | None = None
-    silent: bool = False
-    exiting: bool = False
-    temporaries: set[Path] = field(default_factory=set)
+    advice: str = "Nothing was begun."  # how to continue
+    folder: Path | None = None  # for tracebacks, if not the temporary folder
+    delay: float = 0.0  # seconds that the current iteration may take to finish after a signal
+    received: int | None = None  # the signal
+    silent: bool = False  # nothing more is to be printed
+    exiting: bool = False  # the signal thread is ending the process
+    temporaries: set[Path] = field(default_factory=set)  # files and folders to remove
 
 
 _state = _State()

@@ -80,12 +80,9 @@ def is_locked(folder: Path) -> bool:
 
 
 def has_token(folder: Path, token: str, seconds: float = 10.0) -> bool:
-    """Return whether this machine sees the folder that another process locked.
+    """Return whether this machine sees the folder that another process locked, for which `lock_folder` gave the token.
 
-    Args:
-        folder: The folder by its name here.
-        token: What `lock_folder` gave the other process.
-        seconds: How long to wait for it, since shared file systems need some time.
+    Waits some seconds for it, since shared file systems need some time.
     """
     end = time.monotonic() + seconds
     while True:
@@ -141,13 +138,6 @@ def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -
 
     The data goes to a temporary file in the same folder (created if missing), is flushed to the disk and
     then renamed to `path`.
-
-    Args:
-        path: File to write or replace.
-        data: Its content.
-
-    Returns:
-        The path written.
 
     Raises:
         OSError: The folder cannot be written to or the disk is full; `path` is unchanged.
@@ -231,8 +221,8 @@ def replace_folder(path: Path, fill: Callable[[Path], object], keep: Callable[[P
 
     Args:
         path: The folder to write or replace.
-        fill: Writes the new content into the folder that it is called with.
-        keep: Which entries of the old folder are kept, by their paths.
+        fill: Writes the new content into a folder.
+        keep: Whether an entry of the old folder is kept.
 
     Raises:
         OSError: It cannot be written; `path` is unchanged.

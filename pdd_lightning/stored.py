@@ -151,16 +151,10 @@ State = Annotated[dict[Any, Any], AfterValidator(_check_state)]
 
 
 def validate(kind: type[Kind], content: Any, where: str | Path, remedy: str = "") -> Kind:
-    """Check the content of a file.
-
-    Args:
-        kind: The model.
-        content: What the file holds.
-        where: Name of the file.
-        remedy: What to do if it does not fit, as the end of the message.
+    """Check the content of a file against a model.
 
     Raises:
-        DamagedFileError: It does not fit.
+        DamagedFileError: It does not fit; the message names the file and the entry, and ends with the remedy.
     """
     try:
         return kind.model_validate(content)
@@ -233,11 +227,7 @@ def read_stored(kind: type[Kind], path: Path, remedy: str = "") -> Kind:
 
 
 def load_yaml(text: str, load: Callable[[str], Any] | None = None) -> Any:
-    """Load YAML, unless it is large or deep, also after its aliases are expanded.
-
-    Args:
-        text: The YAML.
-        load: The loader, by default one for plain values only.
+    """Load YAML, by default plain values only, unless it is large or deep after its aliases are expanded.
 
     Raises:
         yaml.YAMLError: It is large or deep, or the loader cannot read it.
@@ -286,11 +276,7 @@ _NUMPY_SCALARS = [
 
 
 def load_tensors(path: Path, data: bytes | memoryview | None = None) -> Any:
-    """Load a file of `torch.save` with tensors, numbers, text, and lists and dictionaries of these.
-
-    Args:
-        path: The file.
-        data: Its content, if it was read already.
+    """Load a file of `torch.save`, or its content `data`, with tensors, numbers, text, lists and dictionaries.
 
     Raises:
         DataError: The file is missing, or holds anything else, which could run code when it is loaded.
@@ -323,15 +309,10 @@ def load_tensors(path: Path, data: bytes | memoryview | None = None) -> Any:
 
 
 def check_archive(source: str | Path | io.BytesIO, compressed: bool = True, most: int = MAX_BYTES) -> None:
-    """Refuse a zip archive that would expand to too much.
-
-    Args:
-        source: The archive.
-        compressed: Whether its files may be compressed.
-        most: Bytes of all files together.
+    """Refuse a zip archive that would expand to more than `most` bytes, or has compressed files where it may not.
 
     Raises:
-        ValueError: They are compressed, or larger together than allowed or than the archive.
+        ValueError: It is one.
     """
     with zipfile.ZipFile(source) as archive:
         files = archive.infolist()

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import Field
 
@@ -173,12 +173,12 @@ class CheckpointFiles(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class RollingCheckpoint(ModelCheckpoint):
+class RollingCheckpoint(Checkpoint):
     """Saves `last.ckpt` every few iterations, and before and after each transition.
 
     A rename replaces the file once its successor is written and compared, and the old one is kept as `previous.ckpt`:
-    whenever a run is stopped, one of them is complete. It derives from Lightning's callback so that `ckpt_path="last"`
-    finds it. Must come after `StageAdvance`; Lightning moves checkpoint callbacks to the end.
+    whenever a run is stopped, one of them is complete. Must come after `StageAdvance`; Lightning moves checkpoint
+    callbacks to the end.
 
     Args:
         folder: Folder of `last.ckpt`.
@@ -190,9 +190,6 @@ class RollingCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: str | Path, every_n_iterations: int = 50) -> None:
         check_at_least(1, every_n_iterations=every_n_iterations)
-        # Lightning's own callback never saves twice at one global step, as is needed around a transition; of it
-        # only the discovery by `ckpt_path="last"` is used.
-        super().__init__(dirpath=folder, save_last=True, save_top_k=0, every_n_train_steps=every_n_iterations)
         self.path = Path(folder) / LAST
         self.every_n_iterations = every_n_iterations
         self._files = CheckpointFiles()
@@ -200,21 +197,8 @@ class RollingCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the trainer read and write checkpoints with a checksum."""
-        super().setup(trainer, pl_module, stage)
         trainer.strategy.checkpoint_io = self._files = CheckpointFiles()
         self._written = False
-
-    @property
-    def state_key(self) -> str:
-        """The same for all settings, since the callback has no state."""
-        return type(self).__name__
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return no state."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after experts were recorded or an interrupted transition was completed."""
@@ -235,9 +219,6 @@ class RollingCheckpoint(ModelCheckpoint):
         """Save after a transition; a stage that was left early has been saved by the batch hook."""
         if stage_module(pl_module).state.iteration == 0:
             self._save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do nothing."""
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

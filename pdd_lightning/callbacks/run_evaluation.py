@@ -31,11 +31,7 @@ class Evaluation(Callback):
         self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse settings that the method cannot work with.
-
-        Raises:
-            ConfigError: `expert_inits` is set, but the method has no experts.
-        """
+        """Refuse settings that the method cannot work with."""
         _check_expert_inits(self.settings, stage_module(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,13 +43,9 @@ class Evaluation(Callback):
 
 
 def evaluate_run(trainer: Trainer, module: DistillationStage, part: Part, settings: EvaluationSettings) -> None:
-    """Evaluate the union of a run, print the rows and tell the observers; called on all processes.
+    """Evaluate the union of a run on a part of the real images, print the rows and tell the observers.
 
-    Args:
-        trainer: The trainer of the run, with its folder, device and observers.
-        module: The method, attached to the trainer, with its data set up.
-        part: Real images to score on.
-        settings: Networks, protocols and baselines.
+    Called on all processes, with the method attached to the trainer and its data set up.
 
     Raises:
         ConfigError: No stage is finished, or the settings do not suit the method.

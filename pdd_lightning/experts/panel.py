@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -15,24 +17,24 @@ from pdd_lightning.randomness import seeded
 _BATCH = 512
 
 
+@dataclass(frozen=True)
 class ExpertPanel:
     """The experts of a stage after some epochs.
 
     Batches mix all classes and the network keeps its mode, so that batch norm in training mode sees statistics like
     those of the experts' training.
 
-    Args:
+    Attributes:
         network: A network of the experts' kind; its parameters are neither used nor changed.
         trajectories: The experts' parameters.
         epoch: Epoch of the experts.
         device: Where the network is.
     """
 
-    def __init__(self, network: nn.Module, trajectories: Trajectories, epoch: int, device: torch.device) -> None:
-        self.network = network
-        self.trajectories = trajectories
-        self.epoch = epoch
-        self.device = device
+    network: nn.Module
+    trajectories: Trajectories
+    epoch: int
+    device: torch.device
 
     def logits(self, expert: int, images: Tensor) -> Tensor:
         """Return an expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
@@ -54,8 +56,8 @@ class ExpertPanel:
         A class of which the expert recognizes too few is filled up with other images of the class.
 
         Args:
-            real: Real images: their classes and pixel space.
-            examples: What to choose from, with at least `per_class` images of each class.
+            real: Dataset of the images.
+            examples: Candidates, at least `per_class` of each class.
             per_class: Images per class.
             generator: Draws the expert and the images.
 
@@ -78,15 +80,7 @@ class ExpertPanel:
         return real.pixels.encode(to_unit(examples.images[chosen]))
 
     def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return, for each image, the mean logits of the experts that classify it correctly, or of all if none does.
-
-        Args:
-            images: `[N, C, H, W]` in model space.
-            labels: Classes `[N]`.
-
-        Returns:
-            Logits `[N, classes]` on the panel's device.
-        """
+        """Return each image's mean logits `[N, classes]` over the experts that classify it correctly, or all if none does."""
         logits = torch.stack([self.logits(expert, images) for expert in range(self.trajectories.number)])
         right = logits.argmax(2) == labels.to(self.device)
         weights = torch.where(right.any(0), right, torch.ones_like(right)).to(logits.dtype)

@@ -29,10 +29,6 @@ class NetworkStart(NamedTuple):
 def draw_start(state: RunState, generator: torch.Generator) -> NetworkStart:
     """Draw a random network in the first stage, one of the theta_{i-1} in later ones.
 
-    Args:
-        state: Holds the stage, and the networks trained on the finished ones.
-        generator: Source of the random numbers.
-
     Raises:
         ConfigError: There are no networks trained on the finished stages.
     """
@@ -46,12 +42,7 @@ def draw_start(state: RunState, generator: torch.Generator) -> NetworkStart:
 
 
 def start_network(build: Callable[[], nn.Module], start: NetworkStart) -> nn.Module:
-    """Build the network of a `draw_start`.
-
-    Args:
-        build: Builds a network, initialized from torch's global generator.
-        start: The draw.
-    """
+    """Return the network of a draw; `build` makes one from torch's global generator."""
     with seeded(start.seed, "matching network"):
         network = build()
     if len(start.params):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,8 +18,8 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import EncodedImages, ImageSplit
+from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DamagedFileError, NonFiniteLossError, check_at_least
-from pdd_lightning.experts.starts import StartPoint
 from pdd_lightning.experts.trajectory_store import TrajectoryStore
 from pdd_lightning.files import lock_file, sha256_of_tensors
 from pdd_lightning.metrics import ForgettingScore
@@ -86,10 +86,47 @@ class ExpertSettings:
         return TrainingSettings.of(self, epochs=epochs, milestones=())
 
 
+@dataclass(frozen=True)
+class StartPoint:
+    """Where the experts of a later stage start: the former start points, trained on the union.
+
+    Attributes:
+        previous: Opens the trajectories of the former stage; expert j continues from its snapshot 0, or from its
+            random initialization if there are none. Called only when an expert has to be recorded.
+        phases: Unions that networks are trained on, decoded, in order, each with its settings; the last one holds all
+            images distilled so far.
+        at_once: Networks trained at once, see `train_networks`.
+    """
+
+    previous: Callable[[], TrajectoryStore | None]
+    phases: tuple[tuple[SyntheticSet, TrainingSettings], ...]
+    at_once: int = 1
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the last union."""
+        return self.phases[-1][0].num_stages
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one network."""
+        return sum(training.steps(len(union.labels)) for union, training in self.phases)
+
+    def to(self, device: torch.device) -> StartPoint:
+        """Return the same with all unions on `device`."""
+        return replace(self, phases=tuple((union.to(device), training) for union, training in self.phases))
+
+    def description(self) -> dict[str, Any]:
+        """Return what the start points depend on, for the manifest; by more than rounding, so without `at_once`."""
+        *earlier, last = ({"union": union.sha256(), "training": asdict(training)} for union, training in self.phases)
+        return {**last, "earlier": earlier} if earlier else last
+
+
+@dataclass(frozen=True)
 class ExpertRecorder:
     """Trains experts and stores their trajectories; processes share the work.
 
-    Args:
+    Attributes:
         factory: Builds the networks.
         real: Real images, set up.
         settings: Number of experts and their training.
@@ -100,25 +137,14 @@ class ExpertRecorder:
         first: Number of the first expert; experts of other numbers are other networks.
     """
 
-    def __init__(
-        self,
-        factory: NetworkFactory,
-        real: RealDataModule,
-        settings: ExpertSettings,
-        augment: DSA,
-        seed: int,
-        device: torch.device,
-        progress: bool = True,
-        first: int = 0,
-    ) -> None:
-        self.factory = factory
-        self.real = real
-        self.settings = settings
-        self.augment = augment
-        self.seed = seed
-        self.device = device
-        self.progress = progress
-        self.first = first
+    factory: NetworkFactory
+    real: RealDataModule
+    settings: ExpertSettings
+    augment: DSA
+    seed: int
+    device: torch.device
+    progress: bool = True
+    first: int = 0
 
     def record(
         self,

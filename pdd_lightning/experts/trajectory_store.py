@@ -78,15 +78,10 @@ class _Manifest(Stored):
     @model_validator(mode="after")
     def check_number(self) -> _Manifest:
         """Refuse a number of experts that is not one, or is smaller than that of the records."""
-        if not len(self.experts) <= self.number <= MAX_EXPERTS:
+        number = self.settings.get("number")
+        if type(number) is not int or not max(len(self.experts), 1) <= number <= MAX_EXPERTS:
             raise ValueError(f"settings.number: expected a number of experts, {len(self.experts)} to {MAX_EXPERTS}")
         return self
-
-    @property
-    def number(self) -> int:
-        """Number of experts."""
-        number = self.settings.get("number")
-        return number if isinstance(number, int) and not isinstance(number, bool) else -1
 
 
 class _Snapshots(Stored):
@@ -149,7 +144,7 @@ class TrajectoryStore:
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no expert trajectories: name the folder that has their {MANIFEST}")
         manifest = _read(_Manifest, folder / MANIFEST)
-        return cls(folder, manifest.number, manifest.settings)
+        return cls(folder, manifest.settings["number"], manifest.settings)
 
     @property
     def manifest(self) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,7 +19,7 @@ from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
-from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages, run_settings
+from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.meter import StageMeter
 from pdd_lightning.progression.observer import observers, stage_module
@@ -113,20 +114,13 @@ class StageAdvance(Callback):
         self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the fit of a finished run at once; refuse to continue a run with other settings.
-
-        Raises:
-            ConfigError: The checkpoint was made with other settings; the message lists them. Or the networks cannot
-                be trained at once, or the set to begin with has labels of another kind.
-        """
+        """End the fit of a finished run at once; refuse to continue a run with other settings."""
         module = self._module
         if self.transition.at_once > 1:
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
         if self._given.num_stages and self._given.labels.ndim != module.distilled[1].ndim:
             raise ConfigError(f"{self.begin_with} has soft labels and the method has hard ones, or the other way round")
-        settings = run_settings(
-            module, self.iterations, self.experts, self.transition, self.pool, self._examples, self._given
-        )
+        settings = self._run_settings()
         check_unchanged(self._settings, settings, module.state, module.rates)
         self._settings = settings
         if self._reported >= self.num_stages:
@@ -163,11 +157,7 @@ class StageAdvance(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the iteration.
-
-        Raises:
-            NonFiniteLossError: The update ruined the images or the learned rate.
-        """
+        """Check the update and count the iteration."""
         module, iteration = self._module, self._module.state.iteration
         module.check_parameters()
         trainer.should_stop = trainer.should_stop or endings.stop_requested()
@@ -205,11 +195,7 @@ class StageAdvance(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a `state_dict`.
-
-        Raises:
-            DamagedFileError: It is not one.
-        """
+        """Restore a `state_dict`."""
         position = validate(Position, state_dict, "the checkpoint")
         self._change(union=checkpointed_union(state_dict), iteration=position.iteration)
         self._settings = position.settings
@@ -222,6 +208,21 @@ class StageAdvance(Callback):
                 f"Note: the run was begun {'with' if position.kernels else 'without'} the fused CPU kernels, and"
                 " continues otherwise: the images will not be equal bit for bit to those of a run without interruption"
             )
+
+    def _run_settings(self) -> dict[str, Any]:
+        """Return all settings that the images depend on, by more than rounding, as JSON."""
+        module, transition, experts = self._module, asdict(self.transition), asdict(self.experts)
+        del transition["at_once"], experts["folder"]
+        stages = {"iterations": self.iterations, "experts": experts, "transition": transition}
+        if self.pool.renew_every:
+            stages["pool"] = asdict(self.pool)
+        if self._given.num_stages:
+            stages["begin_with"] = self._given.sha256()
+        stages |= self._examples.description()
+        model = {name: value for name, value in module.settings.items() if name not in module.equivalent}
+        settings = {"model": model, "stages": stages, "precision": module.trainer.precision}
+        # As it is read back from a checkpoint, so that the two compare equal.
+        return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
     @property
     def _reported(self) -> int:
@@ -306,19 +307,7 @@ class StageAdvance(Callback):
 
 
 class Position(Stored):
-    """The position of a run in its checkpoint.
-
-    Attributes:
-        union: Images of the finished stages.
-        given: Number of stages that the run began with.
-        iteration: Iterations done in the current stage.
-        settings: See `run_settings`.
-        history: Reports of the finished stages.
-        meter: Loss and time of the current stage.
-        scoring_seconds: Time of networks trained for forgetting scores alone.
-        scores: Forgetting scores made in the run.
-        kernels: Whether the fused CPU kernels are in use.
-    """
+    """The position of a run in its checkpoint."""
 
     union: StoredSet
     given: Count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError, differences
 from pdd_lightning.evaluation.subject import check_match
 from pdd_lightning.experts import ExpertSettings
-from pdd_lightning.progression.examples import ExampleChoice
-from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
+from pdd_lightning.progression.transition import PoolSettings
 from pdd_lightning.stages import DistillationStage
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -53,38 +51,8 @@ def check_method(module: DistillationStage, precision: str, experts: ExpertSetti
         )
 
 
-def run_settings(
-    module: DistillationStage,
-    iterations: int,
-    experts: ExpertSettings,
-    transition: TransitionSettings,
-    pool: PoolSettings,
-    examples: ExampleChoice,
-    given: SyntheticSet,
-) -> dict[str, Any]:
-    """Return all settings that the images depend on, by more than rounding, as JSON."""
-    between, recorded = asdict(transition), asdict(experts)
-    del between["at_once"], recorded["folder"]
-    stages = {"iterations": iterations, "experts": recorded, "transition": between}
-    if pool.renew_every:
-        stages["pool"] = asdict(pool)
-    if given.num_stages:
-        stages["begin_with"] = given.sha256()
-    stages |= examples.description()
-    model = {name: value for name, value in module.settings.items() if name not in module.equivalent}
-    settings = {"model": model, "stages": stages, "precision": module.trainer.precision}
-    # As it is read back from a checkpoint, so that the two compare equal.
-    comparable: dict[str, Any] = json.loads(json.dumps(settings))
-    return comparable
-
-
 def given_stages(path: str, module: DistillationStage, num_stages: int) -> SyntheticSet:
-    """Return the distilled set that a run begins with.
-
-    Args:
-        path: The set.
-        module: The method, with its data set up.
-        num_stages: Number of stages of the run, those of the set included.
+    """Return the distilled set at `path` with which a run of `num_stages` stages begins.
 
     Raises:
         ConfigError: The run has no stage beyond those of the set.
@@ -108,11 +76,7 @@ def given_stages(path: str, module: DistillationStage, num_stages: int) -> Synth
 
 
 def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) -> None:
-    """Refuse to evaluate a run with another method, or another kind of network, than it was distilled with.
-
-    Args:
-        stored: `run_settings` of the checkpoint.
-        module: The method now.
+    """Refuse to evaluate a run with another method, or other networks, than in the `stored` settings of its checkpoint.
 
     Raises:
         ConfigError: The settings of the method differ; the message lists how.
@@ -131,8 +95,8 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: Run
     """Refuse to continue a run with other settings, or to repeat a finished one with them, to no effect.
 
     Args:
-        stored: `run_settings` of the checkpoint; empty for a new run.
-        settings: `run_settings` now.
+        stored: Settings in the checkpoint; empty for a new run.
+        settings: Settings now.
         state: Where the run stands. What later stages leave out may change.
         rates: Settings of the method that may change while the run is not finished.
 

@@ -44,13 +44,7 @@ class ExampleChoice:
         first_experts: Callable[[], TrajectoryStore | None],
         scoring_networks: Callable[[], TrajectoryStore],
     ) -> None:
-        """Compute missing scores from the experts of the first stage, or from networks trained for them.
-
-        Args:
-            module: The method.
-            first_experts: Opens the experts of the first stage; gives None if the method has none.
-            scoring_networks: Records networks for the scores alone.
-        """
+        """Compute missing scores from the experts of the first stage, if any, or from networks trained for them."""
         needed = bool(self.settings.schedule)
         if self.scores is not None or not (needed or module.state.stage == 1):
             return
@@ -86,14 +80,11 @@ class ExampleChoice:
 
 
 def forgetting_scores(store: TrajectoryStore, indices: Tensor) -> ForgettingScores | None:
-    """Return the scores of the examples that experts were trained on, averaged over the experts.
+    """Return the scores of the examples that experts were trained on, averaged over the experts, if they are recorded.
 
     Args:
         store: Experts that were all trained on these examples.
         indices: Positions of the examples in the source's train order `[N]`.
-
-    Returns:
-        The scores, or None if an expert's file holds no forgetting.
     """
     found = [store.forgetting(expert) for expert in range(store.number)]
     if None in found:

@@ -67,12 +67,7 @@ class StageMeter(Stored, frozen=False):
     ) -> StageReport:
         """Return the report of a stage that has just entered the union.
 
-        Args:
-            stage: Number of the stage, from 1.
-            module: The method.
-            matched: Experts whose trajectories the stage matched, if any.
-            recorded: Experts that start from the networks trained on the union with the stage.
-            scoring_seconds: Time of networks trained in the stage for forgetting scores alone.
+        It matched the trajectories of `matched`, if any; `recorded` starts from networks trained on the new union.
         """
         accuracies = [record.start_accuracy for record in recorded.records]
         matched_seconds = sum(record.record_seconds for record in matched.records) if matched else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -73,35 +73,32 @@ class PoolSettings:
         return iteration // self.renew_every if self.renew_every else 0
 
 
+@dataclass(frozen=True)
 class StageNetworks:
     """Records networks when they are first asked for, in folders below the run's `experts/`, and opens them later.
 
-    Args:
+    Attributes:
         trainer: The trainer of the run.
         module: The method.
         num_stages: Number of stages of the run.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
         given: Stages that the run began with: networks are first needed after these.
+        stores: Networks that are open, by stage.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        module: DistillationStage,
-        num_stages: int,
-        experts: ExpertSettings,
-        transition: TransitionSettings,
-        given: int = 0,
-    ) -> None:
-        self.module = module
-        self.num_stages = num_stages
-        self.experts = experts
-        self.transition = transition
-        self.given = given
-        self.root = Path(trainer.default_root_dir) / "experts"
-        self.progress = trainer.progress_bar_callback is not None
-        self._stores: dict[int, TrajectoryStore] = {}
+    trainer: Trainer
+    module: DistillationStage
+    num_stages: int
+    experts: ExpertSettings
+    transition: TransitionSettings
+    given: int = 0
+    stores: dict[int, TrajectoryStore] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """Folder of all experts of the run."""
+        return Path(self.trainer.default_root_dir) / "experts"
 
     def after(self, stage: int) -> TrajectoryStore | None:
         """Return trajectories from theta_`stage`.
@@ -112,9 +109,9 @@ class StageNetworks:
         needed = self.module.trajectory_epochs
         if stage == 0 and needed == 0:
             return None
-        if stage not in self._stores:
-            self._stores[stage] = self._record(stage, needed)
-        return self._stores[stage]
+        if stage not in self.stores:
+            self.stores[stage] = self._record(stage, needed)
+        return self.stores[stage]
 
     def for_scores(self, number: int, epochs: int) -> TrajectoryStore:
         """Return networks trained on all real images for their forgetting scores alone."""
@@ -125,11 +122,8 @@ class StageNetworks:
         """Return other networks trained through the unions of the first `stages` stages, in place of the pool's.
 
         What is recorded already is kept, so that it can be interrupted. Earlier renewed pools are deleted once this one
-        is complete; the pool that the transition left stays, since the next transition continues from it.
-
-        Args:
-            stages: Number of finished stages, at least one.
-            generation: Number of the pool in the stage, from 1.
+        is complete; the pool that the transition left stays, since the next transition continues from it. Pools of a
+        stage are counted from 1.
         """
         recorder = self._recorder(self.experts, first=generation * self.experts.number)
 
@@ -173,5 +167,5 @@ class StageNetworks:
 
     def _recorder(self, settings: ExpertSettings, first: int = 0) -> ExpertRecorder:
         module, data = self.module, self.module.data
-        fixed = module.augment, data.seed, module.device
-        return ExpertRecorder(module.network, data.real, settings, *fixed, progress=self.progress, first=first)
+        fixed = module.augment, data.seed, module.device, self.trainer.progress_bar_callback is not None
+        return ExpertRecorder(module.network, data.real, settings, *fixed, first)

@@ -194,16 +194,7 @@ class CharacteristicFunctionMatching(DecodedImages):
 
 
 class FrequencySampler:
-    """Draws frequencies, and learns which ones to draw.
-
-    A frequency is standard normal noise times exp(u), entry by entry; two layers make u from normal noise of their own.
-
-    Args:
-        features: Entries of a frequency.
-        width: Hidden units.
-        lr: Learning rate of Adam.
-        device: Where frequencies are wanted.
-    """
+    """Draws frequencies: normal noise times exp(u), where two layers of `width` units learn u from further noise."""
 
     def __init__(self, features: int, width: int, lr: float, device: torch.device) -> None:
         last = nn.Linear(width, features)
@@ -215,15 +206,7 @@ class FrequencySampler:
         self.features, self.width, self.device = features, width, device
 
     def climb(self, distance: Callable[[Tensor], Tensor], number: int) -> Tensor:
-        """Take a step that increases a distance, and return new frequencies from the same noise.
-
-        Args:
-            distance: The distance at frequencies `[number, features]`, differentiable in them.
-            number: Number of frequencies.
-
-        Returns:
-            Frequencies `[number, features]`, constants.
-        """
+        """Take a step that increases a distance, and return frequencies `[number, features]` from the same noise."""
         noise = torch.randn(number, self.features, device=self.device)
         latent = torch.randn(number, self.width, device=self.device)
         parameters = tuple(self.network.parameters())

@@ -67,11 +67,7 @@ class DecodedImages(DistillationStage):
         return super().init_images * (self.factor**2 if self.init == "mix" else 1)
 
     def setup(self, stage: str) -> None:
-        """Create the parameters.
-
-        Raises:
-            ConfigError: The data is whitened, or the factor does not suit the image size.
-        """
+        """Create the parameters; refuse whitened data, and a factor that does not suit the image size."""
         real = self.data.real
         real.pixels.level(GREY)  # refuses whitened data
         piece_side(real.image_shape[1], self.factor)

@@ -75,11 +75,7 @@ class DistributionMatching(DistillationStage):
         self.real_batch = real_batch
 
     def setup(self, stage: str) -> None:
-        """Create the parameters.
-
-        Raises:
-            ConfigError: The network has no part `features`.
-        """
+        """Create the parameters; refuse a network without a part `features`."""
         super().setup(stage)
         with seeded(0, "trial"):
             network = self.build_network()

@@ -123,11 +123,7 @@ class IDC(DecodedImages):
         self._stored_training: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Create the parameters.
-
-        Raises:
-            ConfigError: See `DecodedImages`; or the network has no convolution.
-        """
+        """Create the parameters; refuse a network without convolutions."""
         super().setup(stage)
         with seeded(0, "trial"):
             _check_kernels(self.build_network())

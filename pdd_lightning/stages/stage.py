@@ -150,12 +150,7 @@ class DistillationStage(LightningModule, ABC):
         return 0 if self.init == "noise" else self.ipc
 
     def setup(self, stage: str) -> None:
-        """Create the parameters, whose shapes depend on the data, unless they exist.
-
-        Raises:
-            ConfigError: The trainer has no `StageAdvance`.
-            DataError: A class has fewer real images than the initial images are made of.
-        """
+        """Create the parameters, whose shapes depend on the data, unless they exist."""
         if hasattr(self, "images"):
             return
         _ = self.state  # without a state, Lightning would run an epoch without batches
@@ -171,12 +166,7 @@ class DistillationStage(LightningModule, ABC):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint with parameters of other names or shapes.
-
-        Raises:
-            ConfigError: The method, an option that adds a parameter, `ipc`, the number of classes or the image size
-                has changed.
-        """
+        """Refuse a checkpoint with parameters of other names or shapes."""
         stored, needed = (
             {name: list(getattr(value, "shape", ())) for name, value in sorted(state.items())}
             for state in (checkpoint["state_dict"], self.state_dict())
@@ -226,11 +216,7 @@ class DistillationStage(LightningModule, ABC):
         """Return the scalar objective, differentiable in the parameters of this module."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of one iteration.
-
-        Raises:
-            NonFiniteLossError: The loss is infinite or not a number (on any process).
-        """
+        """Return the loss of one iteration."""
         with seeded(self.data.seed, "step", self.state.stage, self.state.iteration, distributed.rank()):
             loss = self.matching_loss(batch)
         self._require(bool(loss.isfinite()), "the matching loss is")
@@ -241,12 +227,7 @@ class DistillationStage(LightningModule, ABC):
         return loss
 
     def check_parameters(self) -> None:
-        """Check, after an update, what was learned.
-
-        Raises:
-            NonFiniteLossError: A parameter is infinite or not a number, or the learned rate is 0 or infinite (on any
-                process).
-        """
+        """Check, after an update, that the parameters are finite and the learned rate can be used, on all processes."""
         finite = bool(torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all())
         rate = self.learned_lr
         usable = rate is None or 0 < rate < float("inf")

@@ -126,11 +126,7 @@ class TrajectoryMatching(DistillationStage):
 
     @property
     def trajectories(self) -> Trajectories:
-        """The experts of the current stage.
-
-        Raises:
-            ConfigError: None were recorded.
-        """
+        """The experts of the current stage."""
         if self.state.trajectories is None:
             raise ConfigError("trajectory matching needs expert trajectories, which StageAdvance records")
         return self.state.trajectories
@@ -221,11 +217,7 @@ class TrajectoryMatching(DistillationStage):
         return self._mode
 
     def _draw_segment(self, window: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return parameters `[P]` of a random expert at a random epoch of the window, and `expert_epochs` later.
-
-        Raises:
-            DataError: The expert did not move in between.
-        """
+        """Return parameters `[P]` of a random expert at a random epoch of the window, and `expert_epochs` later."""
         expert = int(torch.randint(self.trajectories.number, (), generator=generator))
         first = int(torch.randint(*window, (), generator=generator))
         last = first + self.expert_epochs

@@ -139,7 +139,8 @@ NO_SETTINGS = [
     {"align_corners": 1}, {"augment_together": None}, {"lr": NAN}, {"lr": -INF}, {"augment": "x" * 300}, DEEP,
 ]  # fmt: skip
 NO_DATASETS = [
-    None, [], 3, '"digits"', {"name": 3}, {"fingerprint": []}, {"name": "a\0"}, {"name": "x" * 300}, {"fingerprint": 1.5},
+    None, [], 3, '"digits"', {"name": 3}, {"fingerprint": []}, {"name": "a\0"}, {"name": "x" * 300},
+    {"fingerprint": 1.5},
 ]  # fmt: skip
 SETS: list[tuple[str, str, list[Any]]] = [  # an entry, what the sentence says of it, and what it is replaced by
     ("images", "images", [at((0, 0, 0, 0), NAN), at((-1, -1, -1, -1), INF), at((1, 1, 1, 1), -INF), DELETE]),

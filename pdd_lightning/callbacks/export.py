@@ -82,8 +82,8 @@ class ExportRun(StageObserver):
         path, parts = Path(trainer.default_root_dir) / "summary.json", {row["part"] for row in rows}
         with lock_file(path):  # a run may be evaluated while it continues
             summary = _read_summary(path)
-            kept = [row for row in summary.evaluation if row.part not in parts]
-            evaluation = kept + [EvaluatedRow(**row) for row in rows]
+            remaining = [row for row in summary.evaluation if row.part not in parts]
+            evaluation = remaining + [EvaluatedRow(**row) for row in rows]
             write_stored(path, summary.model_copy(update={"evaluation": evaluation}))
 
     @rank_zero_only

@@ -80,6 +80,6 @@ def evaluate_run(trainer: Trainer, module: DistillationStage, part: Part, settin
 def _check_expert_inits(settings: EvaluationSettings, module: DistillationStage) -> None:
     if settings.expert_inits and module.trajectory_epochs == 0:
         raise ConfigError(
-            f"{type(module).__name__} follows no trajectories, so that there are no experts' initialisations: leave out"
+            f"{type(module).__name__} follows no trajectories, so that there are no experts' initializations: leave out"
             " evaluation.expert_inits"
         )

@@ -80,7 +80,7 @@ class ExpertPanel:
         return real.pixels.encode(to_unit(examples.images[chosen]))
 
     def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return each image's mean logits `[N, classes]` over the experts that classify it correctly, or all if none does."""
+        """Return each image's mean logits `[N, classes]` over the experts that classify it correctly, or over all."""
         logits = torch.stack([self.logits(expert, images) for expert in range(self.trajectories.number)])
         right = logits.argmax(2) == labels.to(self.device)
         weights = torch.where(right.any(0), right, torch.ones_like(right)).to(logits.dtype)

@@ -48,7 +48,7 @@ class ExpertSettings:
         rho: Radius of sharpness-aware steps, which give flatter trajectories at twice the time; 0 takes plain steps.
         alpha: Weight of the surrogate gap in sharpness-aware steps.
         inits: Where experts of later stages come from: `continue` trains each one's own start point of the former stage
-            on the union, `fresh` trains other random initialisations in every stage, through all unions so far.
+            on the union, `fresh` trains other random initializations in every stage, through all unions so far.
         folder: Where the experts of the first stage are stored and found again; null keeps them in the run folder.
 
     Reference:

@@ -149,7 +149,7 @@ class GradientMatching(DistillationStage):
         self.prepare_statistics(network, batch.real)
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
         distance = partial(gradient_distance, metric=self.metric)
-        return torch.stack([class_distance(network, params, one, distance) for one in self._sides(batch)]).sum()
+        return torch.stack([class_distance(network, params, sides, distance) for sides in self._sides(batch)]).sum()
 
     def _current_network(self, batch: GradientBatch) -> nn.Module:
         """Return a new network if one is due, or else the current one, trained on the current union."""

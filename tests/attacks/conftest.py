@@ -108,15 +108,14 @@ def places(content: Any, prefix: str = "") -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_parser() -> Iterator[None]:
-    """Builds the parser of `fit` and `test` once for all command lines, each of which would take a quarter of a second."""
+    """Builds the parser of `fit` and `test` once, since it takes longer than most refusals."""
     setup, built = PDDCLI.setup_parser, []
 
     def setup_once(self: PDDCLI, *arguments: Any) -> None:
         if not built:
             setup(self, *arguments)
-            built.append(
-                {name: value for name, value in vars(self).items() if "parser" in name or "subcommand" in name}
-            )
+            names = [name for name in vars(self) if "parser" in name or "subcommand" in name]
+            built.append({name: getattr(self, name) for name in names})
         vars(self).update(built[0])
 
     with pytest.MonkeyPatch.context() as patch:

@@ -23,11 +23,11 @@ import fcntl, json, os, sys, time
 lock = open(sys.argv[1] + "/.lock", "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 with open(sys.argv[1] + "/.owner.json", "w") as about:
-    json.dump({"process": os.getpid(), "host": "here", "since": "now", "word": "x"}, about)
+    json.dump({"process": os.getpid(), "host": "here", "since": "now", "token": "x"}, about)
 print("owned", flush=True)
 time.sleep(600)
 """
-"""As `owned` does it; in few imports."""
+"""As `lock_folder` does it; in few imports."""
 
 
 def test_a_second_start_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,10 +52,10 @@ def test_a_killed_owner_does_not_block(tmp_path: Path) -> None:
 
 LEFT: dict[str, Callable[[Path], object]] = {
     "another machine": lambda about: about.write_text(
-        json.dumps({"process": 1, "host": "elsewhere", "since": "2020-01-01 00:00:00", "word": "x"})
+        json.dumps({"process": 1, "host": "elsewhere", "since": "2020-01-01 00:00:00", "token": "x"})
     ),
     "this machine": lambda about: about.write_text(
-        json.dumps({"process": 2**22 - 1, "host": socket.gethostname(), "since": "now", "word": "x"})
+        json.dumps({"process": 2**22 - 1, "host": socket.gethostname(), "since": "now", "token": "x"})
     ),
     "cut off": lambda about: about.write_text('{"process": 1'),
     "no JSON": lambda about: about.write_bytes(b"\xff\x00"),
@@ -87,11 +87,11 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(notes) == 1 and "cannot be locked" in notes[0]
 
 
-def test_the_folder_is_recognised_by_its_owners_word(tmp_path: Path) -> None:
-    with files.lock_folder(tmp_path / "a") as word:
-        assert files.has_token(tmp_path / "a", word, seconds=0)
+def test_the_folder_is_recognized_by_its_owners_token(tmp_path: Path) -> None:
+    with files.lock_folder(tmp_path / "a") as token:
+        assert files.has_token(tmp_path / "a", token, seconds=0)
         (tmp_path / "b").mkdir()
-        assert not files.has_token(tmp_path / "b", word, seconds=0)
+        assert not files.has_token(tmp_path / "b", token, seconds=0)
 
 
 def test_rows_written_at_once_are_all_kept(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from pdd_lightning.commands.listing import list_methods
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.errors import ConfigError, PDDError, check_at_least, check_seed
 from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.files import atomic_write_bytes, is_shared, owned
+from pdd_lightning.files import atomic_write_bytes, has_token, lock_folder
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
@@ -80,7 +80,7 @@ class _SharedFolder(Callback):
     """Makes sure, before anything is trained, that all processes work in one and the same run folder.
 
     Args:
-        word: What the first process owns the folder by, see `pdd_lightning.files.owned`; None on others.
+        word: What the first process owns the folder by, see `pdd_lightning.files.lock_folder`; None on others.
     """
 
     def __init__(self, word: str | None) -> None:
@@ -93,7 +93,7 @@ class _SharedFolder(Callback):
             ConfigError: A process does not find it.
         """
         folder, word = Path(trainer.default_root_dir), distributed.broadcast(self.word)
-        found = distributed.gather(word is None or trainer.is_global_zero or is_shared(folder, word))
+        found = distributed.gather(word is None or trainer.is_global_zero or has_token(folder, word))
         if not all(found):
             raise ConfigError(
                 f"process {found.index(False)} does not see the run folder {folder} of the first process: all machines"
@@ -207,7 +207,7 @@ class PDDCLI(LightningCLI):
             return
         existed = root.exists()
         try:
-            with owned(root) as word:
+            with lock_folder(root) as word:
                 yield word
         finally:
             if not existed and {path.name for path in root.glob("*")} <= {".lock", "tensorboard"}:
@@ -276,7 +276,7 @@ def main(args: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     _show_log()
     endings.advise("Nothing was begun.")
-    with endings.in_one_sentence():
+    with endings.report_errors():
         arguments = long_form(sys.argv[1:] if args is None else args)
         if arguments[-1:] == ["--model.help"]:
             print(list_methods())

@@ -130,11 +130,11 @@ def _of_run(folder: Path) -> list[str]:
 
 def _data_of(folder: Path) -> list[str]:
     """The option that names the real images of the run in a folder, whose file may be a stranger's."""
-    from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, read_bytes  # here, because torch takes its time
+    from pdd_lightning.stored import MAX_YAML_BYTES, load_yaml, read_bytes  # here, because torch takes its time
 
     path = folder / "config.yaml"
     try:
-        real = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())["data"]["real"]
+        real = load_yaml(read_bytes(path, MAX_YAML_BYTES).decode())["data"]["real"]
         foreign = [name for name in _classes(real) if not name.startswith("pdd_lightning.")]
         option = f"--data={json.dumps(real)}"
     except (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pdd_lightning.commands.command import Command, classes_of
-from pdd_lightning.files import is_owned
+from pdd_lightning.files import is_locked
 from pdd_lightning.results.folders import Folder, Run, read_folders
 from pdd_lightning.results.schema import DISTILLED
 from pdd_lightning.results.tables import full_table
@@ -72,13 +72,13 @@ def _row(run: Run) -> dict[str, Any]:
         "images": last and last.images,
         "accuracy %": f"{100 * scored.mean:.1f} ({scored.part})" if scored else "",
         "start-point accuracy %": f"{100 * last.val_accuracy:.1f}" if last else "",
-        "state": "running" if is_owned(run.path) else "finished" if finished else "stopped",
+        "state": "running" if is_locked(run.path) else "finished" if finished else "stopped",
         "size": _size(run.path),
     }
 
 
 def _unreadable(folder: Folder) -> dict[str, Any]:
-    return {"run": str(folder.path), "state": "running" if is_owned(folder.path) else folder.notes[0]}
+    return {"run": str(folder.path), "state": "running" if is_locked(folder.path) else folder.notes[0]}
 
 
 def _size(folder: Path) -> str:

@@ -26,7 +26,7 @@ from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
 from pdd_lightning.networks.spec import NetworkSpec
-from pdd_lightning.stored import ClassNames, Json, Name, Stored, array, checked, damaged, parse_json, read_bytes
+from pdd_lightning.stored import ClassNames, Json, Name, Stored, array, damaged_error, parse_json, read_bytes, validate
 
 FORMAT_VERSION = 1
 
@@ -344,7 +344,7 @@ def _read(path: Path) -> tuple[SyntheticSet, PixelSpace, list[str], dict[str, An
     if digest is None:
         raise DataError(f"{path} is a safetensors file, but not one written by pdd_lightning")
     if digest != sha256_of_tensors(tensors, header):
-        raise damaged(path, "its content does not match its checksum", "copy it again")
+        raise damaged_error(path, "its content does not match its checksum", "copy it again")
     version = header.get("format_version", "")
     if version != str(FORMAT_VERSION):
         raise DataError(
@@ -367,7 +367,7 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError("altered padding")
         return tensors, dict(json.loads(text).get("__metadata__", {}))
     except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
-        raise damaged(path, f"it is no safetensors file ({error})", "copy it again") from error
+        raise damaged_error(path, f"it is no safetensors file ({error})", "copy it again") from error
 
 
 def _check_set(
@@ -377,8 +377,8 @@ def _check_set(
     metadata = {
         name: value if name in _TEXT else parse_json(value, f"{where}: {name}") for name, value in header.items()
     }
-    checked_header = checked(_Header, metadata, where)
-    rates = checked(_Rates, dict(tensors), where).learning_rates.tolist()
+    checked_header = validate(_Header, metadata, where)
+    rates = validate(_Rates, dict(tensors), where).learning_rates.tolist()
     content = {
         **{name: tensors.get(name) for name in ("images", "labels", "stages")},
         "learning_rates": [None if math.isnan(rate) else rate for rate in rates],
@@ -388,7 +388,7 @@ def _check_set(
     labels, num_classes = synthetic.labels, len(checked_header.class_names)
     classes = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1 if len(labels) else 0
     if classes > num_classes or (labels.dim() == 2 and classes < num_classes):
-        raise damaged(where, f"labels are of {classes} classes, class_names of {num_classes}")
+        raise damaged_error(where, f"labels are of {classes} classes, class_names of {num_classes}")
     if not pixels.suits(synthetic.images.shape[1:]):
-        raise damaged(where, f"images are {list(synthetic.images.shape[1:])}, the pixel space is of another size")
+        raise damaged_error(where, f"images are {list(synthetic.images.shape[1:])}, the pixel space is of another size")
     return synthetic, metadata

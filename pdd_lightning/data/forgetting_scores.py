@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import atomic_write_bytes, sha256_of_tensors
-from pdd_lightning.stored import MOST_EXAMPLES, check_archive, damaged, one_line, read_bytes
+from pdd_lightning.stored import MAX_EXAMPLES, check_archive, damaged_error, one_line, read_bytes
 
 _ORIGINAL_COLUMNS = ("indices", "forgetting counts")
 """Columns of files written by the original code."""
-_MAX_FILE_BYTES = 5 * 8 * MOST_EXAMPLES + (1 << 20)
+_MAX_FILE_BYTES = 5 * 8 * MAX_EXAMPLES + (1 << 20)
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,12 @@ def _column(name: str, values: Any, path: Path) -> Tensor:
     """Return a column `[N]` from an array or a list of numbers."""
     # A list that refers to one long list many times would take memory without bound.
     nested = isinstance(values, list) and any(isinstance(value, list | tuple | dict | np.ndarray) for value in values)
-    if nested or not isinstance(values, list | np.ndarray) or np.ndim(values) != 1 or len(values) > MOST_EXAMPLES:
-        raise damaged(path, f"{name}: expected one value per example, and at most {MOST_EXAMPLES} examples")
+    if nested or not isinstance(values, list | np.ndarray) or np.ndim(values) != 1 or len(values) > MAX_EXAMPLES:
+        raise damaged_error(path, f"{name}: expected one value per example, and at most {MAX_EXAMPLES} examples")
     try:
         return torch.from_numpy(np.array(values, dtype="int64" if name == "indices" else "float64"))
     except (TypeError, ValueError, OverflowError) as error:
-        raise damaged(path, f"{name}: {error}") from error
+        raise damaged_error(path, f"{name}: {error}") from error
 
 
 def _read_npz(path: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.stored import Stored, array, checked, damaged
+from pdd_lightning.stored import Stored, array, damaged_error, validate
 
 
 class PixelSpace(ABC):
@@ -58,22 +58,22 @@ class PixelSpace(ABC):
             DamagedFileError: The kind is unknown, or a tensor is missing or invalid.
         """
         if kind == Standardized.kind:
-            stored = checked(_StoredStandard, dict(tensors), where)
+            stored = validate(_StoredStandard, dict(tensors), where)
             mean, std = stored.mean, stored.std
             if len(mean) != len(std) or not len(std) or not bool((std > 0).all()):
-                raise damaged(where, f"std must be positive and as long as mean, got {std.tolist()[:5]}")
+                raise damaged_error(where, f"std must be positive and as long as mean, got {std.tolist()[:5]}")
             return Standardized(mean, std)
         if kind != Whitened.kind:
-            raise damaged(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
-        fitted = checked(_StoredZCA, dict(tensors), where)
+            raise damaged_error(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
+        fitted = validate(_StoredZCA, dict(tensors), where)
         mean, matrix = fitted.mean, fitted.matrix
         if list(matrix.shape) != [len(mean)] * 2 or not len(mean):
-            raise damaged(where, f"matrix must be [{len(mean)}, {len(mean)}], got {list(matrix.shape)}")
+            raise damaged_error(where, f"matrix must be [{len(mean)}, {len(mean)}], got {list(matrix.shape)}")
         # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again loses hardly
         # any precision, and halves the size of a stored set.
         factor, failed = torch.linalg.cholesky_ex(matrix.double())
         if failed or not torch.allclose(matrix, matrix.T, rtol=1e-3, atol=1e-4):
-            raise damaged(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
+            raise damaged_error(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
         return Whitened(ZCA(mean, matrix, inverse=torch.cholesky_inverse(factor).float()))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
-from pdd_lightning.stored import ClassNames, checked_form
+from pdd_lightning.stored import ClassNames, validate_as
 
 _MAX_ENCODED_BYTES = 2**30
 _CHUNK_SIZE = 4096
@@ -224,7 +224,7 @@ def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torc
             "to scale and crop them"
         )
     try:  # before training rather than when a distilled set is written
-        checked_form(ClassNames, list(class_names), "the data")
+        validate_as(ClassNames, list(class_names), "the data")
     except DamagedFileError as error:
         raise DataError(f"class names cannot be stored in files: {str(error).partition('damaged: ')[2]}") from error
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):

@@ -13,7 +13,7 @@ from pdd_lightning.data.folder import read_images
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import DataError
-from pdd_lightning.stored import MOST_TEXT_BYTES, damaged, one_line, read_bytes
+from pdd_lightning.stored import MAX_TEXT_BYTES, damaged_error, one_line, read_bytes
 
 _TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _TINY_IMAGENET_FILES = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
@@ -211,9 +211,9 @@ def _incomplete(folder: Path, reason: str) -> DataError:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_bytes(path, MOST_TEXT_BYTES).decode()
+        return read_bytes(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def _read_split(files: list[tuple[Path, int]]) -> ImageSplit:

@@ -15,7 +15,7 @@ from pdd_lightning.augment.multiformation import GREY, decode
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import sha256_of_tensors
-from pdd_lightning.stored import MOST_CLASSES, MOST_NUMBERS, MOST_STAGES, Rate, Stored, array, checked
+from pdd_lightning.stored import MAX_CLASSES, MAX_NUMBERS, MAX_STAGES, Rate, Stored, array, validate
 
 
 class StoredSet(Stored):
@@ -24,7 +24,7 @@ class StoredSet(Stored):
     images: Annotated[Tensor, array("N C H W: float32")]
     labels: Annotated[Tensor, array("N: int64", "N classes: float32")]
     stages: Annotated[Tensor, array("N: int64")]
-    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MAX_STAGES)]
     decode_factor: Annotated[int, Field(ge=1, le=16)] = 1
 
     @model_validator(mode="after")
@@ -33,14 +33,14 @@ class StoredSet(Stored):
         images, labels, count = self.images, self.labels, len(self.images)
         if not len(labels) == len(self.stages) == count:
             raise ValueError(f"{count} images, {len(labels)} labels and {len(self.stages)} stages do not fit")
-        if images.numel() * self.decode_factor**2 > MOST_NUMBERS or not all(images.shape[1:]):
+        if images.numel() * self.decode_factor**2 > MAX_NUMBERS or not all(images.shape[1:]):
             raise ValueError(
                 f"images {list(images.shape)} with decode_factor {self.decode_factor} are too many, or empty"
             )
         number = len(self.learning_rates)
         if self.stages.unique().tolist() != list(range(1, number + 1)):
             raise ValueError(f"stages must be 1 to {number}, one per learning rate, without a gap")
-        if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
             raise ValueError(f"labels are between {int(labels.min())} and {int(labels.max())}")
         # The comparisons are false for NaN.
         if count and labels.dim() == 2 and not ((labels.sum(1) - 1).abs().max() <= 1e-3 and labels.min() >= 0):
@@ -179,7 +179,7 @@ class SyntheticSet:
         Raises:
             DamagedFileError: An entry is missing, is invalid, or does not fit the others.
         """
-        stored = checked(StoredSet, dict(state), where)
+        stored = validate(StoredSet, dict(state), where)
         return cls(stored.images, stored.labels, stored.stages, tuple(stored.learning_rates), stored.decode_factor)
 
     def rates_tensor(self) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 from pdd_lightning.errors import ConfigError, PDDError
-from pdd_lightning.stored import MOST_NUMBERS, Json, Name, Stored, checked
+from pdd_lightning.stored import MAX_NUMBERS, Json, Name, Stored, validate
 from pdd_lightning.typing import NetworkFactory
 
 TRUSTED = ("pdd_lightning.", "torchvision.")
@@ -66,7 +66,7 @@ def factory_from_spec(spec: dict[str, Any], trust: bool = False) -> NetworkFacto
         ConfigError: The class is defined elsewhere, does not exist, or lacks an argument.
         DamagedFileError: The specification is invalid.
     """
-    stored = checked(NetworkSpec, spec, "the stored network", "name one with --network")
+    stored = validate(NetworkSpec, spec, "the stored network", "name one with --network")
     path, remedy = stored.class_path, "name one with --network"
     if not (trust or path.startswith(TRUSTED)):
         raise ConfigError(
@@ -118,7 +118,7 @@ def check_size(factory: NetworkFactory, image_shape: Sequence[int], num_classes:
     def on_parameter(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.numel():
             raise ConfigError("the network has an empty parameter: raise its arguments, such as width")
-        add("parameters", 0 if parameter is None else parameter.numel(), MOST_NUMBERS)
+        add("parameters", 0 if parameter is None else parameter.numel(), MAX_NUMBERS)
 
     hooks = [
         registration.register_module_parameter_registration_hook(on_parameter),

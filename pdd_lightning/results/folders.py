@@ -25,7 +25,7 @@ from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.results.grids import count_previous, encode_png, labeled_grid
 from pdd_lightning.results.schema import RunSummary, StudyResult
 from pdd_lightning.results.tables import settings_as_text
-from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, one_line, read_bytes, read_stored
+from pdd_lightning.stored import MAX_YAML_BYTES, load_yaml, one_line, read_bytes, read_stored
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ def _reason_for_no_summary(path: Path) -> str:
 def _read_settings(path: Path, summary: RunSummary, notes: list[str]) -> dict[str, str]:
     """Read the configuration; if that fails, take the method and its settings from the summary."""
     try:
-        config: Any = load_yaml(read_bytes(path / "config.yaml", MOST_YAML_BYTES).decode())
+        config: Any = load_yaml(read_bytes(path / "config.yaml", MAX_YAML_BYTES).decode())
         if not isinstance(config, dict):
             raise DataError("it holds no mapping")
         settings = settings_as_text(config)

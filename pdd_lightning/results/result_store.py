@@ -15,7 +15,7 @@ from pydantic import AfterValidator, JsonValue
 from pdd_lightning.files import append_line
 from pdd_lightning.results.schema import EvaluatedRow
 from pdd_lightning.results.tables import mean_and_std
-from pdd_lightning.stored import MOST_TEXT_BYTES, Count, Json, Seconds, Share, Stored, checked_form, read_bytes
+from pdd_lightning.stored import MAX_TEXT_BYTES, Count, Json, Seconds, Share, Stored, read_bytes, validate_as
 
 
 class ResultStore:
@@ -30,7 +30,7 @@ class ResultStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._values: dict[str, Any] = {}
-        text = read_bytes(path, MOST_TEXT_BYTES) if path is not None and path.exists() else b""
+        text = read_bytes(path, MAX_TEXT_BYTES) if path is not None and path.exists() else b""
         for line in text.splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 entry = json.loads(line)
@@ -46,7 +46,7 @@ class ResultStore:
         value = self._values.get(key)
         if value is not None:
             remedy = "delete the file: its results are computed again"
-            checked_form(value_type, value, f"{self.path}, key {key[:8]}", remedy)
+            validate_as(value_type, value, f"{self.path}, key {key[:8]}", remedy)
         return value
 
     def put(self, depends_on: Mapping[str, Any], value: Any) -> None:

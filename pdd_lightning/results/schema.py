@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from pdd_lightning.files import atomic_write_json
-from pdd_lightning.stored import MOST_CLASSES, MOST_STAGES, Count, Json, Name, Rate, Seconds, Share, Stored
+from pdd_lightning.stored import MAX_CLASSES, MAX_STAGES, Count, Json, Name, Rate, Seconds, Share, Stored
 
 DISTILLED, RANDOM, FULL = "distilled", "random real", "full real"
 """Names of rows: what the networks were trained on."""
@@ -53,7 +53,7 @@ class StageReport(Stored):
         real_images: Real training examples that the stage used; unknown in reports of earlier versions.
     """
 
-    stage: Annotated[int, Field(ge=1, le=MOST_STAGES)]
+    stage: Annotated[int, Field(ge=1, le=MAX_STAGES)]
     images: Count
     learned_lr: Rate | None = None
     lr_img: Annotated[float, Field(gt=0)]
@@ -100,7 +100,7 @@ class EvaluatedRow(Stored, extra="allow"):
     std: Share | None = None
     n: Count | None = None
     accuracies: list[Share] = Field(default=[])
-    per_class: dict[Name, Share] = Field(default={}, max_length=MOST_CLASSES)
+    per_class: dict[Name, Share] = Field(default={}, max_length=MAX_CLASSES)
     seconds: Seconds | None = None
 
     @model_validator(mode="after")

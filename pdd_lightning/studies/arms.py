@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.results.tables import flatten
-from pdd_lightning.stored import MOST_STAGES, FileName
+from pdd_lightning.stored import MAX_STAGES, FileName
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import Recipe, override, relative_path, to_arguments
 
@@ -59,7 +59,7 @@ class Arm(StudyPart):
         evaluate: Further options of `pdd evaluate`; arms that differ in these only share their runs.
     """
 
-    stages: Annotated[int, Field(ge=1, le=MOST_STAGES)] | None = None
+    stages: Annotated[int, Field(ge=1, le=MAX_STAGES)] | None = None
     ipc: Annotated[int, Field(ge=1)] | None = None
     budget: Budget | None = None
     independent: bool = False

@@ -16,7 +16,7 @@ from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.results.plots import render_figure
 from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
 from pdd_lightning.results.tables import csv_table, make_table
-from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
+from pdd_lightning.stored import MAX_STAGES, FileName, Name, Stored, damaged_error, read_stored
 from pdd_lightning.studies.arms import Arm, Budget, Method, Run, StudyPart, distill_steps, fill, runs_of, set_path
 from pdd_lightning.studies.engine import Step
 from pdd_lightning.studies.recipe import relative_path, to_arguments
@@ -48,7 +48,7 @@ class Study(StudyPart, ABC):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1, max_length=1000)
     arms: dict[Literal[""] | FileName, Arm] = Field({"": Arm()}, min_length=1)
     column: Name | None = None
-    stages: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = ()
+    stages: tuple[Annotated[int, Field(ge=1, le=MAX_STAGES)], ...] = ()
     budgets: tuple[Budget, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -128,7 +128,9 @@ class Study(StudyPart, ABC):
         for run in self.runs:
             stored: list[Any] = [read_stored(output, self._output(run, seed, folder), _REMEDY) for seed in self.seeds]
             if len({len(content.rows) for content in stored}) > 1:
-                raise damaged(folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY)
+                raise damaged_error(
+                    folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY
+                )
             for seed_rows in zip(*(content.rows for content in stored), strict=True):
                 rows.append(self.row(run, [row.model_dump() for row in seed_rows], folder))
         return rows

@@ -273,8 +273,8 @@ def _exit_on_signals() -> Iterator[None]:
     with ExitStack() as stack:
         for number in endings.SIGNALS:
             stack.callback(signal.signal, number, signal.signal(number, leave))
-        endings.finish_first(GRACE_SECONDS + 2 * CONNECT_SECONDS)
-        stack.callback(endings.finish_first, 0.0)
+        endings.delay_stop(GRACE_SECONDS + 2 * CONNECT_SECONDS)
+        stack.callback(endings.delay_stop, 0.0)
         yield
 
 

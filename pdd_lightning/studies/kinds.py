@@ -17,7 +17,7 @@ from pdd_lightning.evaluation import EvaluationSettings
 from pdd_lightning.results.plots import add_legend, draw_continual, draw_methods, draw_rows
 from pdd_lightning.results.schema import AFTER, DISTILLED, FULL, ContinualRow, RunSummary, StatisticsRow, StepRow
 from pdd_lightning.results.tables import PARTS, STATISTICS, flatten, mean_and_std, summarize_seeds
-from pdd_lightning.stored import MOST_CLASSES, damaged, one_line, read_stored
+from pdd_lightning.stored import MAX_CLASSES, damaged_error, one_line, read_stored
 from pdd_lightning.studies.arms import OWN_STAGES, Run, budget_label, fit_step
 from pdd_lightning.studies.definition import Row, Study
 from pdd_lightning.studies.engine import Step
@@ -49,7 +49,7 @@ class AccuracyStudy(Study):
         log: Whether the x axis is logarithmic.
     """
 
-    num_classes: int = Field(ge=2, le=MOST_CLASSES)
+    num_classes: int = Field(ge=2, le=MAX_CLASSES)
     evaluate: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
     match_steps: bool = True
@@ -238,7 +238,7 @@ class StageStatistics(Study):
     def row(self, run: Run, seed_rows: Sequence[Row], folder: Path) -> Row:
         """Return the mean of each statistic over seeds, and its standard deviation."""
         if missing := [name for name in STATISTICS for row in seed_rows if name not in row]:
-            raise damaged(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
+            raise damaged_error(folder / "runs" / run.name, f"{run.result}.json lacks {missing[0]}")
         columns = {name: seed_rows[0][name] for name in ("row", "stage", "images")}
         summary = {**run.labels, **columns, "seeds": len(seed_rows)}
         for name in STATISTICS:
@@ -262,7 +262,7 @@ class ContinualLearning(Study):
         part: Real images to score on.
     """
 
-    tasks: int = Field(ge=2, le=MOST_CLASSES)
+    tasks: int = Field(ge=2, le=MAX_CLASSES)
     continual: Row = Field(default_factory=dict)
     part: Literal["val", "test"] = "val"
 
@@ -305,7 +305,7 @@ class ContinualLearning(Study):
         """Summarize a memory and protocol over seeds."""
         first = seed_rows[0]
         if len({len(row["average_accuracy"]) for row in seed_rows}) > 1:
-            raise damaged(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
+            raise damaged_error(folder / "runs" / run.name, f"{run.result}.json differ in their number of tasks")
         averages = zip(*(row["average_accuracy"] for row in seed_rows), strict=True)
         return {
             **(run.labels if first["row"] == DISTILLED else dict.fromkeys(run.labels)),

@@ -13,7 +13,7 @@ import yaml
 from pdd_lightning import stages
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.results.tables import flatten
-from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, one_line, read_bytes
+from pdd_lightning.stored import MAX_YAML_BYTES, load_yaml, one_line, read_bytes
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: It cannot be read, or holds anything but settings.
     """
     try:
-        content = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())
+        content = load_yaml(read_bytes(path, MAX_YAML_BYTES).decode())
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(content, dict):

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from pdd_lightning import DistilledDataset
+from pdd_lightning.callbacks.checkpoint import CheckpointFiles
 from pdd_lightning.cli import main
 from tests.cli.conftest import write_folder
 
@@ -133,7 +133,7 @@ def test_unusable_checkpoint(
     if content == "truncated":
         path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:-500])
     else:
-        torch.save({"state_dict": {}}, path)
+        CheckpointFiles().save_checkpoint({"state_dict": {}}, path)
     message = refusal(capsys, *fit(recipe, tmp_path, "--ckpt_path", path))
     assert ("is damaged" if content == "truncated" else "is not a checkpoint of a distillation") in message
 

@@ -17,7 +17,7 @@ from pdd_lightning.data.formats.registry import Format, ImportOptions
 from pdd_lightning.data.pixels import PixelSpace, Standardized
 from pdd_lightning.data.synthetic import SyntheticSet, hard_labels
 from pdd_lightning.errors import ConfigError, DataError
-from pdd_lightning.stored import Stored, array, checked, describe
+from pdd_lightning.stored import Stored, array, describe_tensor, validate
 
 if TYPE_CHECKING:
     from pdd_lightning.data.real import RealDataModule
@@ -77,7 +77,7 @@ class ForeignFormat(Format):
         real.prepare_data()
         real.setup()
         contents = self.contents(path, real)
-        found = checked(_Arrays, {"images": contents.images, "labels": contents.labels}, path)
+        found = validate(_Arrays, {"images": contents.images, "labels": contents.labels}, path)
         images = _encode_images(path, found.images, real, self.in_model_space)
         labels = _check_labels(path, found.labels, len(images), real.num_classes)
         stages = _find_stages(path, contents, labels, options)
@@ -169,7 +169,7 @@ def _check_labels(path: Path, labels: Tensor, count: int, num_classes: int) -> T
     if labels.shape not in ((count,), (count, num_classes)):
         raise DataError(
             f"{path}: labels must be [{count}] integers or [{count}, {num_classes}] float32 like the {count} images,"
-            f" got {describe(labels)}"
+            f" got {describe_tensor(labels)}"
         )
     if labels.dim() == 2:
         return labels

@@ -23,17 +23,17 @@ from pdd_lightning.data.synthetic import hard_labels
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
 from pdd_lightning.files import atomic_write_bytes
 from pdd_lightning.stored import (
-    MOST_BYTES,
-    MOST_STAGES,
+    MAX_BYTES,
+    MAX_STAGES,
     ClassNames,
     Json,
     Rate,
     Stored,
-    checked,
-    checked_form,
-    damaged,
+    damaged_error,
     one_line,
     parse_json,
+    validate,
+    validate_as,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Parquet(ForeignFormat):
 class _PDDMetadata(Stored):
     """Metadata of files that this package wrote."""
 
-    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MAX_STAGES)]
     decode_factor: Annotated[int, Field(ge=1, le=16)]
     about: Json
 
@@ -113,8 +113,8 @@ def _read_table(path: Path) -> Any:
     try:
         with arrow.parquet.ParquetFile(path) as file:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            if file.metadata.num_rows > _MAX_IMAGES or sum(group.total_byte_size for group in groups) > MOST_BYTES:
-                raise ValueError(f"it has more than {_MAX_IMAGES} rows, or {MOST_BYTES} bytes")
+            if file.metadata.num_rows > _MAX_IMAGES or sum(group.total_byte_size for group in groups) > MAX_BYTES:
+                raise ValueError(f"it has more than {_MAX_IMAGES} rows, or {MAX_BYTES} bytes")
             if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
                 raise ValueError("two of its columns have the same name")
             known = [name for name in ("image", "label", "stage", "soft_label") if name in file.schema_arrow.names]
@@ -122,7 +122,7 @@ def _read_table(path: Path) -> Any:
             table.validate(full=True)
             return table
     except (arrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise damaged(path, f"it is no Parquet file of a set: {error}") from error
+        raise damaged_error(path, f"it is no Parquet file of a set: {error}") from error
 
 
 def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealDataModule) -> Tensor:
@@ -130,7 +130,7 @@ def _labels(path: Path, table: Any, metadata: dict[bytes, bytes], real: RealData
     names = real.class_names
     with suppress(DamagedFileError, KeyError, TypeError):  # metadata of other files may be anything
         features = parse_json(metadata.get(_FEATURES_KEY, b""), path)["info"]["features"]
-        names = checked_form(ClassNames, features["label"]["names"], path)
+        names = validate_as(ClassNames, features["label"]["names"], path)
     if not set(names) <= set(real.class_names):
         raise DataError(
             f"{path} does not belong to {real.name}: its class names: {one_line(names)}, the data's:"
@@ -179,8 +179,8 @@ def _pdd_contents(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     """Return fields of `Contents` from the metadata of a file that this package wrote."""
     if _PDD_KEY not in metadata:
         return {}
-    own = checked(_PDDMetadata, parse_json(metadata[_PDD_KEY], path), f"{path}: its metadata")
-    checked(StoredMetadata, own.about, f"{path}: its metadata")
+    own = validate(_PDDMetadata, parse_json(metadata[_PDD_KEY], path), f"{path}: its metadata")
+    validate(StoredMetadata, own.about, f"{path}: its metadata")
     return {"learning_rates": tuple(own.learning_rates), "decode_factor": own.decode_factor, "metadata": own.about}
 
 

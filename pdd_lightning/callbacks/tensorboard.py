@@ -122,6 +122,6 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
 
 
 def grid_of(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
-    """Return a labeled grid of images in model space; see `labelled_grid`."""
+    """Return a labeled grid of images in model space; see `labeled_grid`."""
     real = module.data.real
     return labeled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)

@@ -104,8 +104,8 @@ class Parser(ArgumentParser):
             options = [name for name in self._option_string_actions if not name.endswith((".help", "+"))]
             return f"there is no option {match[1]}: {did_you_mean(match[1], options) or f'see `{self.prog} --help`'}"
         classes = re.findall(r"class_path[ =]'([\w.]+)'", message)
-        if classes and (match := re.search(r"Option '([\w.]+)' is not accepted", message)):
-            kind: Any = locate(classes[-1])
+        kind = locate(classes[-1]) if classes else None
+        if isinstance(kind, type) and (match := re.search(r"Option '([\w.]+)' is not accepted", message)):
             names = argument_names(kind)
             advice = did_you_mean(match[1], names) or f"choose from {', '.join(names)}"
             return f"{classes[-1].rpartition('.')[2]} has no argument {match[1]}: {advice}"

@@ -106,7 +106,7 @@ def places(content: Any, prefix: str = "") -> list[str]:
     return here + [path for key, one in items.items() for path in places(one, f"{prefix}{key}.")]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def shared_parser() -> Iterator[None]:
     """Builds the parser of `fit` and `test` once, since it takes longer than most refusals."""
     setup, built = PDDCLI.setup_parser, []

@@ -211,6 +211,7 @@ def test_the_distilled_file_is_evaluated_and_tested(recipe: Path, run: Path, tmp
     rows = json.loads((run / "summary.json").read_text())["evaluation"]
     assert [(row["part"], row["row"], row["images"]) for row in rows] == [
         ("val", "distilled", 12),
+        ("val", "random real", 12),
         ("test", "distilled", 12),
         ("test", "random real", 12),
     ]

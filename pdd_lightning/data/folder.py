@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import ConfigError, DataError, check_at_least
+from pdd_lightning.progress import progress_bar
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Formats that are decoded, whatever a file is called: Pillow starts programs to read some others."""
@@ -140,7 +140,7 @@ def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale:
     with (
         refuse_large_images(),
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(paths), desc="Reading images", disable=len(paths) <= _MIN_PROGRESS_IMAGES) as progress,
+        progress_bar(len(paths), "Reading images", "image", len(paths) > _MIN_PROGRESS_IMAGES) as progress,
     ):
         for done in pool.map(fill, range(0, len(paths), _CHUNK_SIZE)):
             progress.update(done)

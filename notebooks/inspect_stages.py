@@ -39,7 +39,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pdd_lightning import DistilledDataset
+from pdd_lightning import DistilledDataset, distill
 from pdd_lightning.cli import main
 from pdd_lightning.data import Digits, ForgettingScores
 from pdd_lightning.networks.spec import factory_from_spec
@@ -48,9 +48,14 @@ from pdd_lightning.networks.spec import factory_from_spec
 torch.set_num_threads(1)  # in networks this small, threads only wait for each other
 plt.rcParams["figure.dpi"] = 60
 folder = Path(mkdtemp())
-options = "--stages.num_stages 4 --stages.iterations 40 --stages.experts.number 4 --stages.transition.epochs 60"
-options += " --evaluation.num_networks 1 --evaluation.epochs 60 --trainer.enable_progress_bar false"
-main(f"fit digits_mtt --folder {folder} {options}".split())
+options = {
+    "stages.experts.number": 4,
+    "stages.transition.epochs": 60,
+    "evaluation.num_networks": 1,
+    "evaluation.baselines": [],
+    "evaluation.epochs": 60,
+}
+distill("digits", "digits_mtt", stages=4, iterations=40, folder=folder, options=options, enable_progress_bar=False)
 
 real = Digits(test_fraction=0.2, val_fraction=0.2)  # the same parts as in the recipe
 real.setup()

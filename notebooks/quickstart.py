@@ -38,8 +38,7 @@ from tabulate import tabulate
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from pdd_lightning import DistilledDataset
-from pdd_lightning.cli import main
+from pdd_lightning import DistilledDataset, distill
 from pdd_lightning.data import Digits
 from pdd_lightning.evaluation.baselines import random_set
 from pdd_lightning.evaluation.subject import stored_subject
@@ -49,7 +48,7 @@ from pdd_lightning.networks import ConvNet
 # ## Distill
 #
 # The real images are scikit-learn's handwritten digits: 1,797 of 8x8 pixels, nothing to download. A recipe is a
-# whole experiment in one YAML file; everything in it can be changed on the command line. In a shell, the line below is
+# whole experiment in one YAML file; everything in it can be changed. In a shell, the call below is
 # `pdd fit digits_mtt …`, and `pdd resume FOLDER` continues a run that was stopped.
 #
 # The method is trajectory matching: networks trained on real images (experts) leave their parameters after every
@@ -58,9 +57,14 @@ from pdd_lightning.networks import ConvNet
 # %%
 torch.set_num_threads(1)  # in networks this small, threads only wait for each other
 folder = Path(mkdtemp())
-options = "--stages.num_stages 3 --stages.iterations 60 --stages.experts.number 4 --stages.transition.epochs 60"
-options += " --evaluation.num_networks 3 --evaluation.epochs 60 --trainer.enable_progress_bar false"
-main(f"fit digits_mtt --folder {folder} {options}".split())
+options = {
+    "stages.experts.number": 4,
+    "stages.transition.epochs": 60,
+    "evaluation.num_networks": 3,
+    "evaluation.random_sets": 3,
+    "evaluation.epochs": 60,
+}
+distill("digits", "digits_mtt", stages=3, iterations=60, folder=folder, options=options, enable_progress_bar=False)
 
 # %% [markdown]
 # For each stage, the first table says how far the matching loss fell, the student's learning rate that was learned with

@@ -20,8 +20,9 @@ from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.decoded_images import DecodedImages
 from pdd_lightning.typing import NetworkFactory
 
-LOG_SCALE = 2.0
-"""Frequencies are scaled by at most exp of this, up or down."""
+LOG_SCALE = 1.0
+"""Frequencies are scaled by at most exp of this, up or down. With 2, the sampling network makes them so large that a few
+images cannot match the real features' characteristic function there: docs/results/digits.md."""
 
 
 class CharacteristicBatch(NamedTuple):
@@ -160,7 +161,7 @@ class CharacteristicFunctionMatching(DecodedImages):
         sides = [(one, target * scale) for one, target in zip(synthetic, real, strict=True)]
 
         def distance(frequencies: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:
-            values = [characteristic_distance(*side, frequencies, self.alpha, self.beta) for side in sides]
+            values = [characteristic_distance(*side, frequencies.to(side[1]), self.alpha, self.beta) for side in sides]
             return torch.stack(values).mean()
 
         constant = [(synthetic.detach(), target) for synthetic, target in sides]
@@ -258,5 +259,6 @@ class FrequencySampler:
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:
-    """Features `[N, F]`, float32."""
-    return features_and_logits(network, images).features.float()
+    """Features `[N, F]`, at least float32."""
+    features = features_and_logits(network, images).features
+    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -15,6 +15,8 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.shorthand import VERBS
 
 _SUPERVISED = "PDD_SUPERVISED"
+_MIN_ADDRESS_SPACE = 4 << 30
+"""Bytes that torch and its threads need; with less, its libraries abort or wait forever."""
 
 
 def main() -> None:
@@ -25,11 +27,12 @@ def main() -> None:
     if (text := _answer(sys.argv[1:])) is not None:
         print(text)
         return
+    _check_address_space()
     if _memory_is_limited() and _SUPERVISED not in os.environ:
         sys.exit(_supervised())
     endings.watch_signals()
-    threading.excepthook = endings.quiet_thread
-    with endings.in_one_sentence():
+    threading.excepthook = endings.ignore_write_errors
+    with endings.report_errors():
         _check_working_directory()
         sys.path.append(str(Path.cwd()))  # for classes of the user's own; last, so that no library is replaced
         from pdd_lightning.cli import main as command_line
@@ -52,6 +55,13 @@ def _check_working_directory() -> None:
         Path.cwd()
     except OSError as error:
         raise ConfigError("the working directory no longer exists: change to another one and start again") from error
+
+
+def _check_address_space() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_SPACE:
+        least = _MIN_ADDRESS_SPACE >> 10
+        sys.exit(f"pdd: error: the address space is limited to {limit >> 10} kB, too little: `ulimit -v` needs {least}")
 
 
 def _memory_is_limited() -> bool:

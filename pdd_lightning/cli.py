@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -29,21 +30,22 @@ import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
 import pdd_lightning.networks  # noqa: F401
 from pdd_lightning import distributed, endings
-from pdd_lightning.callbacks import Evaluation, ExportRun, TensorBoardImages
+from pdd_lightning.callbacks import Evaluation, ExportRun, RunMessages, TensorBoardImages
 from pdd_lightning.callbacks.checkpoint import LAST, RollingCheckpoint, has_checkpoint, read_checkpoint
 from pdd_lightning.callbacks.progress_bar import StageProgressBar
 from pdd_lightning.callbacks.run_evaluation import evaluate_run
 from pdd_lightning.commands import COMMANDS
 from pdd_lightning.commands.command import Parser
+from pdd_lightning.commands.listing import list_methods
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.errors import ConfigError, PDDError, check_at_least, check_seed
 from pdd_lightning.evaluation import EvaluationSettings
-from pdd_lightning.files import atomic_write_bytes, is_shared, owned
+from pdd_lightning.files import atomic_write_bytes, has_token, lock_folder
 from pdd_lightning.memory import keep_freed_memory
 from pdd_lightning.progression import StageAdvance
 from pdd_lightning.progression.advance import checkpointed_union
 from pdd_lightning.progression.checks import check_method_unchanged
-from pdd_lightning.shorthand import long_form
+from pdd_lightning.shorthand import VERBS, long_form
 from pdd_lightning.stages import DistillationStage
 
 
@@ -78,7 +80,7 @@ class _SharedFolder(Callback):
     """Makes sure, before anything is trained, that all processes work in one and the same run folder.
 
     Args:
-        word: What the first process owns the folder by, see `pdd_lightning.files.owned`; None on others.
+        word: What the first process owns the folder by, see `pdd_lightning.files.lock_folder`; None on others.
     """
 
     def __init__(self, word: str | None) -> None:
@@ -91,7 +93,7 @@ class _SharedFolder(Callback):
             ConfigError: A process does not find it.
         """
         folder, word = Path(trainer.default_root_dir), distributed.broadcast(self.word)
-        found = distributed.gather(word is None or trainer.is_global_zero or is_shared(folder, word))
+        found = distributed.gather(word is None or trainer.is_global_zero or has_token(folder, word))
         if not all(found):
             raise ConfigError(
                 f"process {found.index(False)} does not see the run folder {folder} of the first process: all machines"
@@ -106,6 +108,9 @@ class PDDCLI(LightningCLI):
         """Adds the commands that need neither model nor trainer; `main` runs them."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         assert isinstance(self.parser, _Parser)
+        for verb, parser in self.parser.commands.choices.items():
+            parser.usage = f"pdd {verb} [RECIPE | RUN FOLDER] [options]"
+            parser.description = f"{VERBS[verb]} `pdd recipes` lists the recipes."
         for command in COMMANDS.values():
             self.parser.commands.add_subcommand(command.name, command.parser(), help=command.help)
 
@@ -170,7 +175,7 @@ class PDDCLI(LightningCLI):
         _check_processes(trainer, config["strategy"])
         # After `StageAdvance`, which Lightning's parser adds, so that the stages' table is printed first.
         evaluation = self._get(self.config_init, "evaluation")
-        trainer.callbacks += [Evaluation(evaluation), ExportRun()]  # type: ignore[attr-defined]
+        trainer.callbacks += [Evaluation(evaluation), ExportRun(), RunMessages()]  # type: ignore[attr-defined]
         return trainer
 
     def fit(self, model: DistillationStage, **kwargs: Any) -> None:
@@ -196,12 +201,17 @@ class PDDCLI(LightningCLI):
 
     @contextmanager
     def _owned(self, root: Path) -> Iterator[str | None]:
-        """Owns the run folder, in the first process."""
+        """Own the run folder, in the first process; remove it where a refused start left nothing in it."""
         if self.trainer.global_rank > 0:
             yield None
-        else:
-            with owned(root) as word:
+            return
+        existed = root.exists()
+        try:
+            with lock_folder(root) as word:
                 yield word
+        finally:
+            if not existed and {path.name for path in root.glob("*")} <= {".lock", "tensorboard"}:
+                shutil.rmtree(root, ignore_errors=True)
 
     def test(self, model: DistillationStage, **kwargs: Any) -> None:
         """Evaluates the union of a checkpoint, by default the last one of the run folder, on the test part."""
@@ -265,22 +275,34 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     keep_freed_memory()
     _show_log()
-    _silence()
     endings.advise("Nothing was begun.")
-    with endings.in_one_sentence():
+    with endings.report_errors():
         arguments = long_form(sys.argv[1:] if args is None else args)
+        if arguments[-1:] == ["--model.help"]:
+            print(list_methods())
+            return
         if arguments and arguments[0] in COMMANDS:
             COMMANDS[arguments[0]].main(arguments[1:])
             return
         try:
-            _run_cli(arguments)
+            run_cli(arguments)
         except MisconfigurationException as error:
             raise ConfigError(f"the settings of the trainer do not go together: {_brief(error)}") from error
 
 
-def _run_cli(args: list[str]) -> None:
-    """Runs `fit` or `test`."""
-    PDDCLI(
+def run_cli(args: Sequence[str], **trainer: Any) -> PDDCLI:
+    """Run `fit` or `test`.
+
+    Args:
+        args: The command line, in its long form.
+        trainer: Defaults of the trainer's arguments.
+
+    Raises:
+        PDDError: Bad input.
+    """
+    _show_log()
+    _silence()
+    return PDDCLI(
         DistillationStage,
         ProgressiveDataModule,
         subclass_mode_model=True,
@@ -292,23 +314,25 @@ def _run_cli(args: list[str]) -> None:
             "log_every_n_steps": 10,
             "num_sanity_val_steps": 0,
             "enable_model_summary": False,
+            **trainer,
         },
         seed_everything_default=0,
         parser_class=_Parser,
         parser_kwargs={"prog": "pdd", "description": "Progressive dataset distillation."},
         auto_configure_optimizers=False,
-        args=args,
+        args=list(args),
     )
 
 
 def _silence() -> None:
     """Leaves out what libraries say that is of no use to the reader."""
     logging.raiseExceptions = False  # a log that cannot be written would be one traceback a line
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
     # That a signal has arrived; the package says what follows from it.
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     # A line of Lightning's that newer versions of torch deprecate.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
 def _checked_seed(seed: int) -> int:
@@ -348,5 +372,9 @@ def _last_checkpoint(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints" / LAST
 
 
-def _is_not_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is neither an advertisement nor about hardware that the run does not use."""
+    message = record.getMessage()
+    return "litlogger" not in message and not message.startswith(
+        ("GPU available: False", "TPU available", "HPU available")
+    )

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beyond the logged scalars of the matching."""
+"""Images, histograms and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pdd_lightning.data import ForgettingScores
 from pdd_lightning.errors import check_at_least
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.progression.observer import StageObserver, stage_module
-from pdd_lightning.results.grids import example_grid, labelled_grid
+from pdd_lightning.results.grids import example_grid, labeled_grid
 from pdd_lightning.results.result_store import row_title
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.stages import DistillationStage
 
 
 class TensorBoardImages(StageObserver):
-    """Writes images, pixel histograms, forgetting scores, expert curves, values of stages and hyper-parameters.
+    """Writes images, pixel histograms, forgetting scores, expert curves, values of stages and hyperparameters.
 
     Does nothing without a `TensorBoardLogger`.
 
     Args:
-        every_n_iterations: How often the evolving images are written, in iterations.
+        every_n_iterations: Iterations between two pictures of the current images.
 
     Raises:
         ConfigError: `every_n_iterations` is below 1.
@@ -42,7 +42,7 @@ class TensorBoardImages(StageObserver):
     def on_experts_ready(
         self, trainer: Trainer, stage_module: DistillationStage, store: TrajectoryStore, after_stage: int
     ) -> None:
-        """Training curves of the experts: mean, worst and best expert of each epoch."""
+        """Write the training curves of the experts: mean, lowest and highest value of each epoch."""
         writer = _writer(trainer)
         if writer is None:
             return
@@ -56,7 +56,7 @@ class TensorBoardImages(StageObserver):
 
     @rank_zero_only
     def on_scores_ready(self, trainer: Trainer, stage_module: DistillationStage, scores: ForgettingScores) -> None:
-        """How often real examples were forgotten, and the easiest and hardest ones."""
+        """Write the forgetting scores of the real examples, and pictures of the easiest and hardest ones."""
         writer = _writer(trainer)
         if writer is None:
             return
@@ -72,7 +72,7 @@ class TensorBoardImages(StageObserver):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The images of the current stage and their pixel values, at the first iteration and every few."""
+        """Write the images of the current stage and their pixel values, in the first iteration and at the interval."""
         writer = _writer(trainer)
         module = stage_module(pl_module)
         iteration, stage = batch_idx + 1, module.state.stage
@@ -80,33 +80,31 @@ class TensorBoardImages(StageObserver):
             return
         stages = torch.full_like(module.labels, stage)
         title = f"{module.data.real.name}, iteration {iteration}"
-        picture = _picture(module.images.detach(), module.labels, stages, module, title)
+        picture = grid_of(module.images.detach(), module.labels, stages, module, title)
         writer.add_image(f"images/stage_{stage}", picture, iteration)
-        # Beyond its bins, which end at 1e20, TensorBoard counts nothing, and fails.
+        # TensorBoard fails beyond its bins, which end at 1e20.
         pixels = module.data.real.pixels.decode(module.images.detach()).nan_to_num(0.0).clamp(-1e6, 1e6)
         writer.add_histogram(f"pixels/stage_{stage}", pixels, iteration)
 
     @rank_zero_only
     def on_stage_end(self, trainer: Trainer, stage_module: DistillationStage, history: list[StageReport]) -> None:
-        """The union so far, and the stage's values against the number of the stage."""
+        """Write the union so far, and the stage's values against the number of the stage."""
         writer = _writer(trainer)
         if writer is None:
             return
         report, union = history[-1], stage_module.data.union
         title = f"{stage_module.data.real.name}, {len(union)} distilled images"
-        picture = _picture(union.images, union.labels, union.stages, stage_module, title)
+        picture = grid_of(union.images, union.labels, union.stages, stage_module, title)
         writer.add_image("images/union", picture, report.stage)
-        values = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
-        if report.real_images is not None:
-            values["real_images"] = report.real_images
-        if report.learned_lr is not None:
-            values["learned_lr"] = report.learned_lr
+        values: dict[str, float | None] = {"val_accuracy": report.val_accuracy, "last_matching_loss": report.last_loss}
+        values |= {"real_images": report.real_images, "learned_lr": report.learned_lr}
         for name, value in values.items():
-            writer.add_scalar(f"stages/{name}", value, report.stage)
+            if value is not None:
+                writer.add_scalar(f"stages/{name}", value, report.stage)
 
     @rank_zero_only
     def on_run_evaluated(self, trainer: Trainer, stage_module: DistillationStage, rows: list[dict[str, Any]]) -> None:
-        """Settings with the accuracy of the distilled set."""
+        """Write the settings with the accuracy of the distilled set."""
         logger = trainer.logger
         if not isinstance(logger, TensorBoardLogger):
             return
@@ -123,6 +121,7 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
     return logger.experiment if isinstance(logger, TensorBoardLogger) else None
 
 
-def _picture(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
+def grid_of(images: Tensor, labels: Tensor, stages: Tensor, module: DistillationStage, title: str) -> Tensor:
+    """Return a labeled grid of images in model space; see `labeled_grid`."""
     real = module.data.real
-    return labelled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)
+    return labeled_grid(real.pixels.decode(images), labels, stages, real.class_names, title)

@@ -20,7 +20,7 @@ _MIN_ADDRESS_SPACE = 4 << 30
 
 
 def main() -> None:
-    """Runs the command line of this process; ends with one sentence if it fails or is asked to end."""
+    """Run the command line of this process; ends with one sentence if it fails or is asked to end."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -70,7 +70,7 @@ def _memory_is_limited() -> bool:
 
 
 def _supervised() -> int | str:
-    """Runs the same command as a process of its own, since libraries that lack memory may end it without a word."""
+    """Run the same command as a process of its own, since libraries that lack memory may end it without a word."""
     command = [sys.executable, "-m", "pdd_lightning", *sys.argv[1:]]
     for number in endings.SIGNALS:
         signal.signal(number, lambda number, _: process.send_signal(number))

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 import pdd_lightning
 from pdd_lightning import DistilledDataset
@@ -61,6 +64,37 @@ def test_unknown_names_are_errors_that_say_what_there_is() -> None:
         pdd_lightning.distill("digits", "nonsense")
     with pytest.raises(UsageError, match="has no argument lr_imgs: did you mean lr_img"):
         pdd_lightning.distill("digits", "dm", options={"model.lr_imgs": 1.0})
+
+
+class PictureLogger(DummyLogger):
+    """A logger that takes pictures as Lightning's for Weights & Biases does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics: dict[str, list[tuple[int | None, float]]] = {}
+        self.pictures: dict[str, tuple[int, ...]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, []).append((step, value))
+
+    def log_image(self, key: str, images: list[np.ndarray]) -> None:
+        self.pictures[key] = images[0].shape
+
+
+def test_other_loggers_get_numbers_and_pictures(tmp_path: Path) -> None:
+    pictures, table = PictureLogger(), CSVLogger(tmp_path, name="csv", version="")
+    distilled = pdd_lightning.distill(
+        "digits", "dm", 2, 1, 2, tmp_path / "run", options=SHORT, logger=[pictures, table], log_every_n_steps=1
+    )
+    assert [step for step, _ in pictures.metrics["stages/val_accuracy"]] == [1, 2]
+    (accuracy,) = pictures.metrics["accuracy/val_distilled"]
+    assert accuracy[0] == len(distilled)
+    assert len(pictures.metrics["matching_loss"]) == 4
+    assert pictures.pictures["images/union"][-1] == 3
+    assert {"images/stage_1", "images/stage_2"} <= set(pictures.pictures)
+    header = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"matching_loss", "stages/val_accuracy", "accuracy/val_distilled"} <= set(header)
 
 
 def test_evaluate_gives_rows_that_print_as_a_table(distilled: DistilledDataset, folder: Path) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pdd_lightning import __version__
-from pdd_lightning.callbacks.tensorboard import grid_of
+from pdd_lightning.callbacks.loggers import grid_of
 from pdd_lightning.data import ForgettingScores
 from pdd_lightning.data.distilled import DistilledDataset, save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet

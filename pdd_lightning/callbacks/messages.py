@@ -21,7 +21,7 @@ RATE_DROP = 100
 
 
 class RunMessages(StageObserver):
-    """Prints what a run works on, the time left after each stage, warnings, and the next commands."""
+    """Print what a run works on, the time left after each stage, warnings, and the next commands."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

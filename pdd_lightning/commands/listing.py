@@ -16,7 +16,7 @@ from pdd_lightning.shorthand import shipped
 
 
 class Recipes(Command):
-    """Lists the recipes that come with the package."""
+    """List the recipes that come with the package."""
 
     name = "recipes"
 
@@ -24,7 +24,7 @@ class Recipes(Command):
         """None."""
 
     def run(self, options: Namespace) -> None:
-        """Prints a line for each recipe: the first sentence of its file."""
+        """Print a line for each recipe: the first sentence of its file."""
         recipes = shipped("recipe")
         width = max(map(len, recipes))
         for name, path in recipes.items():
@@ -41,18 +41,18 @@ def list_methods() -> str:
 
 
 class Runs(Command):
-    """Lists runs."""
+    """List runs."""
 
     name = "runs"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds the folders."""
+        """Add the folders."""
         parser.add_argument(
             "folders", nargs="*", type=str, default=["runs"], help="Run folders, or folders of them (default: runs)."
         )
 
     def run(self, options: Namespace) -> None:
-        """Prints a table with a line for each run."""
+        """Print a table with a line for each run."""
         folders = read_folders(options["folders"])
         rows = [_row(run) for run in folders.runs] + [_unreadable(folder) for folder in folders.broken]
         print(full_table(rows).text() if rows else "no runs")

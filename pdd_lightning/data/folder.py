@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Formats that are decoded, whatever a file is called: Pillow starts programs to read some others."""
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+T = TypeVar("T")
 _MIN_PROGRESS_IMAGES = 5_000
 _CHUNK_SIZE = 64
 
 
 class ImageFolder(RealDataModule):
-    """Images under `root/train/<class>/` and, optionally, `root/test/<class>/`.
+    """Images under `root/train/<class>/` and, optionally, `root/test/<class>/`, or under `root/<class>/`.
 
     Classes are the folder names in alphabetical order; the files of a class, including those of its subfolders, are
     sorted by path. Links to folders are followed, see `find_images`. Without a `test` folder a test part is held out of
@@ -44,6 +45,8 @@ class ImageFolder(RealDataModule):
             are, all of one square size.
         test_fraction: Share of each class held out for testing when there is no `test` folder.
         grayscale: Read one gray channel; RGB otherwise.
+        max_per_class: Training images of each class that are read, evenly spaced in the order of their paths; None
+            reads all.
         options: See `RealDataModule`.
     """
 
@@ -53,12 +56,14 @@ class ImageFolder(RealDataModule):
         image_size: int | None = None,
         test_fraction: float = 0.1,
         grayscale: bool = False,
+        max_per_class: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         check_fraction("test_fraction", test_fraction)
-        check_at_least(1, image_size=image_size)
+        check_at_least(1, image_size=image_size, max_per_class=max_per_class)
         self.root = root
+        self.max_per_class = max_per_class
         self.image_size = image_size
         self.test_fraction = test_fraction
         self.grayscale = grayscale
@@ -71,10 +76,13 @@ class ImageFolder(RealDataModule):
             DataError: The folders are not laid out as described, or an image cannot be used.
         """
         train, test = Path(self.root, "train"), Path(self.root, "test")
+        if not train.is_dir() and not test.is_dir():
+            train = Path(self.root)
         names, test_names = class_folders(train), class_folders(test)
         if not names:
             raise DataError(
-                f"no images found: looked for {train}/<class>/<image> (and, optionally, {test}/<class>/<image>); "
+                f"no images found: looked for {self.root}/<class>/<image>, or {self.root}/train/<class>/<image> (and,"
+                f" optionally, {test}/<class>/<image>); "
                 f"{_describe_folder(Path(self.root))}"
             )
         if unknown := sorted(set(test_names) - set(names)):
@@ -82,6 +90,7 @@ class ImageFolder(RealDataModule):
         files = find_images([*(train / name for name in names), *(test / name for name in test_names)])
         train_files, test_files = files[: len(names)], dict(zip(test_names, files[len(names) :], strict=True))
         _check_training(train, names, train_files)
+        train_files = [evenly_spaced(paths, self.max_per_class) for paths in train_files]
         test_split = self._read([test_files.get(name, []) for name in names]) if any(test_files.values()) else None
         return self._read(train_files), test_split, names
 
@@ -89,6 +98,13 @@ class ImageFolder(RealDataModule):
         labels = [label for label, paths in enumerate(files) for _ in paths]
         images = read_images(list(chain.from_iterable(files)), self.image_size, self.grayscale)
         return ImageSplit.in_order(images, torch.tensor(labels))
+
+
+def evenly_spaced(items: list[T], count: int | None) -> list[T]:
+    """Return `count` of the items, evenly spaced, or all of them if there are not more."""
+    if count is None or len(items) <= count:
+        return items
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def read_images(paths: Sequence[Path], image_size: int | None = None, grayscale: bool = False) -> Tensor:

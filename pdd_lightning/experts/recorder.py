@@ -41,8 +41,9 @@ class ExpertSettings:
             do. More are useful if several runs share a folder of trajectories.
         lr: Learning rate of SGD.
         batch_size: Images per step.
-        images_per_epoch: Real images of an epoch, drawn anew for each; null takes all. Epochs are then shorter, for
-            segments of fewer steps. Experts trained like that have no forgetting scores.
+        images_per_epoch: Real images of an epoch, drawn anew for each, in several passes if there are fewer; null takes
+            all. It gives segments the same number of steps whatever the size of the dataset. Experts trained like that
+            have no forgetting scores.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
         rho: Radius of sharpness-aware steps, which give flatter trajectories at twice the time; 0 takes plain steps.
@@ -79,7 +80,7 @@ class ExpertSettings:
 
     def images_of_epoch(self, count: int) -> int:
         """Return how many of `count` real images an epoch sees."""
-        return count if self.images_per_epoch is None else min(self.images_per_epoch, count)
+        return self.images_per_epoch or count
 
     def training(self, epochs: int) -> TrainingSettings:
         """Return the experts' training on real images, at a constant learning rate."""

@@ -123,20 +123,21 @@ def train_network(
         generator: CPU generator of batch order, augmentation, mixing and dropout.
         on_epoch: Called after each epoch with the number of finished epochs and that epoch's record.
         max_steps: Maximum number of optimizer steps; training may end within an epoch.
-        images_per_epoch: Number of images drawn for each epoch; all by default.
+        images_per_epoch: Number of images drawn for each epoch, in several passes if it is above `N`; by default, all.
 
     Returns:
         One record per started epoch.
     """
     records = []
-    count = len(images) if images_per_epoch is None else min(images_per_epoch, len(images))
+    count = images_per_epoch or len(images)
     steps_left = settings.steps(count) if max_steps is None else max_steps
     with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
         optimizer = sgd(network.parameters(), settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
-            order = torch.randperm(len(images), generator=generator)[:count].split(settings.batch_size)[:steps_left]
+            passes = [torch.randperm(len(images), generator=generator) for _ in range(-(-count // len(images)))]
+            order = torch.cat(passes)[:count].split(settings.batch_size)[:steps_left]
             if not order:
                 break
             steps_left -= len(order)
@@ -173,6 +174,7 @@ def train_epoch(
     """Train a network in training mode on the mini-batches with the indices `order`; see `train_network`."""
     total_loss = torch.zeros((), device=labels.device)
     correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
         mixed, targets = take_batch(images, labels, indices, augment, generator, settings)
@@ -186,8 +188,9 @@ def train_epoch(
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
         correct[indices] = logits.detach().argmax(1) == classes
+        hits += correct[indices].sum()
     seen = sum(map(len, order))
-    return EpochRecord(float(total_loss) / seen, float(correct.sum()) / seen, correct)
+    return EpochRecord(float(total_loss) / seen, float(hits) / seen, correct)
 
 
 def take_batch(

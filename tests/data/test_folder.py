@@ -110,8 +110,8 @@ def test_a_test_class_that_was_never_trained_is_refused(root):
 
 
 def test_a_folder_of_another_layout_says_what_was_looked_for(tmp_path):
-    write_image(tmp_path / "cat" / "0.png")
-    with pytest.raises(DataError, match=r"train/<class>/<image>.*holds cat"):
+    write_image(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"/<class>/<image>, or .*train/<class>/<image>.*holds 0.png"):
         ImageFolder(str(tmp_path)).load()
     with pytest.raises(DataError, match="nowhere does not exist"):
         ImageFolder(str(tmp_path / "nowhere")).load()
@@ -140,3 +140,20 @@ def test_progress_is_shown_for_large_sets_alone(root, monkeypatch, capfd, thresh
     monkeypatch.setattr(folder_module, "_MIN_PROGRESS_IMAGES", threshold)
     ImageFolder(str(root)).load()
     assert ("Reading images" in capfd.readouterr().err) == shown
+
+
+def test_classes_may_lie_in_the_folder_itself(root, tmp_path_factory):
+    flat = tmp_path_factory.mktemp("flat")
+    for name in ("cat", "dog"):
+        (root / "train" / name).rename(flat / name)
+    train, test, names = ImageFolder(str(flat)).load()
+    assert (names, test, train.labels.tolist()) == (["cat", "dog"], None, [0] * 4 + [1] * 4)
+
+
+def test_a_part_of_the_training_images_of_each_class(root):
+    train, test, _ = ImageFolder(str(root), max_per_class=2).load()
+    assert train.images[:, :2, 0, 0].tolist() == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    assert len(test) == 4, "the test part is whole"
+    assert len(ImageFolder(str(root), max_per_class=9).load()[0]) == 8
+    with pytest.raises(ConfigError, match="max_per_class must be >= 1"):
+        ImageFolder(str(root), max_per_class=0)

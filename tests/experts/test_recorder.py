@@ -132,6 +132,18 @@ def test_shorter_epochs_see_other_images_each_time(blobs, tmp_path):
         record(replace(settings, images_per_epoch=None))
 
 
+def test_longer_epochs_see_all_images_several_times(blobs, tmp_path):
+    settings = replace(SETTINGS, number=1, images_per_epoch=2 * len(blobs.train) + 3)
+    Watched.seen.clear()
+    store = ExpertRecorder(Watched, blobs, settings, DSA("none"), 5, torch.device("cpu")).record(tmp_path, 1)
+    seen = torch.cat(Watched.seen)
+    assert len(seen) == settings.images_per_epoch
+    counts = seen.flatten(1).unique(dim=0, return_counts=True)[1].tolist()
+    assert sorted(counts) == [2] * (len(blobs.train) - 3) + [3] * 3
+    (accuracy,) = store.records[0].accuracies
+    assert 0 <= accuracy <= 1
+
+
 def test_experts_learn(recorder, tmp_path):
     store = recorder(replace(SETTINGS, momentum=0.9)).record(tmp_path, 15)
     assert min(record.end_accuracy for record in store.records) > 0.8

@@ -20,8 +20,8 @@ from pdd_lightning.stages.decoded_images import DecodedImages
 from pdd_lightning.typing import NetworkFactory
 
 LOG_SCALE = 1.0
-"""Frequencies are scaled by at most exp of this, up or down. With 2, the sampling network makes them so large that a
-few images cannot match the real features' characteristic function there: docs/results/digits.md."""
+"""Frequencies are scaled by at most exp of this, up or down. With 2 in place of 1, sets of 2 images per class were worse
+(docs/results/digits.md)."""
 
 
 class CharacteristicBatch(NamedTuple):

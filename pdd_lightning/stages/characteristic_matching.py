@@ -20,7 +20,7 @@ from pdd_lightning.stages.decoded_images import DecodedImages
 from pdd_lightning.typing import NetworkFactory
 
 LOG_SCALE = 1.0
-"""Frequencies are scaled by at most exp of this, up or down. With 2 in place of 1, sets of 2 images per class were worse
+"""Frequencies are scaled by at most exp of this, up or down. With 2 in place of 1, 2 images per class were worse
 (docs/results/digits.md)."""
 
 

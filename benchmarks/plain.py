@@ -13,6 +13,7 @@ from pdd_lightning.augment import decode
 from pdd_lightning.augment.multiformation import GREY
 from pdd_lightning.experts import start_network
 from pdd_lightning.networks import unflatten
+from pdd_lightning.stages.decoded_images import DecodedImages
 
 
 def torch_alone() -> AbstractContextManager[object]:
@@ -59,6 +60,29 @@ def distribution_loss(stage: Any, batch: Any) -> Tensor:
     return total
 
 
+def characteristic_loss(stage: Any, batch: Any) -> Tensor:
+    """Return the loss of NCFM: distance of characteristic functions, in complex numbers (Wang et al. 2025)."""
+    features = stage._network(batch).get_submodule("features")
+    real_images, grey = stage.data.class_sampler(stage.device).images, stage.data.real.pixels.level(GREY)
+    sides = []
+    for label, draw in enumerate(batch.draws):
+        decoded, _ = decode(of_class(stage, label), stage.labels[:0], stage.factor, grey)
+        real = real_images[batch.real.of_class(label)]
+        sides.append([features(stage.augment(images, draw)) for images in (decoded, real)])
+    length = torch.cat([real for _, real in sides]).norm(dim=1).mean()
+
+    def distance(frequencies: Tensor) -> Tensor:
+        total = torch.zeros((), device=stage.device)
+        for side in sides:
+            first, second = ((1j * (one / length @ frequencies.T.to(one))).exp().mean(0) for one in side)
+            amplitude = (first.abs() - second.abs()).square()
+            phase = 2 * first.abs() * second.abs() * (1 - (first.angle() - second.angle()).cos())
+            total = total + (stage.alpha * amplitude + stage.beta * phase + 1e-12).sqrt().mean()  # smooth at 0
+        return total / len(sides)
+
+    return distance(stage._frequencies(distance, sides[0][0].shape[1]))
+
+
 def idc_loss(stage: Any, batch: Any) -> Tensor:
     """Return the loss of IDC: squared differences of the kernels' gradients (Kim et al. 2022, section 5)."""
     network = stage._matching_network(batch.iteration)
@@ -72,8 +96,8 @@ def idc_loss(stage: Any, batch: Any) -> Tensor:
 
 
 def gradient_scale(stage: Any) -> Tensor | float:
-    """Return what turns the gradient into that of the method: IDC's is of pixels in [0, 1]."""
-    if not hasattr(stage, "match_augment"):
+    """Return what turns the gradient into that of the method: where images are decoded, it is of pixels in [0, 1]."""
+    if not isinstance(stage, DecodedImages):
         return 1.0
     pixels = stage.data.real.pixels
     return (pixels.level(1.0) - pixels.level(0.0)).square().to(stage.images)

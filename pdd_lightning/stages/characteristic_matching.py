@@ -19,8 +19,9 @@ from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.decoded_images import DecodedImages
 from pdd_lightning.typing import NetworkFactory
 
-LOG_SCALE = 2.0
-"""Frequencies are scaled by at most exp of this, up or down."""
+LOG_SCALE = 1.0
+"""Frequencies are scaled by at most exp of this, up or down. With 2 in place of 1, 2 images per class were worse
+(docs/results/digits.md)."""
 
 
 class CharacteristicBatch(NamedTuple):
@@ -155,7 +156,7 @@ class CharacteristicFunctionMatching(DecodedImages):
         sides = [(features, target * scale) for features, target in zip(synthetic, real, strict=True)]
 
         def distance(frequencies: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:
-            values = [characteristic_distance(*side, frequencies, self.alpha, self.beta) for side in sides]
+            values = [characteristic_distance(*side, frequencies.to(side[1]), self.alpha, self.beta) for side in sides]
             return torch.stack(values).mean()
 
         constant = [(synthetic.detach(), target) for synthetic, target in sides]
@@ -233,5 +234,6 @@ class FrequencySampler:
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return features `[N, F]`, float32."""
-    return features_and_logits(network, images).features.float()
+    """Return features `[N, F]`, at least float32."""
+    features = features_and_logits(network, images).features
+    return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -12,7 +12,7 @@ from benchmarks.__main__ import SECTIONS, SMALLEST, main
 from benchmarks.cases import METHODS, Case, Iteration, check
 from benchmarks.measure import flops, peak_bytes, peak_of, table
 
-TINY = {"classes": 3, "real_batch": 8, "syn_steps": 3, "size": 16, "depth": 2, "width": 4}
+TINY = {"frequencies": 1, "classes": 3, "real_batch": 8, "syn_steps": 3, "size": 16, "depth": 2, "width": 4}
 
 
 class Allocation:
@@ -88,7 +88,7 @@ def test_ours_does_the_work_of_the_floor_and_plain_loops_do_more(method):
     floor = iteration.floor_passes * iteration.pass_flops
     iteration("ours")  # the first one also chooses the form of the inner loop
     ours, plain = (flops(lambda form=form: iteration(form)) / floor for form in ("ours", "plain"))
-    assert 0.8 < ours < 1.04
+    assert 0.8 < ours < 1.06
     assert plain > 1.09 * ours or (method == "MTT" and plain == pytest.approx(ours, rel=0.05))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import peak_bytes
-from pdd_lightning.data.folder import class_folders, images_in, read_images
+from pdd_lightning.data.folder import class_folders, find_images, read_images
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,5 @@ def real_images(load: Workload) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
 def _split(folder: Path, count: int) -> tuple[Tensor, Tensor]:
     names = class_folders(folder)
     each = count // len(names)
-    paths = [path for files in images_in([folder / name for name in names]) for path in files[:each]]
+    paths = [path for files in find_images([folder / name for name in names]) for path in files[:each]]
     return read_images(paths), torch.arange(len(names)).repeat_interleave(each)

@@ -19,7 +19,7 @@
 # YAML file that names it.
 #
 # The example is attention matching ([DataDAM, ICCV 2023](https://arxiv.org/abs/2310.00093)), which was not made
-# for stages. Here it gets them for nothing.
+# for stages. Here it gets them without further work.
 
 # %%
 import contextlib
@@ -40,9 +40,9 @@ from pdd_lightning.cli import main
 # %% [markdown]
 # ## The file
 #
-# - `draw_batch` gives what one iteration works on. All that is random in it comes from the generator that it is
-#   given, which belongs to this seed, stage, iteration and process: a continued run draws what the straight one
-#   would have drawn. `self.data.kept` are the real examples that the stage uses.
+# - `draw_batch` gives what one iteration works on. Anything random in it comes from the generator that it is given,
+#   which belongs to this seed, stage, iteration and process: a continued run draws what the uninterrupted one would
+#   have drawn. `self.data.kept` are the real examples that the stage uses.
 # - `matching_loss` is the objective. `self.images` are the new images, the only ones that get an update;
 #   `self.data.union` has those of earlier stages. Torch's own generator is seeded for it.
 # - Every argument of the constructor is an attribute of the same name. They are stored with the images.
@@ -65,13 +65,11 @@ display(Code(filename="attention_matching.yaml"))
 # %% [markdown]
 # ## The run
 #
-# In a shell, this is `pdd fit --config attention_matching.yaml`. Had it been stopped, `--ckpt_path last` would
-# continue it.
+# In a shell, this is `pdd fit attention_matching.yaml`. Had it been stopped, `pdd resume` would continue it.
 
 # %%
 folder = Path(mkdtemp())
-options = f"--trainer.default_root_dir {folder} --trainer.enable_progress_bar false"
-main(f"fit --config attention_matching.yaml {options}".split())
+main(f"fit attention_matching.yaml --folder {folder} --trainer.enable_progress_bar false".split())
 
 # %% [markdown]
 # The union of the three stages, with the stage of each image:
@@ -86,9 +84,9 @@ display(Image(filename=folder / "images" / "union.png"))
 # images. Both are scored on the validation part; the test part is for when all choices have been made.
 
 # %%
-options = "--data ../configs/data/digits.yaml --part val --num_networks 2 --epochs 40"
+options = "--part val --num_networks 2 --epochs 40"
 with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-    main(f"evaluate {folder}/distilled.safetensors {options}".split())
+    main(f"evaluate {folder} {options}".split())
 
 # %% [markdown]
 # The file holds everything that is needed to use the set elsewhere:

@@ -33,8 +33,9 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # progress bar
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -45,10 +46,11 @@ from pdd_lightning.networks.spec import factory_from_spec
 
 # %%
 torch.set_num_threads(1)  # in networks this small, threads only wait for each other
+plt.rcParams["figure.dpi"] = 60
 folder = Path(mkdtemp())
 options = "--stages.num_stages 4 --stages.iterations 40 --stages.experts.number 4 --stages.transition.epochs 60"
 options += " --evaluation.num_networks 1 --evaluation.epochs 60 --trainer.enable_progress_bar false"
-main(f"fit --config ../configs/recipe/digits_mtt.yaml --trainer.default_root_dir {folder} {options}".split())
+main(f"fit digits_mtt --folder {folder} {options}".split())
 
 real = Digits(test_fraction=0.2, val_fraction=0.2)  # the same parts as in the recipe
 real.setup()
@@ -68,9 +70,9 @@ for stage, lr in zip(stages, dataset.learning_rates, strict=True):
     print(f"stage {stage}: {int((dataset.stages == stage).sum())} images, learned rate {lr:.4f}")
 
 # %% [markdown]
-# ## Side by side, in true colours
+# ## Side by side, in true colors
 #
-# `to_pixels` undoes the normalisation (or whitening). Each row is a stage, each column a class; the last row has
+# `to_pixels` undoes the normalization (or whitening). Each row is a stage, each column a class; the last row has
 # the mean real image of each class.
 
 # %%
@@ -78,10 +80,10 @@ train, val = real.train.images / 255, real.val.images / 255
 pixels, labels = dataset.to_pixels(), dataset.labels
 
 
-def show(axes: Axes, image: Tensor, title: str = "", colour: str = "black") -> None:
+def show(axes: Axes, image: Tensor, title: str = "", color: str = "black") -> None:
     """Shows an image `[C, H, W]` in [0, 1], of one channel or three."""
     axes.imshow(image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0), interpolation="nearest")
-    axes.set_title(title, fontsize=8, color=colour, pad=2)
+    axes.set_title(title, fontsize=8, color=color, pad=2)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -110,16 +112,16 @@ plt.show()
 
 # %%
 levels = dataset.pixels.decode(dataset.images)
-colours = plt.get_cmap("viridis")([0.85 * (stage - 1) / (len(stages) - 1) for stage in stages])
-steps = torch.arange(int(16 * levels.min()) - 1, int(16 * levels.max()) + 3)  # digits have 16 steps of grey
+colors = plt.get_cmap("viridis")([0.85 * (stage - 1) / (len(stages) - 1) for stage in stages])
+steps = torch.arange(int(16 * levels.min()) - 1, int(16 * levels.max()) + 3)  # digits have 16 steps of gray
 bins = (steps - 0.5) / 16
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 axes.hist(train.flatten(), bins, density=True, color="0.85", label="real")
-for stage, colour in zip(stages, colours, strict=True):
+for stage, color in zip(stages, colors, strict=True):
     values = levels[dataset.stages == stage].flatten()
     outside = 100 * ((values < 0) | (values > 1)).float().mean()
     label = f"stage {stage}: {outside:.0f} % outside"
-    axes.hist(values, bins, density=True, histtype="step", linewidth=1.5, color=colour, label=label)
+    axes.hist(values, bins, density=True, histtype="step", linewidth=1.5, color=color, label=label)
 for limit in (0, 1):
     axes.axvline(limit, color="0.4", linewidth=0.8, linestyle=":")
 axes.set(xlabel="level of a pixel (0 black, 1 white)", ylabel="density, logarithmic", yscale="log")
@@ -133,14 +135,14 @@ plt.show()
 # `pdd describe` measures each stage: shares of power in low, middle and high frequencies, total variation, what
 # networks trained on real images make of the images, how clearly their features show the class (silhouette), and how
 # far the nearest real image of the class is. The row `real, held out` is the measure to compare with. (Digits are
-# grey: their colourfulness is 0.)
+# gray: their colorfulness is 0.)
 
 # %%
-command = f"describe {folder}/distilled.safetensors --data ../configs/data/digits.yaml --num_networks 2"
+command = f"describe {folder} --num_networks 2"
 command += f" --training.epochs 12 --training.batch_size 64 --figure {folder}/describe.png"
 with contextlib.redirect_stderr(io.StringIO()):  # progress bars
     main(command.split())
-display(Image(filename=folder / "describe.png"))
+display(Image.open(folder / "describe.png").reduce(2).quantize(64))
 
 # %% [markdown]
 # What to look for: confidence and silhouette that fall from stage to stage. First stages show what is typical of a
@@ -222,7 +224,7 @@ val_right, train_right = (
 
 # %%
 def heat_map(axes: Axes, values: Tensor, names: list[str], cmap: str, limits: tuple[float, float], form: str) -> None:
-    """Shows values `[rows, classes]` as colours and numbers."""
+    """Shows values `[rows, classes]` as colors and numbers."""
     picture = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     for row, line in enumerate(values.tolist()):
         for column, value in enumerate(line):
@@ -300,7 +302,7 @@ members = [first == number for number in range(len(names))]
 errors = [float(forgetting.errors[member].mean()) if member.any() else 0.0 for member in members]
 
 figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-axes.bar(range(len(names)), errors, color=[*colours, "0.6"], width=0.6)
+axes.bar(range(len(names)), errors, color=[*colors, "0.6"], width=0.6)
 axes.set_xticks(
     range(len(names)), [f"{name}\n{int(member.sum())}" for name, member in zip(names, members, strict=True)]
 )
@@ -314,6 +316,5 @@ plt.show()
 # ## Where to go next
 #
 # - `pdd report runs/*` puts pictures, accuracy by stage and accuracy per class of any runs on one page.
-# - `pdd study configs/study/digits_stage_statistics.yaml --folder runs/studies/statistics` has these numbers for
-#   several methods and seeds.
-# - `--stages.discard.keep '[1.0,0.8,0.6,0.5]'` leaves easy images out of later stages; the README says more.
+# - `pdd study digits_stage_statistics --folder runs/statistics` has these numbers for several methods and seeds.
+# - `--stages.discard.keep '[1.0,0.8,0.6,0.5]'` leaves easy images out of later stages, see `docs/stages.md`.

@@ -14,9 +14,9 @@
 # # Quickstart
 #
 # Dataset distillation turns a real image set into a tiny synthetic one on which networks learn nearly as much.
-# *Progressive* distillation ([Chen et al., ICLR 2024](https://arxiv.org/abs/2310.06982)) makes it in stages: each
-# stage learns a few images per class that carry networks on from where all earlier stages have brought them.
-# Networks are then trained on the first stage, on the first two, and so on: on a union that grows.
+# *Progressive* distillation ([Chen et al., ICLR 2024](https://arxiv.org/abs/2310.06982)) makes it in stages, each of
+# which continues where networks trained on all earlier stages stand. Networks are then trained on the first stage, on
+# the first two, and so on: on a union that grows.
 #
 # This notebook goes from real images to such a set, and to networks trained on it, in under a minute on one core
 # of a CPU. The settings are small for that: three stages of one image per class, four experts, few iterations.
@@ -46,12 +46,11 @@ from pdd_lightning.evaluation.subject import stored_subject
 from pdd_lightning.networks import ConvNet
 
 # %% [markdown]
-# ## Distil
+# ## Distill
 #
 # The real images are scikit-learn's handwritten digits: 1,797 of 8x8 pixels, nothing to download. A recipe is a
 # whole experiment in one YAML file; everything in it can be changed on the command line. In a shell, the line below is
-# `pdd fit --config ../configs/recipe/digits_mtt.yaml ..`, and a run that was stopped is continued by adding
-# `--ckpt_path last`.
+# `pdd fit digits_mtt …`, and `pdd resume FOLDER` continues a run that was stopped.
 #
 # The method is trajectory matching: networks trained on real images (experts) leave their parameters after every
 # epoch, and the synthetic images are made such that a few steps on them lead where epochs on real images led.
@@ -61,12 +60,12 @@ torch.set_num_threads(1)  # in networks this small, threads only wait for each o
 folder = Path(mkdtemp())
 options = "--stages.num_stages 3 --stages.iterations 60 --stages.experts.number 4 --stages.transition.epochs 60"
 options += " --evaluation.num_networks 3 --evaluation.epochs 60 --trainer.enable_progress_bar false"
-main(f"fit --config ../configs/recipe/digits_mtt.yaml --trainer.default_root_dir {folder} {options}".split())
+main(f"fit digits_mtt --folder {folder} {options}".split())
 
 # %% [markdown]
-# Of each stage, the first table says how far the matching loss fell, the student's learning rate that was learned
-# with the images, and the accuracy of the experts' own start points trained through the stages so far. The second
-# table has fresh networks, trained on the finished set.
+# For each stage, the first table says how far the matching loss fell, the student's learning rate that was learned with
+# the images, and the accuracy of the experts' own start points after the stage. The second table has fresh networks,
+# trained on the finished set.
 #
 # ## Look
 #
@@ -148,10 +147,10 @@ print(tabulate(rows, ["validation accuracy %", *(f"{count} images" for count in 
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
-for (name, networks), colour in zip(results.items(), ("tab:blue", "tab:orange"), strict=True):
-    axes.plot(counts, torch.tensor(networks).mean(0), color=colour, label=f"{name}, mean of {len(seeds)} networks")
+for (name, networks), color in zip(results.items(), ("tab:blue", "tab:orange"), strict=True):
+    axes.plot(counts, torch.tensor(networks).mean(0), color=color, label=f"{name}, mean of {len(seeds)} networks")
     for network in networks:
-        axes.plot(counts, network, "o", color=colour, alpha=0.4, markeredgewidth=0)
+        axes.plot(counts, network, "o", color=color, alpha=0.4, markeredgewidth=0)
 axes.set_xticks(counts, [f"U_{stage}\n{count} images" for stage, count in enumerate(counts, 1)])
 axes.set_ylabel("validation accuracy, %")
 axes.set_title("After each stage of progressive training; a dot is a network", fontsize=10)
@@ -161,16 +160,16 @@ axes.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# What this shows, and what not: a distilled set was made once (one seed), with few iterations, and judged by five
-# networks of the kind that it was made with, trained without augmentation. Random real images have no learned rate;
-# they were trained at 0.01; rates up to 0.1, or 200 epochs at 0.01 or 0.03, changed their accuracy by less than 3
-# points. Dots differ in initialisation, and for random images also in the choice. The gap narrows as images become
-# more.
+# What this shows and what not: one distilled set was made (one seed), with few iterations, and evaluated with five
+# networks of the kind that it was made with, trained without augmentation. Random real images have no learned rate and
+# were trained at 0.01; rates up to 0.1, or 200 epochs at 0.01 or 0.03, changed their accuracy by less than 3 points.
+# Dots differ in initialization, and for random images also in the choice. The gap narrows with more images.
 #
 # ## Where to go next
 #
-# - The whole recipe, five stages in a few minutes, and the test part: `make demo`; figures in `docs/results/digits.md`.
-# - Your own images: `pdd fit --config configs/recipe/folder_mtt.yaml --data.real.root path/to/images`.
-# - Other methods by one word: `digits_dm`, `digits_dsa`, `digits_idc` and so on in `configs/recipe/`.
-# - What stages contain and teach: `inspect_stages.py` beside this notebook. A method of your own: `add_a_method.py`.
-# - Whether stages help at equal cost, and on which networks: `pdd study`, see the README.
+# - The whole recipe, five stages in a few minutes, and the test part: `pdd fit digits_mtt`, then `pdd test
+#   runs/digits_mtt`; figures in `docs/results/digits.md`.
+# - Your own images: `docs/images.md`.
+# - Other methods: `pdd recipes`, and `docs/methods.md`.
+# - What stages contain and teach: `inspect_stages` beside this notebook. A method of your own: `add_a_method`.
+# - Whether stages help at equal cost, and on which networks: `pdd study`, see `docs/studies.md`.

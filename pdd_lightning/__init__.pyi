@@ -1,3 +1,5 @@
+from .api import distill as distill
+from .api import evaluate as evaluate
 from .data import DistilledDataset as DistilledDataset
 from .data import ProgressiveDataModule as ProgressiveDataModule
 from .progression import StageAdvance as StageAdvance

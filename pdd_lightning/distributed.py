@@ -1,7 +1,4 @@
-"""Processes that share work: starting them, and the few collective operations that the package needs.
-
-Each operation works without a process group, too.
-"""
+"""Processes that share work, and collective operations, which work without a process group, too."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ from pdd_lightning.errors import PDDError, ProcessError, check_at_least
 from pdd_lightning.memory import keep_freed_memory
 
 T = TypeVar("T")
-# A process may wait for the others for as long as their networks take.
-_LONGEST_WAIT = timedelta(days=365)
+_TIMEOUT = timedelta(days=365)  # of a process that waits while others train their networks
 _LOST = (
     "another process ended before its work was done, perhaps for lack of memory: the same command continues, take fewer"
     " processes if need be"
@@ -33,22 +29,22 @@ _LOST = (
 
 
 def is_distributed() -> bool:
-    """Whether several processes take part."""
+    """Return whether there are several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def gather(value: T) -> list[T]:
-    """Every process's picklable `value`, in rank order, on every process."""
+    """Return every process's picklable `value`, in rank order, on every process."""
     if not is_distributed():
         return [value]
     values: list[T] = [value] * world_size()
@@ -58,7 +54,7 @@ def gather(value: T) -> list[T]:
 
 
 def broadcast(value: T) -> T:
-    """The first process's picklable `value`, on every process."""
+    """Return the first process's picklable `value`, on every process."""
     if not is_distributed():
         return value
     values = [value]
@@ -68,7 +64,7 @@ def broadcast(value: T) -> T:
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Wait until every process is here."""
     if is_distributed():
         with _all_present():
             dist.barrier()
@@ -76,7 +72,7 @@ def barrier() -> None:
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """Lets the first process go through the block before the others, who find what it has downloaded."""
+    """Let the first process run the block before the others, which find what it has downloaded."""
     if rank() > 0:
         barrier()
     yield
@@ -85,24 +81,24 @@ def first_before_others() -> Iterator[None]:
 
 
 def on_processes(processes: int, work: Callable[[], object]) -> None:
-    """Calls a function on several processes of this machine, which share its threads and belong to one process group.
+    """Call a function on several processes of this machine, which form a process group and share its threads.
 
-    A single process is this one.
+    With one process it is called in this one.
 
     Args:
         processes: Number of processes.
-        work: The function; picklable where there are several processes.
+        work: The function; picklable if there are several processes.
 
     Raises:
-        ConfigError: The number is not positive.
-        PDDError: The function raised it, on whichever process.
-        ProcessError: A process ended in the middle of its work.
+        ConfigError: `processes` is below 1.
+        PDDError: The function raised it, on any process.
+        ProcessError: A process ended before its work was done.
     """
     check_at_least(1, processes=processes)
     if processes == 1:
         work()
         return
-    errors, reports = get_context("spawn").Pipe(duplex=False)  # a queue would leave semaphores behind if it is killed
+    errors, reports = get_context("spawn").Pipe(duplex=False)  # a queue that is killed would leave semaphores
     with TemporaryDirectory() as folder, endings.temporary(Path(folder)):
         threads = max(1, torch.get_num_threads() // processes)
         arguments = (processes, f"file://{folder}/meeting", threads, work, reports)
@@ -123,22 +119,22 @@ def on_processes(processes: int, work: Callable[[], object]) -> None:
 
 
 def _join(number: int, processes: int, meeting: str, threads: int, work: Callable[[], object], reports: Any) -> None:
-    """What each process does."""
+    """Run `work` in a new process."""
     endings.watch_signals(quiet=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     keep_freed_memory()
     torch.set_num_threads(threads)
-    dist.init_process_group("gloo", meeting, rank=number, world_size=processes, timeout=_LONGEST_WAIT)
+    dist.init_process_group("gloo", meeting, rank=number, world_size=processes, timeout=_TIMEOUT)
     try:
         work()
-    except Exception as error:  # the others raise it, too, or find that this one is gone
-        reports.send(error if isinstance(error, PDDError) else PDDError(endings.explanation(error)))
+    except Exception as error:  # the others raise it, too, or notice that this one has ended
+        reports.send(error if isinstance(error, PDDError) else PDDError(endings.explain(error)))
     dist.destroy_process_group()
 
 
 @contextmanager
 def _all_present() -> Iterator[None]:
-    """Says what it means if a collective operation fails."""
+    """Turn the failure of a collective operation into a `ProcessError`."""
     try:
         yield
     except RuntimeError as error:

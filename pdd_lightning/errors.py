@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MOST = 10**9
+_MAX = 10**9
 
 
 class PDDError(ValueError):
@@ -16,6 +16,10 @@ class PDDError(ValueError):
 
 class ConfigError(PDDError):
     """A setting, or a combination of settings, cannot work."""
+
+
+class UsageError(ConfigError):
+    """An option, or its value, is unknown; the command line exits with status 2."""
 
 
 class DataError(PDDError):
@@ -43,7 +47,7 @@ class ProcessError(PDDError):
 
 
 def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
-    """One line per setting that differs: `name: stored on disk, wanted asked for`, for nested dictionaries."""
+    """Return one line per setting that differs in nested dictionaries: `name: stored on disk, wanted asked for`."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         lines = []
         for key in sorted({*stored, *wanted}):
@@ -53,51 +57,48 @@ def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
 
 
 def check_at_least(least: int, **values: float | None) -> None:
-    """Refuses settings below the least value; those that are None are left out.
+    """Check that settings are at least `least`, and at most a billion; those that are None are ignored.
 
     Raises:
-        ConfigError: With the name of the setting. It may not be more than a billion either, which no machine can do.
+        ConfigError: With the name of the setting.
     """
     for name, value in values.items():
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name} must be >= {least}, got {_short(value)}")
-        if value is not None and value > _MOST:
-            raise ConfigError(f"{name} must be <= {_MOST:,}, got {_short(value)}")
+        _check(value is None or value >= least, name, f">= {least}", value)
+        _check(value is None or value <= _MAX, name, f"<= {_MAX:,}", value)
 
 
 def check_seed(**values: int) -> None:
-    """Refuses seeds that random number generators do not take.
+    """Check that seeds suit all random number generators.
 
     Raises:
         ConfigError: With the name of the setting.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not 0 <= value < 2**32:
-            raise ConfigError(f"{name} must be a number from 0 to {2**32 - 1}, got {_short(value)}")
-
-
-def _short(value: float) -> str:
-    """A number, unless it has very many digits."""
-    return str(value) if isinstance(value, float) or abs(value) < 10**20 else "one of more than 20 digits"
+        good = not isinstance(value, bool) and 0 <= value < 2**32
+        _check(good, name, f"a number from 0 to {2**32 - 1}", value)
 
 
 def check_positive(**values: float | None) -> None:
-    """Refuses settings that are not positive; those that are None are left out.
+    """Check that settings are positive and finite; those that are None are ignored.
 
     Raises:
         ConfigError: With the name of the setting.
     """
     for name, value in values.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be > 0 and finite, got {_short(value)}")
+        _check(value is None or 0 < value < float("inf"), name, "> 0 and finite", value)
 
 
 def check_momentum(**values: float) -> None:
-    """Refuses momenta out of [0, 1).
+    """Check that momenta are in [0, 1).
 
     Raises:
         ConfigError: With the name of the setting.
     """
     for name, value in values.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"{name} must be in [0, 1), got {value}")
+        _check(0 <= value < 1, name, "in [0, 1)", value)
+
+
+def _check(good: bool, name: str, expected: str, value: float | None) -> None:
+    if not good:
+        long = isinstance(value, int) and abs(value) >= 10**20
+        raise ConfigError(f"{name} must be {expected}, got {'one of more than 20 digits' if long else value}")

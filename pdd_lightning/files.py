@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, have one owner, and hashes of their content."""
+"""Files and folders that are either complete or absent, locks, and hashes of content."""
 
 from __future__ import annotations
 
@@ -26,95 +26,68 @@ from pdd_lightning.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-_HERE, _EXCHANGE = -100, 2  # of `renameat2` on Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of `renameat2` on Linux
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[str]:
-    """Keeps other processes from owning a folder at the same time, and removes what killed ones left unfinished in it.
+def lock_folder(folder: Path) -> Iterator[str]:
+    """Lock a folder for this process, and remove temporary files that killed processes left in it.
 
-    The lock is the operating system's, which releases it as soon as the process is gone, on whichever machine that is.
+    The operating system releases the lock when the process ends, on whichever machine that is.
 
     Args:
-        folder: The folder; made where it is missing.
+        folder: The folder; created if missing.
 
     Yields:
-        A word that `is_shared` recognises the owner by.
+        A token, which processes on other machines look for with `has_token`.
 
     Raises:
-        ConfigError: It is a file, or another process owns it; the message names the process.
+        ConfigError: It is a file, or another process holds the lock; the message names the process.
         OSError: The folder cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    about, word = folder / ".owner.json", uuid.uuid4().hex
-    with _lock(folder / ".lock", about):
-        for leftover in (*folder.rglob(".*.tmp"), *folder.glob("checkpoints/*.partial")):
-            _remove_leftover(leftover)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        atomic_write_json(about, {"process": os.getpid(), "host": socket.gethostname(), "since": since, "word": word})
-        with endings.temporary(about):
-            yield word
-
-
-def is_owned(folder: Path) -> bool:
-    """Whether a process owns a folder, see `owned`."""
-    if not (folder / ".lock").exists():
-        return False
-    lock = FileLock(folder / ".lock")
+    owner_file, token = folder / ".owner.json", uuid.uuid4().hex
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except (NotImplementedError, OSError):
-        return False
-    lock.release()
-    return False
-
-
-@contextmanager
-def _lock(path: Path, about: Path) -> Iterator[None]:
-    """Holds a lock, or goes on without where the file system knows none."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
+        lock = _acquire(folder / ".lock", timeout=0)
     except Timeout:
         raise ConfigError(
-            f"{path.parent} is in use by {_owner(about)}: wait for its end, or choose another folder"
+            f"{folder} is in use by {_read_owner(owner_file)}: wait for its end, or choose another folder"
         ) from None
-    except (NotImplementedError, OSError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-            raise
-        logger.warning("%s cannot be locked: see to it that no other process works in it", path.parent)
     try:
-        yield
+        for leftover in (*folder.rglob(".*.tmp"), *folder.glob("checkpoints/*.partial")):
+            _remove_leftover(leftover)
+        owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        atomic_write_json(owner_file, {**owner, "token": token})
+        with endings.temporary(owner_file):
+            yield token
     finally:
         lock.release()
 
 
-def _owner(about: Path) -> str:
-    """The process that owns a folder, as far as it says so."""
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder, see `lock_folder`."""
+    if not (folder / ".lock").exists():
+        return False
     try:
-        facts = json.loads(about.read_text())
-        return f"process {facts['process']} on {facts['host']} since {facts['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
 
 
-def is_shared(folder: Path, word: str, seconds: float = 10.0) -> bool:
-    """Whether a process on this machine finds the folder that another one owns, as that one's word tells.
+def has_token(folder: Path, token: str, seconds: float = 10.0) -> bool:
+    """Return whether this machine sees the folder that another process locked, for which `lock_folder` gave the token.
 
-    Args:
-        folder: The folder by its name here.
-        word: What `owned` gave to the owner.
-        seconds: How long to look for it: file systems of several machines need some time.
+    Waits some seconds for it, since shared file systems need some time.
     """
     end = time.monotonic() + seconds
     while True:
         with suppress(OSError):
-            if word in (folder / ".owner.json").read_text():
+            if token in (folder / ".owner.json").read_text():
                 return True
         if time.monotonic() > end:
             return False
@@ -122,40 +95,59 @@ def is_shared(folder: Path, word: str, seconds: float = 10.0) -> bool:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keeps others from changing a file inside the block, which should be short; waits for them to be done."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Lock a file while it is changed; wait until no other process holds the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    with suppress(NotImplementedError):
-        lock.acquire()
+    name = path.with_name(f".{path.name}.lock")
+    try:
+        lock = _acquire(name, timeout=2)
+    except Timeout:
+        logger.warning("waiting for another process that is changing %s", path)
+        lock = _acquire(name, timeout=-1)
     try:
         yield
     finally:
         lock.release()
 
 
+def _acquire(path: Path, timeout: float) -> FileLock:
+    """Acquire a lock, or go on without it where the file system has none."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        logger.warning("%s cannot be locked: make sure that no other process works in it", path.parent)
+    return lock
+
+
+def _read_owner(owner_file: Path) -> str:
+    """Return the process that holds the lock of a folder, if its file can be read."""
+    try:
+        owner = json.loads(owner_file.read_text())
+        return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
 def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -> Path:
     """Write a file so that readers, and a crash at any moment, see the old content or the new one.
 
-    The data goes to a temporary file in the same folder (created when missing), is flushed to the disk and
-    then renamed over `path`.
-
-    Args:
-        path: File to write or replace.
-        data: Its whole content.
-
-    Returns:
-        The path written.
+    The data goes to a temporary file in the same folder (created if missing), is flushed to the disk and
+    then renamed to `path`.
 
     Raises:
-        OSError: The folder cannot be written to or the disk is full; `path` is untouched.
+        OSError: The folder cannot be written to or the disk is full; `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers_of(path)
     try:
-        while not _written_and_renamed(path, data):
-            pass  # another process took the file for a leftover before it was held
+        while not _write_and_rename(path, data):
+            pass  # another process took the temporary file for a leftover before it was locked
         _sync_folder(path.parent)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk is reported without a name
@@ -163,10 +155,10 @@ def atomic_write_bytes(path: str | Path, data: bytes | bytearray | memoryview) -
     return path
 
 
-def _written_and_renamed(path: Path, data: bytes | bytearray | memoryview) -> bool:
+def _write_and_rename(path: Path, data: bytes | bytearray | memoryview) -> bool:
     # Opened with plain permissions: `tempfile` would make the file unreadable to other users.
-    with endings.temporary(_beside(path)) as temporary, temporary.open("xb") as file:
-        if not _hold(file.fileno()):
+    with endings.temporary(_temporary_name(path)) as temporary, temporary.open("xb") as file:
+        if not _lock_temporary(file.fileno()):
             return False
         file.write(data)
         file.flush()
@@ -175,17 +167,27 @@ def _written_and_renamed(path: Path, data: bytes | bytearray | memoryview) -> bo
     return True
 
 
+def atomic_write_json(path: str | Path, obj: object) -> Path:
+    """Write `obj` as indented UTF-8 JSON with a final newline; see `atomic_write_bytes`.
+
+    Raises:
+        TypeError: `obj` holds something that JSON cannot express; nothing is written.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False)
+    return atomic_write_bytes(path, f"{text}\n".encode())
+
+
 def publish(partial: Path, path: Path) -> None:
-    """Give a file that has reached the disk the name of another one, which it replaces."""
+    """Rename a file that is complete on disk to `path`, which it replaces."""
     partial.replace(path)
     _sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file that several processes may append to, after a line that was cut off if need be.
+    """Append a line to a file that several processes may append to; a truncated last line is ended first.
 
     Raises:
-        OSError: It cannot be written; nothing of the line stays.
+        OSError: It cannot be written; nothing of the line remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
@@ -204,10 +206,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure, before long work, that a file can be written.
+    """Check, before long work, that a file can be written.
 
     Raises:
-        OSError: It cannot be written; `path` is untouched.
+        OSError: It cannot be written; `path` is unchanged.
     """
     trial = path.with_name(f".{path.name}.trial")
     atomic_write_bytes(trial, b"")
@@ -215,29 +217,31 @@ def check_writable(path: Path) -> None:
 
 
 def replace_folder(path: Path, fill: Callable[[Path], object], keep: Callable[[Path], bool] = lambda _: False) -> None:
-    """Replace a folder as a whole, so that a crash at any moment leaves the old content or the new one.
+    """Replace a folder so that a crash at any moment leaves the old content or the new one.
 
     Args:
         path: The folder to write or replace.
-        fill: Writes the new content into the folder that it is called with.
-        keep: Which entries of the old folder are taken over, by their paths.
+        fill: Writes the new content into a folder.
+        keep: Whether an entry of the old folder is kept.
 
     Raises:
-        OSError: It cannot be written; `path` is untouched.
+        OSError: It cannot be written; `path` is unchanged.
     """
     former = path.with_name(f".{path.name}.former")
     _restore_folder(former, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers_of(path)
-    with endings.temporary(_beside(path)) as new:
+    with endings.temporary(_temporary_name(path)) as new:
         new.mkdir()
-        with _opened(new) as descriptor:
-            _hold(descriptor)
+        with _open(new) as descriptor:
+            _lock_temporary(descriptor)
             fill(new)
-            for entry in path.iterdir() if path.is_dir() else ():
-                if keep(entry):
-                    _link(entry, new / entry.name)
-            with endings.undisturbed:
+            for entry in filter(keep, path.iterdir() if path.is_dir() else ()):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=os.link)
+                else:
+                    os.link(entry, new / entry.name, follow_symlinks=False)
+            with endings.cleanup_lock:
                 if path.exists() and not _exchange(new, path):
                     path.rename(former)
                 if not path.exists():
@@ -247,34 +251,24 @@ def replace_folder(path: Path, fill: Callable[[Path], object], keep: Callable[[P
 
 
 def _restore_folder(former: Path, path: Path) -> None:
-    """Give a folder its name back which a killed process had taken away, unless there is a new one."""
+    """Rename a folder back that a killed process had renamed, unless it was replaced."""
     if former.is_dir():
         shutil.rmtree(former) if path.exists() else former.rename(path)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change their names in one step; whether the system can."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders in one step; return whether the system could."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+    names = os.fsencode(first), os.fsencode(second)
+    return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
 
 
-def _link(source: Path, target: Path) -> None:
-    """A file, or the files of a folder, under a further name."""
-    if not source.is_dir() or source.is_symlink():
-        os.link(source, target, follow_symlinks=False)
-        return
-    target.mkdir()
-    for entry in source.iterdir():
-        _link(entry, target / entry.name)
-
-
-def _beside(path: Path) -> Path:
-    """A new name for what is to become `path`."""
+def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _remove_leftovers_of(path: Path) -> None:
-    """Remove what killed processes left of `path`."""
+    """Remove temporary files of `path` that killed processes left."""
     with suppress(OSError):
         for leftover in path.parent.iterdir():
             if leftover.name.startswith(f".{path.name}.") and leftover.name.endswith(".tmp"):
@@ -282,27 +276,33 @@ def _remove_leftovers_of(path: Path) -> None:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove an unfinished file or folder, unless the process that writes it is alive and holds it."""
-    with suppress(OSError), _opened(path) as descriptor:
+    """Remove a temporary file or folder, unless the process that writes it is alive and holds its lock."""
+    with suppress(OSError), _open(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _hold(descriptor: int) -> bool:
-    """Tell others that the process which writes an open file or folder is alive; whether it is still there."""
+def _lock_temporary(descriptor: int) -> bool:
+    """Lock an open temporary file or folder; return whether it was not removed before."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for a process that is about to remove it
     return os.fstat(descriptor).st_nlink > 0
 
 
-def atomic_write_json(path: str | Path, obj: object) -> Path:
-    """Write `obj` as indented UTF-8 JSON with a final newline; see `atomic_write_bytes`.
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    with _open(folder) as descriptor:
+        os.fsync(descriptor)
 
-    Raises:
-        TypeError: `obj` holds something that JSON cannot express; nothing is written.
-    """
-    text = json.dumps(obj, indent=2, ensure_ascii=False)
-    return atomic_write_bytes(path, f"{text}\n".encode())
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    """Open a file or folder for reading, and give its descriptor."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -337,19 +337,3 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor], text: Mapping[str, str] | N
     for name, value in sorted((text or {}).items()):
         digest.update(json.dumps(["text", name, value]).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    with _opened(folder) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """The descriptor of a folder, or of a file that is only read."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Memory of this process: how freed blocks are kept, and how much memory a device has."""
+"""Memory of this process and of devices."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CONTAINER_LIMITS = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "me
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library keep freed blocks of up to 32 MiB for later use by this process; returns whether it does.
+    """Make glibc keep freed blocks of up to 32 MiB for this process; return whether it does.
 
-    By default glibc soon gives freed memory back to the system, so that every map of a network costs page faults anew:
-    a tenth of the time of training a small ConvNet on a CPU. For programs such as the `pdd` command, since it concerns
-    the whole process. Does nothing with other C libraries, and where the environment says how memory is to be handled
+    By default glibc soon returns freed memory to the system, so that every feature map of a network causes new page
+    faults: a tenth of the time of training a small ConvNet on a CPU. For programs such as the `pdd` command, since it
+    affects the whole process. Does nothing with other C libraries, and if the environment configures the allocator
     (`MALLOC_..`, `GLIBC_TUNABLES`).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
@@ -31,19 +31,12 @@ def keep_freed_memory() -> bool:
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Return the bytes of memory that a device has, or a container may use; None where the system does not say."""
+    """Return the bytes of memory that a device has, or a container may use; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
-    limits = [int(text) for path in _CONTAINER_LIMITS if (text := _content(path)).isdigit()]
-    return min(physical, *limits)
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    texts = [path.read_text().strip() for path in _CONTAINER_LIMITS if os.access(path, os.R_OK)]
+    return min(physical, *(int(text) for text in texts if text.isdigit()))

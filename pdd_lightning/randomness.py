@@ -15,7 +15,7 @@ import torch
 
 
 def derive_seed(seed: int, *key: str | int) -> int:
-    """Hashes a run's seed and a key to a seed in [0, 2^63).
+    """Hash a run's seed and a key to a seed in [0, 2^63).
 
     Args:
         seed: Seed of the run.
@@ -26,13 +26,13 @@ def derive_seed(seed: int, *key: str | int) -> int:
 
 
 def generator_for(seed: int, *key: str | int) -> torch.Generator:
-    """A CPU generator for one purpose; see `derive_seed`."""
+    """Return a CPU generator for one purpose; see `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *key))
 
 
 @contextmanager
 def seeded(seed: int, *key: str | int) -> Iterator[None]:
-    """Seeds torch's global generators inside the block (initialisation, dropout) and restores them after."""
+    """Seed torch's global generators inside the block (initialization, dropout) and restore them afterwards."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, *key))

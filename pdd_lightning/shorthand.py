@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ VERBS = {
     "convert": "Bring a distilled set, or expert trajectories of MTT, into another format.",
     "join": "Join distilled sets into one, whose stages are theirs, one after another.",
     "study": "Run the steps of a study that are not done yet, and write its table and plot.",
+    "share": "Write the distilled set of a run as a repository for others: a folder, or one of the Hugging Face Hub.",
     "report": "Show and compare runs and studies on one self-contained HTML page.",
     "runs": "List runs: method, data, stages, accuracy, and whether they are running, stopped, or finished.",
     "recipes": "List the recipes that come with the package, which `pdd fit` takes by name.",
@@ -71,10 +72,10 @@ def long_form(arguments: Sequence[str]) -> list[str]:
     if verb in ("fit", "test"):
         if first is None:
             return [verb, *_with_folder(rest)]
-        begin = _of_run(Path(first)) if Path(first).is_dir() else [f"--config={_file('recipe', first)}"]
+        begin = _of_run(Path(first)) if Path(first).is_dir() else [f"--config={shipped_file('recipe', first)}"]
         return [verb, *begin, *_with_folder(rest[1:])]
     if verb == "study" and first is not None:
-        return [verb, str(_file("study", first)), *rest[1:]]
+        return [verb, str(shipped_file("study", first)), *rest[1:]]
     if verb in ("evaluate", "describe") and first is not None and Path(first, "config.yaml").is_file():
         given = any(word.startswith("--data") for word in rest)
         return [verb, str(Path(first, "distilled.safetensors")), *([] if given else _data_of(Path(first))), *rest[1:]]
@@ -92,14 +93,24 @@ def _named(word: str, before: str) -> str:
     return f"{option}={path}" if equals else str(path)
 
 
-def _file(kind: str, name: str) -> Path:
-    """A YAML file, by its path or the name of a shipped one."""
+def shipped_file(kind: str, name: str) -> Path:
+    """Return the path of a YAML file, by its path or the name of a shipped one.
+
+    Raises:
+        ConfigError: There is none.
+    """
     known = shipped(kind)
     if Path(name).is_file() or name in known:
         return Path(name) if Path(name).is_file() else known[name]
-    near = difflib.get_close_matches(name, known)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"name a YAML file, or one of {', '.join(known)}"
+    advice = did_you_mean(name, known) or f"name a YAML file, or one of {', '.join(known)}"
     raise ConfigError(f"there is no {kind} {name}: {advice}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ask whether the most similar known names were meant; empty where none is similar."""
+    by_lower_case = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=2, cutoff=0.7)
+    return f"did you mean {' or '.join(by_lower_case[each] for each in near)}?" if near else ""
 
 
 def _with_folder(arguments: Sequence[str]) -> list[str]:
@@ -119,11 +130,11 @@ def _of_run(folder: Path) -> list[str]:
 
 def _data_of(folder: Path) -> list[str]:
     """The option that names the real images of the run in a folder, whose file may be a stranger's."""
-    from pdd_lightning.stored import MOST_YAML_BYTES, load_yaml, read_bytes  # here, because torch takes its time
+    from pdd_lightning.stored import MAX_YAML_BYTES, load_yaml, read_bytes  # here, because torch takes its time
 
     path = folder / "config.yaml"
     try:
-        real = load_yaml(read_bytes(path, MOST_YAML_BYTES).decode())["data"]["real"]
+        real = load_yaml(read_bytes(path, MAX_YAML_BYTES).decode())["data"]["real"]
         foreign = [name for name in _classes(real) if not name.startswith("pdd_lightning.")]
         option = f"--data={json.dumps(real)}"
     except (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError) as error:

@@ -11,7 +11,7 @@ Params: TypeAlias = dict[str, Tensor]
 """Parameters of a network by name, in `named_parameters()` order."""
 
 NetworkFactory: TypeAlias = Callable[[int, int, int], nn.Module]
-"""`factory(in_channels, num_classes, image_size)` builds a freshly initialised network."""
+"""`factory(in_channels, num_classes, image_size)` builds a freshly initialized network."""
 
 
 @runtime_checkable
@@ -21,12 +21,12 @@ class OffersLossGradient(Protocol):
     def loss_gradient(
         self, params: Params, images: Tensor, labels: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, ...] | None:
-        """Return the gradient of the cross-entropy by every parameter, or None where that is left to autograd.
+        """Return the gradient of the cross-entropy by every parameter, or None to leave it to autograd.
 
-        Where gradients are enabled it can be differentiated once, in all that it is given; else it is a constant.
+        If gradients are enabled it can be differentiated once, in all arguments; otherwise it is a constant.
 
         Args:
-            params: All parameters, in the place of the network's own.
+            params: All parameters, in place of the network's own.
             images: `[N, C, H, W]`.
             labels: Classes `[N]`, all of them counting, or class probabilities `[N, num_classes]`.
             weights: Weight of each image `[N]`; the mean over images by default.

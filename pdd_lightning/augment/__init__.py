@@ -1,4 +1,4 @@
-"""Differentiable augmentation, whitening and multi-formation of batches of images."""
+"""Differentiable augmentation, whitening and multi-formation of images."""
 
 from pdd_lightning.augment.dsa import DSA, DSADraw
 from pdd_lightning.augment.multiformation import decode, tile

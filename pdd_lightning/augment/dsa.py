@@ -15,24 +15,23 @@ from pdd_lightning.errors import ConfigError
 _SHIFT_RATIO = 0.125
 _CUTOUT_RATIO = 0.5
 _FLIP_PROBABILITY = 0.5
-_LARGEST_SCALE = 1.2
-_LARGEST_ANGLE = math.radians(15)
-# What augmenting together applies whenever it is listed.
+_MAX_SCALE = 1.2
+_MAX_ANGLE = math.radians(15)
+# Operations that `together` always applies if the strategy lists them.
 _ALWAYS = ("flip", "color", "cutout")
 # Numbers drawn from U(0, 1) by each operation; the other operations draw a row and a column.
 _UNIFORM_DRAWS = {"color": 3, "flip": 1, "scale": 2, "rotate": 1}
 
 
 class DSADraw(NamedTuple):
-    """What one augmentation drew: apply it as often, and to as many batches, as wanted.
+    """Drawn augmentation, which can be applied repeatedly and to several batches.
 
-    A named tuple, so that Lightning's `move_data_to_device` and data loaders handle it.
+    A named tuple is supported by Lightning's `move_data_to_device` and data loaders.
 
     Attributes:
         operation: Name of the operation, or `none`.
-        parameters: The random numbers it uses, each `[batch_size]`, or `[1]` where the draw is shared by
-            all images.
-        then: What is applied after it, in order.
+        parameters: Its random numbers, each `[batch_size]`, or `[1]` if all images share the draw.
+        then: Operations that are applied after it, in order.
     """
 
     operation: str
@@ -43,8 +42,8 @@ class DSADraw(NamedTuple):
 class DSA:
     """Apply operations of a strategy to a batch of images: one, drawn uniformly, or most of them together.
 
-    Drawing and applying are apart: the student steps of an unrolled loop are computed twice with the same
-    draw, and matching methods apply one shared draw to the real and to the synthetic images ("siamese").
+    Drawing and applying are separate: the student steps of an unrolled loop are computed twice with the same
+    draw, and matching methods apply a shared draw to real and synthetic images ("siamese").
 
     With u ~ U(0, 1) per image: `color` is brightness x + (u - 0.5), then saturation (x - m) * 2u + m with
     m the mean over channels, then contrast (x - m) * (u + 0.5) + m with m the mean of the image; `crop`
@@ -54,25 +53,18 @@ class DSA:
 
     Args:
         strategy: Names of operations joined by `_`, or `none`. Leave out `flip` for digits.
-        align_corners: Where `scale` and `rotate` put the outermost samples: True on the centres of the
-            outermost pixels (trajectory matching), False on their outer edges (gradient and distribution
-            matching).
+        align_corners: Whether `scale` and `rotate` align the outermost samples with the centers of the outermost
+            pixels (trajectory matching) or with their outer edges (gradient and distribution matching).
         together: Apply `flip`, `color` and `cutout` whenever the strategy lists them, and one of its other
             operations: flip first, then color, then the drawn one, cutout last.
 
     Raises:
-        ConfigError: If the strategy names an unknown operation.
+        ConfigError: The strategy names an unknown operation.
 
     Reference:
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section
         3.2. Together: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML
         2022, appendix C.
-
-    Example:
-        >>> dsa = DSA("crop_flip")
-        >>> draw = dsa.draw(4, (32, 32), torch.Generator().manual_seed(0))
-        >>> dsa(torch.zeros(4, 3, 32, 32), draw).shape
-        torch.Size([4, 3, 32, 32])
     """
 
     def __init__(
@@ -85,12 +77,10 @@ class DSA:
         self.operations = () if strategy == "none" else tuple(strategy.split("_"))
         self.align_corners = align_corners
         self.together = together
-        unknown = [name for name in self.operations if name not in _OPERATIONS]
-        if unknown:
-            known = ", ".join(_OPERATIONS)
+        if unknown := [name for name in self.operations if name not in _OPERATIONS]:
             raise ConfigError(
                 f"unknown operation {unknown[0]!r} in augmentation strategy {strategy!r}; "
-                f"join some of {known} by '_', or use 'none'"
+                f"join some of {', '.join(_OPERATIONS)} by '_', or use 'none'"
             )
 
     def draw(
@@ -101,8 +91,7 @@ class DSA:
         Args:
             batch_size: Number of images.
             image_size: Height and width in pixels.
-            generator: Source of the random numbers; the draw lies on its device (a CPU generator costs
-                least).
+            generator: Source of the random numbers, on whose device the draw is (a CPU generator is fastest).
             shared: Draw one set of parameters for all images, whatever their number.
         """
         if not self.operations:
@@ -120,10 +109,7 @@ class DSA:
         return [*listed["flip"], *listed["color"], *drawn, *listed["cutout"]]
 
     def __call__(self, images: Tensor, draw: DSADraw) -> Tensor:
-        """Return the images `[N, C, H, W]` under a draw, differentiably.
-
-        The draw's parameters are brought to the images' device and its uniform numbers to their dtype.
-        """
+        """Return the augmented images `[N, C, H, W]`; differentiable."""
         for step in (draw, *draw.then):
             images = self._apply(images, step)
         return images
@@ -152,28 +138,25 @@ def _draw_parameters(operation: str, count: int, image_size: tuple[int, int], ge
         return DSADraw(operation, tuple(uniforms))
     bounds = _shift_bounds if operation == "crop" else _cutout_bounds
     ranges = [bounds(size) for size in image_size]
-    return DSADraw(
-        operation,
-        tuple(torch.randint(*r, (count,), generator=generator, device=device) for r in ranges),
-    )
+    return DSADraw(operation, tuple(torch.randint(*r, (count,), generator=generator, device=device) for r in ranges))
 
 
 def _shift_bounds(size: int) -> tuple[int, int]:
-    """Return the lowest shift in pixels and one more than the highest."""
+    """Return the smallest shift in pixels and the largest plus one."""
     shift = int(size * _SHIFT_RATIO + 0.5)
     return -shift, shift + 1
 
 
 def _cutout_bounds(size: int) -> tuple[int, int]:
-    """Return the lowest centre in pixels and one more than the highest."""
+    """Return the smallest center in pixels and the largest plus one."""
     side = int(size * _CUTOUT_RATIO + 0.5)
     return 0, size + 1 - side % 2
 
 
 def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
     images = images + (brightness - 0.5)
-    grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (2 * saturation) + grey
+    gray = images.mean(dim=1, keepdim=True)
+    images = (images - gray) * (2 * saturation) + gray
     level = images.mean(dim=(1, 2, 3), keepdim=True)
     return (images - level) * (contrast + 0.5) + level
 
@@ -204,89 +187,63 @@ _Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _scale(uniform_x: Tensor, uniform_y: Tensor) -> _Matrix:
-    lowest = 1 / _LARGEST_SCALE
-    zero = torch.zeros_like(uniform_x)
-    return (
-        (lowest + uniform_x * (_LARGEST_SCALE - lowest), zero),
-        (zero, lowest + uniform_y * (_LARGEST_SCALE - lowest)),
-    )
+    lowest, zero = 1 / _MAX_SCALE, torch.zeros_like(uniform_x)
+    x, y = (lowest + uniform * (_MAX_SCALE - lowest) for uniform in (uniform_x, uniform_y))
+    return (x, zero), (zero, y)
 
 
 def _rotate(uniform: Tensor) -> _Matrix:
-    angle = (2 * uniform - 1) * _LARGEST_ANGLE
+    angle = (2 * uniform - 1) * _MAX_ANGLE
     return (angle.cos(), -angle.sin()), (angle.sin(), angle.cos())
 
 
 def _resample(images: Tensor, matrix: _Matrix, align_corners: bool) -> Tensor:
-    """Sample each image `[C, H, W]` where its 2x2 matrix sends the pixels, in coordinates from -1 to 1.
+    """Sample each image `[C, H, W]` at pixel coordinates from -1 to 1 that are transformed by its 2x2 matrix.
 
-    The grid is written out because a matrix product would run in half precision under autocast.
+    Autocast would run a matrix product in half precision.
     """
     y, x = (_coordinates(size, images, align_corners) for size in images.shape[2:])
     x, y = x.view(1, 1, 1, -1), y.view(1, 1, -1, 1)
     grid = torch.stack([a * x + b * y for a, b in matrix], dim=-1).squeeze(1)
     grid = grid.expand(len(images), -1, -1, -1)
-    sampled: Tensor = _Sample.apply(images, grid, align_corners)
+    sampled: Tensor = _Sample.apply(images, grid, align_corners, False)
     return sampled
 
 
 class _Sample(torch.autograd.Function):
-    """`grid_sample`, differentiable in the images as often as wanted; older versions of torch manage it once.
+    """`grid_sample` or its adjoint, differentiable in the images any number of times, unlike in older torch versions.
 
-    Sampling is linear in the images: its derivative is the adjoint, and the adjoint's derivative is sampling.
+    Sampling is linear in the images: its derivative is the adjoint, whose derivative is sampling.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(images: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.align_corners = inputs[2]
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return _SampleAdjoint.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
-
-
-class _SampleAdjoint(torch.autograd.Function):
-    """The adjoint of `_Sample`: from sampled images back to images of the same size."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(cotangent: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    def forward(images: Tensor, grid: Tensor, align_corners: bool, adjoint: bool) -> Tensor:
+        if not adjoint:
+            return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
         bilinear = zero_padding = 0
-        images = torch.zeros_like(cotangent)
         gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
-            cotangent, images, grid, bilinear, zero_padding, align_corners, [True, False]
+            images, torch.zeros_like(images), grid, bilinear, zero_padding, align_corners, [True, False]
         )[0]
         return gradient
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool, bool], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
-        ctx.align_corners = inputs[2]
+        ctx.align_corners, ctx.adjoint = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return _Sample.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners), None, None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Sample.apply(cotangent, ctx.saved_tensors[0], ctx.align_corners, not ctx.adjoint), None, None, None
 
 
 def _coordinates(size: int, like: Tensor, align_corners: bool) -> Tensor:
-    """Return the centres of `size` pixels between -1 and 1."""
+    """Return the centers of `size` pixels between -1 and 1."""
     edge = 1.0 if align_corners else 1 - 1 / size
     return torch.linspace(-edge, edge, size, dtype=like.dtype, device=like.device)
 
 
-_POINTWISE: dict[str, Callable[..., Tensor]] = {
-    "color": _color,
-    "crop": _crop,
-    "cutout": _cutout,
-    "flip": _flip,
-}
+_POINTWISE: dict[str, Callable[..., Tensor]] = {"color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip}
 _RESAMPLING: dict[str, Callable[..., _Matrix]] = {"scale": _scale, "rotate": _rotate}
 _OPERATIONS = (*_POINTWISE, *_RESAMPLING)

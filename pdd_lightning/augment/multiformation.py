@@ -9,35 +9,29 @@ from torch.nn import functional as F
 from pdd_lightning.errors import ConfigError
 
 GREY = 0.5
-"""What images are padded with where the factor does not divide their size, on the [0, 1] scale."""
+"""Padding of images whose size the factor does not divide, on the [0, 1] scale."""
 
 
 def decode(images: Tensor, labels: Tensor, factor: int, fill: Tensor | float = GREY) -> tuple[Tensor, Tensor]:
-    """Cut every image into `factor` x `factor` pieces and enlarge each to the full size; differentiable.
+    """Divide every image into `factor` x `factor` pieces and enlarge each to the full size; differentiable.
 
-    Images are padded at the bottom and on the right to a multiple of the factor, cut row by row, and enlarged
-    bilinearly. Cutting and enlarging keep affine maps of the pixel values: with `fill` in the same space, decoding
-    standardised images is standardising decoded ones.
+    Images are padded at the bottom and on the right to a multiple of the factor, divided row by row, and enlarged
+    bilinearly. With `fill` in the same space, decoding commutes with standardization.
 
     Args:
         images: `[N, C, H, W]` in any space that treats all pixels of a channel alike.
         labels: `[N]`, or `[N, classes]` probabilities.
-        factor: Pieces per side; 1 returns images and labels as they are.
-        fill: What to pad with: a number, or a value per channel `[C, 1, 1]`.
+        factor: Pieces per side; 1 returns the arguments.
+        fill: Padding: a number, or a value per channel `[C, 1, 1]`.
 
     Returns:
         Images `[factor^2 * N, C, H, W]`: the first piece of all images, then the second of all; and their labels.
 
     Raises:
-        ConfigError: A piece would lie in the padding as a whole.
+        ConfigError: A piece would consist of padding only.
 
     Reference:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 4.
-
-    Example:
-        >>> images, labels = decode(torch.zeros(2, 3, 32, 32), torch.tensor([4, 7]), 2)
-        >>> images.shape, labels.tolist()
-        (torch.Size([8, 3, 32, 32]), [4, 7, 4, 7, 4, 7, 4, 7])
     """
     if factor == 1:
         return images, labels
@@ -51,14 +45,14 @@ def decode(images: Tensor, labels: Tensor, factor: int, fill: Tensor | float = G
 
 
 def tile(images: Tensor, factor: int) -> Tensor:
-    """Put `factor`^2 images, reduced in size, into each result: what `decode` cuts apart again ("mix").
+    """Tile `factor`^2 images, reduced in size, into each result, from which `decode` recovers them ("mix").
 
     Args:
-        images: `[factor^2 * N, C, H, W]`; each run of `factor`^2 images fills one result row by row.
+        images: `[factor^2 * N, C, H, W]`; consecutive `factor`^2 images fill one result row by row.
         factor: Pieces per side.
 
     Returns:
-        Images `[N, C, H, W]`. Where the factor does not divide the size, the last pieces lose what does not fit.
+        Images `[N, C, H, W]`. If the factor does not divide the size, the last pieces are cropped.
 
     Raises:
         ConfigError: The images are too small for the factor.
@@ -71,18 +65,18 @@ def tile(images: Tensor, factor: int) -> Tensor:
 
 
 def piece_side(side: int, factor: int) -> int:
-    """Return the side of a piece, in pixels, of an image of `side` pixels.
+    """Return the side in pixels of a piece of an image of `side` pixels.
 
     Raises:
-        ConfigError: The factor is below 1, or the last piece would lie in the padding.
+        ConfigError: The factor is below 1, or the last piece would consist of padding only.
     """
     if factor < 1:
         raise ConfigError(f"the decode factor must be >= 1, got {factor}")
     piece = -(-side // factor)
     if piece * (factor - 1) >= side:
         raise ConfigError(
-            f"images of {side} pixels cannot be cut into {factor} pieces a side (of {piece} pixels each the last"
-            " would be empty): choose a smaller factor"
+            f"images of {side} pixels cannot be divided into {factor} pieces per side (with {piece} pixels each, the"
+            " last would be empty): choose a smaller factor"
         )
     return piece
 

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from pdd_lightning.errors import DataError
 
-_CHUNK = 4096
+_CHUNK_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class ZCA:
-    """Linear map that makes pixels uncorrelated while staying close to the image, and its inverse.
-
-    With D = C * H * W. Fit on training images and whiten test images with the same fit.
+    """Linear map that decorrelates pixels and stays close to the image, and its inverse, with D = C * H * W.
 
     Attributes:
         mean: Mean image `[D]`.
@@ -34,15 +32,14 @@ class ZCA:
 
     @classmethod
     def fit(cls, images: Tensor, eps: float = 0.1) -> ZCA:
-        """Fit to images `[N, C, H, W]` with pixels in [0, 1]; kept in float32.
+        """Fit to images `[N, C, H, W]` with pixels in [0, 1]; the result is float32.
 
         Args:
             images: Training images, at least two.
-            eps: Added to each variance along a principal axis: axes of less variance than this are not
-                amplified to 1.
+            eps: Added to the variance along each principal axis, which limits the amplification of small variances.
 
         Raises:
-            DataError: If there are fewer than two images.
+            DataError: There are fewer than two images.
         """
         if len(images) < 2:
             raise DataError(f"whitening needs at least 2 images to fit, got {len(images)}")
@@ -59,15 +56,15 @@ class ZCA:
         return ((images.flatten(1) - mean) @ matrix).view_as(images)
 
     def restore(self, images: Tensor) -> Tensor:
-        """Return the images with pixels around [0, 1] (not clamped) `[N, C, H, W]` of whitened images."""
+        """Return images `[N, C, H, W]` on the [0, 1] scale, not clipped, from whitened images."""
         mean, inverse = self.mean.to(images), self.inverse.to(images)
         return (images.flatten(1) @ inverse + mean).view_as(images)
 
 
 def _covariance(rows: Tensor, mean: Tensor) -> Tensor:
-    """Return the covariance `[D, D]` over N - 1: products by chunks in float32, summed in float64."""
+    """Return the covariance `[D, D]` over N - 1, with products of chunks in float32 and sums in float64."""
     total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
-    for chunk in torch.split(rows, _CHUNK):
-        centred = (chunk.double() - mean).float()
-        total += centred.T @ centred
+    for chunk in torch.split(rows, _CHUNK_SIZE):
+        centered = (chunk.double() - mean).float()
+        total += centered.T @ centered
     return total / (len(rows) - 1)

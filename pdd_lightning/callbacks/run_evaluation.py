@@ -1,4 +1,4 @@
-"""Scoring networks trained on the distilled set: validation part at the end of `fit`, test part by `pdd test`."""
+"""Evaluation of a run: on the validation part at the end of `fit`, on the test part by `pdd test`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from pdd_lightning.stages import DistillationStage
 
 
 class Evaluation(Callback):
-    """Evaluates the union of all finished stages with freshly initialised networks.
+    """Scores networks trained on the union of all finished stages on the validation part, at the end of `fit`.
 
-    At the end of `fit`, networks trained on the distilled set are scored on the validation part. Processes share the
-    networks. The result of each network is kept in `evaluation.jsonl` of the run folder, and taken from there by the
-    next start.
+    Processes share the networks. The result of each network is kept in `evaluation.jsonl` of the run folder, and not
+    computed again.
 
     Args:
         settings: Networks per row, their training, protocols and baselines.
@@ -32,32 +31,25 @@ class Evaluation(Callback):
         self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses settings that the method cannot work with.
-
-        Raises:
-            ConfigError: Experts' initialisations are asked for, but the method has no experts.
-        """
+        """Refuse settings that the method cannot work with."""
         _check_expert_inits(self.settings, stage_module(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the distilled set on the validation part."""
+        """Score the distilled set, and random real images if asked for, on the validation part."""
         module = stage_module(pl_module)
         if module.data.union.num_stages > 0:
-            settings = replace(self.settings, baselines=(), full_data_epochs=0)
+            baselines = tuple(name for name in self.settings.baselines if name == "random")
+            settings = replace(self.settings, baselines=baselines, full_data_epochs=0)
             evaluate_run(trainer, module, "val", settings)
 
 
 def evaluate_run(trainer: Trainer, module: DistillationStage, part: Part, settings: EvaluationSettings) -> None:
-    """Evaluates the union of a run, prints the rows and tells the observers; called on all processes.
+    """Evaluate the union of a run on a part of the real images, print the rows and tell the observers.
 
-    Args:
-        trainer: The trainer of the run: its folder, device, and observers.
-        module: The method, attached to the trainer, with its data set up.
-        part: Real images to score on.
-        settings: How.
+    Called on all processes, with the method attached to the trainer and its data set up.
 
     Raises:
-        ConfigError: There is nothing to evaluate, or the settings do not suit the method.
+        ConfigError: No stage is finished, or the settings do not suit the method.
         DataError: A class has fewer real images than a baseline needs.
     """
     data, union = module.data, module.data.union
@@ -89,6 +81,6 @@ def evaluate_run(trainer: Trainer, module: DistillationStage, part: Part, settin
 def _check_expert_inits(settings: EvaluationSettings, module: DistillationStage) -> None:
     if settings.expert_inits and module.trajectory_epochs == 0:
         raise ConfigError(
-            f"{type(module).__name__} follows no trajectories, so that there are no experts' initialisations: leave out"
+            f"{type(module).__name__} follows no trajectories, so that there are no experts' initializations: leave out"
             " evaluation.expert_inits"
         )

@@ -1,4 +1,4 @@
-"""`pdd convert` and `pdd join`: distilled sets in another format, and several as the stages of one."""
+"""`pdd convert` and `pdd join`: convert distilled sets to other formats, and join several to one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pdd_lightning.data.formats import (
     open_distilled,
     target_format,
     writable_formats,
-)
+)  # fmt: skip
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
@@ -25,16 +25,14 @@ from pdd_lightning.files import replace_folder
 from pdd_lightning.networks.spec import check_size
 from pdd_lightning.typing import NetworkFactory
 
-_KNOWN_FROM_FILES = {"number", "epochs", "folder"}
-
 
 class Convert(Command):
-    """Reads any known format and writes any of them."""
+    """Converts distilled sets and expert trajectories."""
 
     name = "convert"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds the files, and what they do not say themselves."""
+        """Add the files, and what they do not state themselves."""
         parser.add_argument(
             "paths",
             type=str,
@@ -47,22 +45,14 @@ class Convert(Command):
         )
         parser.add_argument("--overwrite", type=bool, default=False, help="Replace what the target holds.")
         parser.add_argument(
-            "--decoded", type=bool, default=False, help="Write training images where stored ones stand for several."
+            "--decoded", type=bool, default=False, help="Write decoded images if stored ones stand for several."
         )
-        parser.add_subclass_arguments(
-            RealDataModule,
-            "data",
-            required=False,
-            help="Real images that the set was distilled from: a class or a file.",
-        )
+        data_help = "Real images that the set was distilled from: a class or a file."
+        parser.add_subclass_arguments(RealDataModule, "data", required=False, help=data_help)
         parser.add_class_arguments(ImportOptions)
-        parser.add_argument(
-            "--network",
-            type=NetworkFactory,
-            sub_configs=True,
-            help="Trajectories: the kind of network: a class or a file.",
-        )
-        parser.add_class_arguments(ExpertSettings, "experts", skip=_KNOWN_FROM_FILES)
+        network_help = "Trajectories: the kind of network: a class or a file."
+        parser.add_argument("--network", type=NetworkFactory, sub_configs=True, help=network_help)
+        parser.add_class_arguments(ExpertSettings, "experts", skip={"number", "epochs", "folder"})
         parser.add_argument(
             "--augment", type=str, default=DSA().strategy, help="Trajectories: the experts' augmentation."
         )
@@ -70,7 +60,7 @@ class Convert(Command):
         parser.add_argument("--device", type=str, default="auto", help="Trajectories: where to score the experts.")
 
     def run(self, options: Namespace) -> None:
-        """Converts, and says what was written and what was not kept."""
+        """Convert, and print what was written and what was lost."""
         *sources, target = map(Path, options["paths"])
         if not sources:
             raise ConfigError("name a source and a target")
@@ -83,17 +73,17 @@ class Convert(Command):
 
 
 class Join(Command):
-    """Makes one staged set of several."""
+    """Joins sets to the stages of one."""
 
     name = "join"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds the sets and the target."""
+        """Add the sets and the target."""
         parser.add_argument("paths", nargs="+", type=str, help="Distilled sets, .safetensors files.")
         parser.add_argument("--output", type=str, required=True, help="The .safetensors file to write.")
 
     def run(self, options: Namespace) -> None:
-        """Writes the set."""
+        """Write the set."""
         check_outputs(options, "output")
         print(f"Wrote {join_distilled(options['paths'], options['output'])}")
 
@@ -115,35 +105,28 @@ def _convert_trajectories(sources: list[Path], target: Path, options: Namespace)
     factory, real = options["network"], options.get("data")
     if factory is None or real is None:
         raise ConfigError("expert trajectories name neither their network nor their data: give --network and --data")
-    _check_room(target, options["overwrite"])
+    former = [path for pattern in ("manifest.json", "expert_*") for path in target.glob(pattern)]
+    if former and not options["overwrite"]:
+        raise ConfigError(f"{target} holds experts: choose another folder, or replace them with --overwrite true")
     real.prepare_data()
     real.setup()
     channels, size, _ = real.image_shape
     check_size(factory, real.image_shape, real.num_classes)
     experts = ReplayBuffers(sources, factory(channels, real.num_classes, size))
     settings = replace(options["experts"], number=len(experts), epochs=experts.epochs)
-    recorder = ExpertRecorder(
-        factory, real, settings, DSA(options["augment"]), options["seed"], device_of(options["device"])
-    )
+    augment, device = DSA(options["augment"]), device_of(options["device"])
+    recorder = ExpertRecorder(factory, real, settings, augment, options["seed"], device)
     accuracies: list[float] = []
 
     def record(folder: Path) -> None:
-        accuracies.extend(one.end_accuracy for one in recorder.adopt(folder, experts, experts.epochs).records)
+        records = recorder.adopt(folder, experts, experts.epochs).records
+        accuracies.extend(expert.end_accuracy for expert in records)
 
-    replace_folder(target, record, keep=lambda entry: entry not in _experts_in(target))
+    replace_folder(target, record, keep=lambda path: path not in former)
     accuracy = sum(accuracies) / len(experts)
     print(f"{target}: {len(experts)} experts of {experts.epochs} epochs, validation accuracy {accuracy:.1%}")
     print("Note: elsewhere experts are usually trained on the images of the validation part, too")
     print(
-        f"Distil from them with --seed_everything {options['seed']} --stages.experts.folder {target}"
+        f"Distill from them with --seed_everything {options['seed']} --stages.experts.folder {target}"
         f" --stages.experts.number {len(experts)} --stages.experts.epochs {experts.epochs}"
     )
-
-
-def _check_room(folder: Path, overwrite: bool) -> None:
-    if _experts_in(folder) and not overwrite:
-        raise ConfigError(f"{folder} holds experts: choose another folder, or replace them with --overwrite true")
-
-
-def _experts_in(folder: Path) -> list[Path]:
-    return [path for pattern in ("manifest.json", "expert_*") for path in folder.glob(pattern)]

@@ -13,32 +13,26 @@ from pdd_lightning.studies.kinds import read_study
 
 
 class RunStudy(Command):
-    """Runs a study, or continues it."""
+    """Runs or continues a study."""
 
     name = "study"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds study, folder and where steps run."""
+        """Add study, folder, and where steps run."""
         parser.add_argument("study", type=str, help="The study, a YAML file.")
-        parser.add_argument(
-            "--folder", type=str, required=True, help="Where runs, logs and results go, and are found again."
-        )
+        parser.add_argument("--folder", type=str, required=True, help="Folder of runs, logs and results.")
         parser.add_argument(
             "--jobs", type=int, default=1, help="Steps at a time on this machine; they share the cores."
         )
-        parser.add_argument(
-            "--scheduler",
-            type=str | None,
-            default=None,
-            help="Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786.",
-        )
+        scheduler_help = "Address of a Dask scheduler whose workers run the steps, such as tcp://host:8786."
+        parser.add_argument("--scheduler", type=str | None, default=None, help=scheduler_help)
 
     def advice(self, options: Namespace) -> str:
-        """How to go on where the verb was interrupted."""
-        return "The same command continues the study: steps that are done are not done anew."
+        """Return how to continue after an interruption."""
+        return "The same command continues the study: finished steps are not repeated."
 
     def run(self, options: Namespace) -> None:
-        """Prints the table."""
+        """Run the steps, and print the table."""
         folder, study = Path(options["folder"]), read_study(Path(options["study"]))
         steps_run = partial(run_steps, folder=folder, jobs=options["jobs"], scheduler=options["scheduler"])
         print(study.make(folder, steps_run))

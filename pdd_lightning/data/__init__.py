@@ -1,7 +1,6 @@
 """Real image sets, pixel spaces, and distilled sets.
 
-The names, which stand in `__init__.pyi`, are imported when they are first used: whoever only reads a distilled set
-does not wait for Lightning.
+The names in `__init__.pyi` are imported at their first use, so that reading a distilled set does not import Lightning.
 """
 
 import lazy_loader

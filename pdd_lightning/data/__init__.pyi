@@ -1,11 +1,12 @@
+from .discarding import DiscardSettings as DiscardSettings
 from .distilled import DistilledDataset as DistilledDataset
 from .distilled import join_distilled as join_distilled
 from .distilled import save_distilled as save_distilled
 from .folder import ImageFolder as ImageFolder
-from .forgetting_scores import DiscardSettings as DiscardSettings
 from .forgetting_scores import ForgettingScores as ForgettingScores
 from .formats import ImportOptions as ImportOptions
 from .formats import open_distilled as open_distilled
+from .huggingface import HuggingFaceImages as HuggingFaceImages
 from .pixels import PixelSpace as PixelSpace
 from .pixels import Standardized as Standardized
 from .pixels import Whitened as Whitened

@@ -1,4 +1,4 @@
-"""Pixel spaces: how images in [0, 1] become what the networks see, and how to get back."""
+"""Pixel spaces: invertible maps between images in [0, 1] and the inputs of networks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from pdd_lightning.augment.zca import ZCA
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.stored import Stored, array, checked, damaged
+from pdd_lightning.stored import Stored, array, damaged_error, validate
 
 
 class PixelSpace(ABC):
@@ -24,7 +23,7 @@ class PixelSpace(ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Map images `[N, C, H, W]` in [0, 1] to model space, on their own device and in their dtype."""
+        """Map images `[N, C, H, W]` in [0, 1] to model space; device and dtype stay the same."""
 
     @abstractmethod
     def decode(self, images: Tensor) -> Tensor:
@@ -32,19 +31,19 @@ class PixelSpace(ABC):
 
     @abstractmethod
     def level(self, value: float) -> Tensor:
-        """Return what a plain level (0 black, 1 white) is in model space: per channel `[C, 1, 1]`.
+        """Map a gray level (0 black, 1 white) to model space: a value per channel `[C, 1, 1]`.
 
         Raises:
-            ConfigError: Levels have no such counterpart, because the space mixes pixels.
+            ConfigError: The space mixes pixels, so that a level has no value of its own.
         """
 
     @abstractmethod
     def suits(self, image_shape: Sequence[int]) -> bool:
-        """Whether images of shape `(C, H, W)` have as many channels, or pixels, as the space was made for."""
+        """Return whether images of shape `(C, H, W)` have the number of channels, or pixels, of the space."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `from_tensors` needs to rebuild this space, as float32 on the CPU."""
+        """Return the float32 tensors on the CPU from which `from_tensors` rebuilds this space."""
 
     @staticmethod
     def from_tensors(kind: str, tensors: Mapping[str, Tensor], where: str | Path = "the pixel space") -> PixelSpace:
@@ -52,57 +51,48 @@ class PixelSpace(ABC):
 
         Args:
             kind: The space's `kind`: "standard" or "zca".
-            tensors: What its `tensors()` gave.
-            where: Name of the file that they come from.
+            tensors: Its `tensors()`.
+            where: Name of the file for error messages.
 
         Raises:
-            DamagedFileError: The kind is unknown, or a tensor is missing or not what it must be.
+            DamagedFileError: The kind is unknown, or a tensor is missing or invalid.
         """
         if kind == Standardized.kind:
-            stored = checked(_StoredStandard, dict(tensors), where)
-            return Standardized(stored.mean, stored.std)
+            stored = validate(_StoredStandard, dict(tensors), where)
+            mean, std = stored.mean, stored.std
+            if len(mean) != len(std) or not len(std) or not bool((std > 0).all()):
+                raise damaged_error(where, f"std must be positive and as long as mean, got {std.tolist()[:5]}")
+            return Standardized(mean, std)
         if kind != Whitened.kind:
-            raise damaged(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
-        fitted = checked(_StoredZCA, dict(tensors), where)
-        # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again
-        # loses next to nothing, and a stored set takes half the space.
-        factor, failed = torch.linalg.cholesky_ex(fitted.matrix.double())
-        if failed or not torch.allclose(fitted.matrix, fitted.matrix.T, rtol=1e-3, atol=1e-4):
-            raise damaged(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
-        inverse = torch.cholesky_inverse(factor).float()
-        return Whitened(ZCA(mean=fitted.mean, matrix=fitted.matrix, inverse=inverse))
+            raise damaged_error(where, f"unknown pixel space {kind!r}; known are {Standardized.kind}, {Whitened.kind}")
+        fitted = validate(_StoredZCA, dict(tensors), where)
+        mean, matrix = fitted.mean, fitted.matrix
+        if list(matrix.shape) != [len(mean)] * 2 or not len(mean):
+            raise damaged_error(where, f"matrix must be [{len(mean)}, {len(mean)}], got {list(matrix.shape)}")
+        # The matrix is symmetric with eigenvalues 1/sqrt(variance + eps), far from 0: inverting it again loses hardly
+        # any precision, and halves the size of a stored set.
+        factor, failed = torch.linalg.cholesky_ex(matrix.double())
+        if failed or not torch.allclose(matrix, matrix.T, rtol=1e-3, atol=1e-4):
+            raise damaged_error(where, "matrix: the matrix of a ZCA is symmetric and positive definite")
+        return Whitened(ZCA(mean, matrix, inverse=torch.cholesky_inverse(factor).float()))
 
 
 class _StoredStandard(Stored):
-    """What `Standardized.tensors` gives, as it may come back from a file."""
+    """Model of `Standardized.tensors` as read from a file."""
 
     mean: Annotated[Tensor, array("C: float32")]
     std: Annotated[Tensor, array("C: float32")]
 
-    @model_validator(mode="after")
-    def fit(self) -> _StoredStandard:
-        """Refuses deviations that are not positive, and means that are not as many."""
-        if len(self.mean) != len(self.std) or not len(self.std) or not bool((self.std > 0).all()):
-            raise ValueError(f"std must be positive and as long as mean, got {self.std.tolist()[:5]}")
-        return self
-
 
 class _StoredZCA(Stored):
-    """What `Whitened.tensors` gives, as it may come back from a file."""
+    """Model of `Whitened.tensors` as read from a file."""
 
     mean: Annotated[Tensor, array("D: float32")]
     matrix: Annotated[Tensor, array("D D: float32")]
 
-    @model_validator(mode="after")
-    def fit(self) -> _StoredZCA:
-        """Refuses a matrix that is not square, or of another size than the mean image."""
-        if list(self.matrix.shape) != [len(self.mean)] * 2 or not len(self.mean):
-            raise ValueError(f"matrix must be [{len(self.mean)}, {len(self.mean)}], got {list(self.matrix.shape)}")
-        return self
-
 
 class Standardized(PixelSpace):
-    """Per-channel standardisation, (x - mean) / std.
+    """Per-channel standardization, (x - mean) / std.
 
     Args:
         mean: Channel means `[C]` on the [0, 1] scale.
@@ -117,9 +107,9 @@ class Standardized(PixelSpace):
 
     @classmethod
     def fit(cls, images: Tensor) -> Standardized:
-        """Fit to uint8 images `[N, C, H, W]`; a constant channel counts as deviation 1.
+        """Fit to uint8 images `[N, C, H, W]`; the deviation of a constant channel is set to 1.
 
-        Computed from exact counts of the 256 levels, so that the result is the same on every machine.
+        The result follows from exact counts of the 256 levels, and is the same on every machine.
         """
         levels = torch.arange(256, dtype=torch.float64) / 255
         counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
@@ -133,15 +123,15 @@ class Standardized(PixelSpace):
         return (images - self._per_channel(self.mean, images)) / self._per_channel(self.std, images)
 
     def decode(self, images: Tensor) -> Tensor:
-        """Map standardised images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
+        """Map standardized images `[N, C, H, W]` to the [0, 1] scale, not clipped."""
         return images * self._per_channel(self.std, images) + self._per_channel(self.mean, images)
 
     def level(self, value: float) -> Tensor:
-        """Return what a plain level (0 black, 1 white) is in model space: per channel `[C, 1, 1]`."""
+        """Map a gray level (0 black, 1 white) to model space: a value per channel `[C, 1, 1]`."""
         return self.encode(torch.full((len(self.mean), 1, 1), value))
 
     def suits(self, image_shape: Sequence[int]) -> bool:
-        """Whether images of shape `(C, H, W)` have as many channels."""
+        """Return whether images of shape `(C, H, W)` have as many channels."""
         return image_shape[0] == len(self.mean)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -154,11 +144,7 @@ class Standardized(PixelSpace):
 
 
 class Whitened(PixelSpace):
-    """ZCA whitening over all pixels and channels together.
-
-    Args:
-        zca: The fitted transform.
-    """
+    """ZCA whitening over all pixels and channels together, by a fitted transform."""
 
     kind = "zca"
 
@@ -177,18 +163,14 @@ class Whitened(PixelSpace):
         return zca.restore(work).to(images.dtype)
 
     def level(self, value: float) -> Tensor:
-        """Refuse: whitened pixels depend on the whole image.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise `ConfigError`: whitened pixels depend on the entire image."""
         raise ConfigError(
-            "images that are cut into pieces, or kept within [0, 1], cannot be ZCA-whitened, because whitening mixes"
+            "images that are divided into pieces, or clipped to [0, 1], cannot be ZCA-whitened, because whitening mixes"
             " their pixels: set the data's normalization to standard"
         )
 
     def suits(self, image_shape: Sequence[int]) -> bool:
-        """Whether images of shape `(C, H, W)` have as many pixels in all channels together."""
+        """Return whether images of shape `(C, H, W)` have as many pixels, counting all channels."""
         return math.prod(image_shape) == len(self.zca.mean)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -196,16 +178,12 @@ class Whitened(PixelSpace):
         return {"mean": self.zca.mean.float().cpu(), "matrix": self.zca.matrix.float().cpu()}
 
     def _matching(self, images: Tensor) -> tuple[ZCA, Tensor]:
-        """Bring transform and images to the images' device and to at least single precision.
+        """Return transform and images on the images' device and in at least single precision.
 
-        A sum over thousands of pixels in half precision would lose the image. The moved matrices are kept:
-        they are large, and a loop encodes one batch after another.
+        Sums over thousands of pixels need more than half precision. Copies of the large matrices are cached.
         """
         work = images if images.dtype == torch.float64 else images.float()
         key = (work.device, work.dtype)
         if key not in self._copies:
-            fitted = self.zca
-            self._copies[key] = ZCA(
-                mean=fitted.mean.to(work), matrix=fitted.matrix.to(work), inverse=fitted.inverse.to(work)
-            )
+            self._copies[key] = ZCA(*(tensor.to(work) for tensor in vars(self.zca).values()))
         return self._copies[key], work

@@ -1,4 +1,4 @@
-"""What one progressive run works on: real images, the cumulative union, and the method's batches."""
+"""Data of a progressive run: real images, the cumulative union, and the batches of the method."""
 
 from __future__ import annotations
 
@@ -24,24 +24,21 @@ class Trajectories(Protocol):
     number: int
 
     def segment(self, expert: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Flat parameters `[P]` of an expert after `first` and after `last` epochs."""
+        """Return the flat parameters `[P]` of an expert after `first` and after `last` epochs."""
         ...
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a progressive run stands.
-
-    It belongs to the callback `StageAdvance`, which replaces it as the run goes on; everybody else reads it.
+    """State of a progressive run; only the callback `StageAdvance` replaces it.
 
     Attributes:
         union: Images of the finished stages, frozen, in model space.
         num_stages: Number of stages of the run.
-        iterations: Iterations of a stage.
+        iterations: Number of iterations of a stage.
         iteration: Iterations done in the current stage.
         trajectories: Expert trajectories that the current stage matches or draws networks from, if any.
-        kept: By stage, indices `[n]` into the training part of the examples that it uses; a stage that is not listed
-            uses all.
+        kept: By stage, indices `[n]` into the training part of the examples that it uses; stages not listed use all.
     """
 
     union: SyntheticSet
@@ -53,24 +50,24 @@ class RunState:
 
     @property
     def stage(self) -> int:
-        """The stage being distilled, counted from 1."""
+        """Number of the current stage, from 1."""
         return self.union.num_stages + 1
 
     @property
     def finished(self) -> bool:
-        """Whether the union has all stages."""
+        """Whether all stages are finished."""
         return self.union.num_stages >= self.num_stages
 
 
 class ProgressiveDataModule(LightningDataModule):
-    """Serves a distillation run: real images, the union of the finished stages, and batches of the current stage.
+    """Real images, the union of the finished stages, and batches of the current stage of a distillation run.
 
     One epoch of the trainer is one stage. Each batch is a function of seed, stage, iteration and process, so a
-    continued run sees the batches that the uninterrupted run would have seen.
+    continued run sees the same batches as an uninterrupted one.
 
     Args:
         real: The real images.
-        seed: Seed of the whole run: experts, initial images, batches and evaluation networks.
+        seed: Seed of the run: experts, initial images, batches and evaluation networks.
     """
 
     def __init__(self, real: RealDataModule, seed: int = 0) -> None:
@@ -84,13 +81,13 @@ class ProgressiveDataModule(LightningDataModule):
 
     @property
     def state(self) -> RunState:
-        """Where the run stands; `StageAdvance` alone sets it.
+        """State of the run, set by `StageAdvance`.
 
         Raises:
-            ConfigError: There is no such callback.
+            ConfigError: The trainer lacks that callback.
         """
         if self._state is None:
-            raise ConfigError("a distillation runs with the callback StageAdvance: add it to the trainer's callbacks")
+            raise ConfigError("distillation needs the callback StageAdvance: add it to the trainer's callbacks")
         return self._state
 
     @state.setter
@@ -104,11 +101,11 @@ class ProgressiveDataModule(LightningDataModule):
 
     @property
     def kept(self) -> ImageSplit:
-        """The real training examples that the current stage uses; one and the same object throughout a stage."""
+        """Real training examples that the current stage uses; the same object throughout a stage."""
         return self.kept_in(self.state.stage)
 
     def kept_in(self, stage: int) -> ImageSplit:
-        """The real training examples that a stage uses: the whole training part, unless easy ones are left out."""
+        """Return the real training examples that a stage uses: all, unless easy ones are left out."""
         indices = self.state.kept.get(stage)
         if indices is None:
             return self.real.train
@@ -117,34 +114,34 @@ class ProgressiveDataModule(LightningDataModule):
         return self._kept[1]
 
     def class_sampler(self, device: torch.device) -> ClassSampler:
-        """Draws real examples of the current stage class by class; held on `device`, anew where a stage's differ."""
+        """Return a sampler of the current stage's real examples on `device`, cached as long as these stay the same."""
         if self._sampler is None or self._sampler.split is not self.kept:
             self._sampler = ClassSampler(self.kept, self.real.num_classes, self.real.pixels, device)
         return self._sampler
 
     def prepare_data(self) -> None:
-        """Lets the real data module download what it needs."""
+        """Download the real images if necessary."""
         self.real.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the real images."""
+        """Load the real images."""
         self.real.setup(stage)
 
     def generator(self, *key: str | int) -> torch.Generator:
-        """A generator for one purpose of this run, see `pdd_lightning.randomness`."""
+        """Return a generator for one purpose of this run, see `pdd_lightning.randomness`."""
         return generator_for(self.seed, *key)
 
     def train_dataloader(self) -> StageBatches:
-        """The remaining batches of the current stage."""
+        """Return the remaining batches of the current stage."""
         assert self.trainer is not None
         return StageBatches(self, self.trainer.lightning_module.draw_batch)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """Which images and which seed a checkpoint belongs to."""
+        """Return the seed and the identity of the images that a checkpoint belongs to."""
         return {"seed": self.seed, "fingerprint": self.real.fingerprint, "dataset": self.real.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares with what `state_dict` gave.
+        """Compare with the state of a checkpoint.
 
         Raises:
             DataError: The checkpoint was made with other real images, another split, or another seed.
@@ -162,10 +159,10 @@ class ProgressiveDataModule(LightningDataModule):
 
 
 class StageBatches:
-    """The batches of one stage, drawn one at a time from the iteration that has been reached.
+    """Batches of one stage, drawn one at a time from the current iteration on.
 
     Args:
-        data: The data module; its position says where to begin.
+        data: The data module, whose state holds the iteration.
         draw: Draws the batch of an iteration, from 0, with a generator: `draw_batch` of the distillation stage.
     """
 
@@ -177,15 +174,15 @@ class StageBatches:
         return self.data.state.iterations
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator, so that the position is read at the first batch: Lightning calls `iter` before an
-        # interrupted transition is made up for.
+        # A generator function reads the state at the first batch: Lightning calls `iter` before an interrupted
+        # transition is completed.
         state, process = self.data.state, distributed.rank()
         for iteration in range(state.iteration, state.iterations):
             yield self.draw(iteration, self.data.generator("batch", state.stage, iteration, process))
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position is the data module's. That the method exists tells Lightning so."""
+        """Return nothing: the data module holds the position. Lightning expects the method in resumable loaders."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore nothing."""

@@ -1,4 +1,4 @@
-"""Real image sets: load, split, fit the pixel space. A new dataset is one subclass with a `load`."""
+"""Real image sets: loading, splitting, fitting the pixel space. A new dataset is one subclass with a `load`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class RealDataModule(LightningDataModule, ABC):
-    """A labelled image set held in memory, with a validation part taken out of its training images.
+    """A labeled image set in memory, with a validation part held out of its training images.
 
     Args:
         val_fraction: Share of each class's training images held out for validation, in (0, 1).
@@ -45,12 +45,10 @@ class RealDataModule(LightningDataModule, ABC):
 
     PUBLISHED_MEAN: ClassVar[tuple[float, ...] | None] = None
     PUBLISHED_STD: ClassVar[tuple[float, ...] | None] = None
-
     name: str
-    """What reports call the data set; by default the name of the class."""
-
+    """Name of the data set in reports; by default that of the class."""
     test_fraction: float = 0.1
-    """Share of each class held out for testing when the source has no test part of its own."""
+    """Share of each class held out for testing if the source has no test part."""
 
     def __init__(
         self,
@@ -65,7 +63,14 @@ class RealDataModule(LightningDataModule, ABC):
         check_fraction("val_fraction", val_fraction)
         check_at_least(1, batch_size=batch_size)
         check_seed(seed=seed)
-        _check_normalization(normalization, mean, std)
+        if normalization not in ("standard", "zca"):
+            raise ConfigError(f"normalization must be 'standard' or 'zca', got {normalization!r}")
+        if (mean is None) != (std is None):
+            raise ConfigError("mean and std go together: give both or neither")
+        if mean is not None and normalization == "zca":
+            raise ConfigError("mean and std have no effect with normalization 'zca': leave them out")
+        if mean is not None and std is not None and (len(mean) != len(std) or not min(std, default=0) > 0):
+            raise ConfigError(f"std must be positive and as long as mean, got mean {mean} and std {std}")
         self.val_fraction = val_fraction
         self.seed = seed
         self.normalization = normalization
@@ -82,8 +87,7 @@ class RealDataModule(LightningDataModule, ABC):
         """Read the source.
 
         Returns:
-            Training images, test images (None: hold some of the training images out) and the class names
-            by label.
+            Training images, test images (None: hold out some of the training images) and the class names by label.
 
         Raises:
             DataError: The source is missing or unusable.
@@ -104,8 +108,8 @@ class RealDataModule(LightningDataModule, ABC):
         self._parts = (train, val, test)
 
     def split_validation(self, train: ImageSplit, class_names: Sequence[str]) -> tuple[ImageSplit, ImageSplit]:
-        """Cut the source's training images into those to train on and those to validate on."""
-        # Another stream than the test part's, which must not decide where the validation part is cut.
+        """Split the source's training images into training and validation part."""
+        # Another seed than that of the test part, on which the validation part must not depend.
         return stratified_holdout(train, self.val_fraction, self.seed + 1, class_names, "validation")
 
     @property
@@ -115,7 +119,7 @@ class RealDataModule(LightningDataModule, ABC):
 
     @property
     def val(self) -> ImageSplit:
-        """Validation images, held out of the source's training images."""
+        """Validation images, held out of the training images."""
         return self._loaded()[1]
 
     @property
@@ -150,7 +154,7 @@ class RealDataModule(LightningDataModule, ABC):
     def fingerprint(self) -> str:
         """Hash of all images, labels, the split, class names and pixel space settings.
 
-        The settings count rather than fitted matrices, whose last digits differ between machines.
+        It covers the settings rather than fitted matrices, whose last digits differ between machines.
         """
         parts = zip(("train", "val", "test"), self._loaded(), strict=True)
         tensors = {f"{part}.{name}": tensor for part, split in parts for name, tensor in vars(split).items()}
@@ -160,6 +164,18 @@ class RealDataModule(LightningDataModule, ABC):
             "statistics": repr(self._given_statistics()),
         }
         return sha256_of_tensors(tensors, settings)
+
+    def __repr__(self) -> str:
+        if getattr(self, "_parts", None) is None:
+            return f"{type(self).__name__}, not loaded yet"
+        train, val, test = (f"{len(part):,}" for part in self._loaded())
+        channels, height, width = self.image_shape
+        return (
+            f"{self.name}: {self.num_classes} classes, {train} training, {val} validation and {test} test images of"
+            f" {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
+        )
+
+    __str__ = __repr__
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of (image in model space, label, index in the source), shuffled."""
@@ -174,9 +190,9 @@ class RealDataModule(LightningDataModule, ABC):
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, split: ImageSplit, shuffle: bool) -> DataLoader[Batch]:
-        # Lightning advises worker processes; for images that are in memory already they only cost.
+        # Lightning advises worker processes, which do not help with images in memory.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # What can be indexed will do; torch's types ask for datasets.
+        # Torch annotates them as datasets, but takes anything that can be indexed.
         parts: tuple[Any, ...] = (EncodedImages(split.images, self.pixels), split.labels, split.indices)
         return DataLoader(StackDataset(*parts), batch_size=self.batch_size, shuffle=shuffle)
 
@@ -186,12 +202,9 @@ class RealDataModule(LightningDataModule, ABC):
         return self._parts
 
     def _given_statistics(self) -> tuple[list[float], list[float]] | None:
-        """Return the mean and deviation that were set or published; None where the train part decides."""
-        if self.normalization == "standard" and self.mean is not None and self.std is not None:
-            return list(self.mean), list(self.std)
-        if self.normalization == "standard" and self.PUBLISHED_MEAN and self.PUBLISHED_STD:
-            return list(self.PUBLISHED_MEAN), list(self.PUBLISHED_STD)
-        return None
+        """Return the mean and deviation that were set or published; None if they are fitted to the train part."""
+        mean, std = self.mean or self.PUBLISHED_MEAN, self.std or self.PUBLISHED_STD
+        return (list(mean), list(std)) if self.normalization == "standard" and mean and std else None
 
     def _fit_pixels(self, images: Tensor) -> PixelSpace:
         if self.normalization == "zca":
@@ -202,16 +215,3 @@ class RealDataModule(LightningDataModule, ABC):
         if len(given[0]) != images.shape[1]:
             raise ConfigError(f"mean and std need one value per channel ({images.shape[1]}), got {len(given[0])}")
         return Standardized(*given)
-
-
-def _check_normalization(normalization: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    if normalization not in ("standard", "zca"):
-        raise ConfigError(f"normalization must be 'standard' or 'zca', got {normalization!r}")
-    if (mean is None) != (std is None):
-        raise ConfigError("mean and std go together: give both or neither")
-    if mean is None or std is None:
-        return
-    if normalization == "zca":
-        raise ConfigError("mean and std have no effect with normalization 'zca': leave them out")
-    if len(mean) != len(std) or min(std) <= 0:
-        raise ConfigError(f"std must be positive and as long as mean, got mean {mean} and std {std}")

@@ -1,4 +1,4 @@
-"""Parts of a real image set: images with labels, the stratified cut that makes two of one, batches of one class."""
+"""Parts of a real image set, the stratified split that makes two of one, and batches of each class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
-from pdd_lightning.stored import ClassNames, checked_form
+from pdd_lightning.stored import ClassNames, validate_as
 
 _MAX_ENCODED_BYTES = 2**30
-_CHUNK = 4096
+_CHUNK_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class ImageSplit:
 
     @classmethod
     def in_order(cls, images: Tensor, labels: Tensor) -> ImageSplit:
-        """Make the part that holds a whole source, in its own order."""
+        """Return the part that holds the entire source, in its order."""
         return cls(images.contiguous(), labels, torch.arange(len(labels)))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, chosen: Tensor) -> ImageSplit:
-        """Return some examples, given by their indices `[n]` in this part."""
+        """Return the examples at the indices `chosen` `[n]` of this part."""
         return ImageSplit(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
     def class_counts(self, num_classes: int) -> Tensor:
@@ -55,18 +55,18 @@ class ImageSplit:
 def stratified_holdout(
     split: ImageSplit, fraction: float, seed: int, class_names: Sequence[str], purpose: str
 ) -> tuple[ImageSplit, ImageSplit]:
-    """Cut a part in two, class by class, at random.
+    """Split a part in two at random, class by class.
 
     Args:
-        split: What to cut.
+        split: The part to split.
         fraction: Share of each class to hold out, in (0, 1); at least one image of each class is held out
             and at least one stays.
-        seed: Equal seeds give equal cuts on every machine.
+        seed: Equal seeds give equal splits on every machine.
         class_names: Name of each class, by label.
-        purpose: What the held-out part is for, used in the message of an error.
+        purpose: Name of the held-out part in error messages.
 
     Returns:
-        What stays and what was held out, both in the original order.
+        The rest and the held-out part, both in the original order.
 
     Raises:
         DataError: A class has fewer than two images.
@@ -88,15 +88,15 @@ def stratified_holdout(
 
 
 class EncodedImages:
-    """Images resident on a device, handed out in batches in model space.
+    """Images in model space on a device, indexed by batch.
 
-    Everything is encoded once when that takes no more than 1 GiB; a larger set stays on the device as uint8
-    and is encoded batch by batch.
+    All images are encoded once if that takes no more than 1 GiB; a larger set stays on the device as uint8 and is
+    encoded batch by batch.
 
     Args:
         images: `[N, C, H, W]` uint8.
         pixels: The pixel space to encode to.
-        device: Where batches are wanted.
+        device: Device of the batches.
     """
 
     def __init__(self, images: Tensor, pixels: PixelSpace, device: torch.device | str = "cpu") -> None:
@@ -104,7 +104,10 @@ class EncodedImages:
         self._images = images.to(device)
         self._encoded = images.numel() * 4 <= _MAX_ENCODED_BYTES
         if self._encoded:
-            self._images = self._encode_all(self._images)
+            encoded = torch.empty(images.shape, dtype=torch.float32, device=device)
+            for target, chunk in zip(encoded.split(_CHUNK_SIZE), self._images.split(_CHUNK_SIZE), strict=True):
+                target[:] = self._encode(chunk)
+            self._images = encoded
 
     def __len__(self) -> int:
         return len(self._images)
@@ -115,32 +118,26 @@ class EncodedImages:
         return batch if self._encoded else self._encode(batch)
 
     def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        """Return some images one by one, as torch's data loader asks for them."""
+        """Return a list of images; torch's data loader calls it."""
         return list(self[torch.tensor(indices)])
-
-    def _encode_all(self, images: Tensor) -> Tensor:
-        encoded = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        for start in range(0, len(images), _CHUNK):
-            encoded[start : start + _CHUNK] = self._encode(images[start : start + _CHUNK])
-        return encoded
 
     def _encode(self, batch: Tensor) -> Tensor:
         return self.pixels.encode(to_unit(batch))
 
 
 class ClassBatches(NamedTuple):
-    """Real images that were drawn, one row per class; short rows are filled up with their first image.
+    """Indices of drawn real images, one row per class; short rows are padded with their first image.
 
     Attributes:
         indices: Indices in the split `[classes, B]`.
-        counts: Number of images of each class that count.
+        counts: Number of images in each row, without padding.
     """
 
     indices: Tensor
     counts: list[int]
 
     def of_class(self, label: int) -> Tensor:
-        """Return the indices `[n]` of one class, without what fills the row up."""
+        """Return the indices `[n]` of one class, without padding."""
         return self.indices[label, : self.counts[label]]
 
     def joint(self, size: int) -> Tensor:
@@ -148,24 +145,18 @@ class ClassBatches(NamedTuple):
         return torch.cat([self.of_class(label)[:size] for label in range(len(self.counts))])
 
     def weights(self) -> Tensor:
-        """Return the weight of each image in the mean over its class `[classes, B]`: 0 where it only fills the row."""
+        """Return the weight of each image in the mean over its class `[classes, B]`: 0 for padding."""
         counts = torch.tensor(self.counts, device=self.indices.device).unsqueeze(1)
         columns = torch.arange(self.indices.shape[1], device=counts.device)
         return (columns < counts) / counts
 
 
 class ClassSampler:
-    """Draws real images of every class, and hands them out in model space.
-
-    Args:
-        split: Real images.
-        num_classes: Number of classes.
-        pixels: The pixel space to encode to.
-        device: Where the images are wanted.
+    """Draw real images of every class; see `EncodedImages` for the arguments.
 
     Attributes:
-        split: The split.
-        images: Its images, by index.
+        split: The real images.
+        images: Its images in model space, by index.
     """
 
     def __init__(
@@ -179,15 +170,15 @@ class ClassSampler:
         """Draw `size` different images of each class, or all of a class that has fewer."""
         rows = [members[torch.randperm(len(members), generator=generator)[:size]] for members in self._members]
         width = max(len(row) for row in rows)
-        filled = [torch.cat([row, row[:1].expand(width - len(row))]) for row in rows]
-        return ClassBatches(torch.stack(filled), [len(row) for row in rows])
+        padded = [torch.cat([row, row[:1].expand(width - len(row))]) for row in rows]
+        return ClassBatches(torch.stack(padded), [len(row) for row in rows])
 
 
 def by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Sort synthetic images by class, as `[classes, n, C, H, W]`; differentiable.
 
     Args:
-        images: `[classes * n, C, H, W]`, as many of each class.
+        images: `[classes * n, C, H, W]`, equally many of each class.
         labels: Their classes `[classes * n]`.
         num_classes: Number of classes.
     """
@@ -196,22 +187,22 @@ def by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Turn uint8 images 0..255 into float32 in [0, 1]."""
+    """Convert uint8 images 0..255 to float32 in [0, 1]."""
     return images.float().div_(255)
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Refuse a share that leaves one side empty.
+    """Refuse a fraction out of (0, 1).
 
     Raises:
         ConfigError: `value` is not strictly between 0 and 1.
     """
     if not 0 < value < 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, both excluded, got {value}")
+        raise ConfigError(f"{name} must be between 0 and 1, both excluded, got {value}")
 
 
 def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torch.Size) -> None:
-    """Refuse images that networks cannot take and labels that name no class.
+    """Refuse images that networks cannot process, and labels without a class.
 
     Raises:
         DataError: Images are not square uint8 of `image_shape` (C, H, W), or a label is out of range.
@@ -232,12 +223,12 @@ def check_split(split: ImageSplit, class_names: Sequence[str], image_shape: torc
             f"images must be square, got {images.shape[2]}x{images.shape[3]}: set image_size (ImageFolder) "
             "to scale and crop them"
         )
-    try:  # found out now rather than when a distilled set is written
-        checked_form(ClassNames, list(class_names), "the data")
+    try:  # before training rather than when a distilled set is written
+        validate_as(ClassNames, list(class_names), "the data")
     except DamagedFileError as error:
-        raise DataError(f"class names cannot be kept in files: {str(error).partition('damaged: ')[2]}") from error
+        raise DataError(f"class names cannot be stored in files: {str(error).partition('damaged: ')[2]}") from error
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise DataError(
-            f"labels must lie in 0..{len(class_names) - 1} for {len(class_names)} classes, "
+            f"labels must be in 0..{len(class_names) - 1} for {len(class_names)} classes, "
             f"got {int(labels.min())}..{int(labels.max())}"
         )

@@ -1,4 +1,4 @@
-"""Image sets that are widely used, each in its official files: scikit-learn's digits, torchvision's, Tiny ImageNet."""
+"""Standard image sets, read from their official files: scikit-learn's digits, torchvision's sets, Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from pdd_lightning.data.folder import read_images
 from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.splits import ImageSplit, check_fraction
 from pdd_lightning.errors import DataError
-from pdd_lightning.stored import MOST_TEXT_BYTES, damaged, one_line, read_bytes
+from pdd_lightning.stored import MAX_TEXT_BYTES, damaged_error, one_line, read_bytes
 
 _TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+_TINY_IMAGENET_FILES = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
 
 
 class Digits(RealDataModule):
     """Scikit-learn's handwritten digits: 1,797 images, 1x8x8, 10 classes; they need no download.
 
-    The 17 grey levels 0..16 are spread over 0..255. A test part is held out at random.
+    The 17 gray levels 0..16 are scaled to 0..255. A test part is held out at random.
 
     Args:
         test_fraction: Share of each class held out for testing.
@@ -45,22 +46,16 @@ class Digits(RealDataModule):
 
 
 class TorchvisionData(RealDataModule):
-    """A set read by a dataset of torchvision.
+    """An image set that a dataset class of torchvision reads.
 
     Args:
         root: Folder of the downloaded files.
-        download: Whether `prepare_data` downloads the set when it is missing.
+        download: Whether `prepare_data` downloads the set if it is missing.
         options: See `RealDataModule`.
     """
 
     READER: ClassVar[str]
     """Name of the class in `torchvision.datasets`."""
-
-    CHANNELS_LAST: ClassVar[bool] = True
-    """Whether colour images are stored as `[N, H, W, C]`."""
-
-    LABELS: ClassVar[str] = "targets"
-    """Where the class in torchvision keeps the labels."""
 
     def __init__(self, root: str = "data", download: bool = True, **options: Any) -> None:
         super().__init__(**options)
@@ -73,16 +68,14 @@ class TorchvisionData(RealDataModule):
         Raises:
             DataError: The download failed.
         """
-        if not self.download:
-            return
-        for train in (True, False):
-            try:
+        try:
+            for train in (True, False) if self.download else ():
                 self._open(train, download=True)
-            except (OSError, RuntimeError) as error:
-                raise DataError(
-                    f"could not download {self.name} to {self.root}: {error}; check the connection and free "
-                    "disk space, or put the official files there yourself"
-                ) from error
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"could not download {self.name} to {self.root}: {error}; check the connection and free disk space, or"
+                " put the official files there yourself"
+            ) from error
 
     def load(self) -> tuple[ImageSplit, ImageSplit, list[str]]:
         """Read the official training and test images.
@@ -101,22 +94,22 @@ class TorchvisionData(RealDataModule):
         return train, test, names
 
     def _open(self, train: bool, download: bool = False) -> tuple[ImageSplit, list[str]]:
-        """Let torchvision read one part; return it with the class names."""
+        """Read one part by torchvision; return it with the class names."""
         from torchvision import datasets
 
         with warnings.catch_warnings():
             # NumPy 2.4.0 to 2.4.4 warns of the age of CIFAR's official files.
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")
             part = getattr(datasets, self.READER)(self.root, download=download, **self._part_option(train))
-        data = torch.as_tensor(part.data)
-        if data.dim() == 3:
-            data = data.unsqueeze(1)
-        elif self.CHANNELS_LAST:
-            data = data.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(getattr(part, self.LABELS), dtype=torch.int64)
-        # SVHN is the one that comes without names: its classes are the digits.
+        images = torch.as_tensor(part.data)
+        if images.dim() == 3:
+            images = images.unsqueeze(1)
+        elif images.shape[3] == 3:
+            images = images.permute(0, 3, 1, 2)
+        # SVHN's reader calls the labels so, and has no class names: its classes are the digits.
+        labels = part.labels if hasattr(part, "labels") else part.targets
         names = [str(name) for name in getattr(part, "classes", range(10))]
-        return ImageSplit.in_order(data, labels), names
+        return ImageSplit.in_order(images, torch.as_tensor(labels, dtype=torch.int64)), names
 
     def _part_option(self, train: bool) -> dict[str, object]:
         return {"train": train}
@@ -158,8 +151,6 @@ class SVHN(TorchvisionData):
     """Street View House Numbers: 73,257 training and 26,032 test images of digits, 3x32x32, 10 classes."""
 
     READER = "SVHN"
-    CHANNELS_LAST = False
-    LABELS = "labels"
     PUBLISHED_MEAN = (0.4377, 0.4438, 0.4728)
     PUBLISHED_STD = (0.1980, 0.2010, 0.1970)
 
@@ -191,48 +182,40 @@ class TinyImageNet(RealDataModule):
         Raises:
             DataError: The folder is missing or incomplete.
         """
-        folder = self._folder()
-        ids = sorted(_text(folder / "wnids.txt").split())
-        if wrong := [wnid for wnid in ids if not re.fullmatch(r"n\d+", wnid)]:
-            raise DataError(f"{folder / 'wnids.txt'} has a line that is no WordNet identifier: {one_line(wrong[0])}")
-        images = [sorted((folder / "train" / wnid / "images").glob("*.JPEG")) for wnid in ids]
-        train = [(file, label) for label, files in enumerate(images) for file in files]
+        root = Path(self.root)
+        folder = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
         annotations = folder / "val" / "val_annotations.txt"
+        if missing := [name for name in _TINY_IMAGENET_FILES if not (folder / name).exists()]:
+            raise _incomplete(folder, f"lacks {', '.join(missing)}")
+        ids = sorted(_read_text(folder / "wnids.txt").split())
+        if invalid := [wnid for wnid in ids if not re.fullmatch(r"n\d+", wnid)]:
+            raise DataError(f"{folder / 'wnids.txt'} has a line that is no WordNet identifier: {one_line(invalid[0])}")
+        folders = [folder / "train" / wnid / "images" for wnid in ids]
+        train = [(file, label) for label, images in enumerate(folders) for file in sorted(images.glob("*.JPEG"))]
         test = []
-        for line in _text(annotations).splitlines():
+        for line in _read_text(annotations).splitlines():
             name, wnid = [*line.split("\t"), ""][:2]
             if wnid not in ids or not re.fullmatch(r"\w+\.JPEG", name):
                 raise DataError(f"{annotations} has a line without a known class and image: {one_line(line)}")
             test.append((folder / "val" / "images" / name, ids.index(wnid)))
-        rows = (line.split("\t", 1) for line in _text(folder / "words.txt").splitlines() if "\t" in line)
+        if not train or not test:
+            raise _incomplete(folder, "has no images")
+        rows = (line.split("\t", 1) for line in _read_text(folder / "words.txt").splitlines() if "\t" in line)
         words = {wnid: name.strip() for wnid, name in rows}
-        names = [words.get(wnid, wnid) for wnid in ids]
-        return _read(train, folder / "train"), _read(test, annotations), names
-
-    def _folder(self) -> Path:
-        root = Path(self.root)
-        folder = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
-        needed = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
-        missing = [name for name in needed if not (folder / name).exists()]
-        if missing:
-            raise DataError(
-                f"Tiny ImageNet is not complete: {folder} lacks {', '.join(missing)}; download {_TINY_IMAGENET_URL} and"
-                f" unpack it in {root}"
-            )
-        return folder
+        return _read_split(train), _read_split(test), [words.get(wnid, wnid) for wnid in ids]
 
 
-def _text(path: Path) -> str:
-    """What a text file says."""
+def _incomplete(folder: Path, reason: str) -> DataError:
+    return DataError(f"Tiny ImageNet is not complete: {folder} {reason}; download and unpack {_TINY_IMAGENET_URL}")
+
+
+def _read_text(path: Path) -> str:
     try:
-        return read_bytes(path, MOST_TEXT_BYTES).decode()
+        return read_bytes(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
-def _read(files: list[tuple[Path, int]], source: Path) -> ImageSplit:
-    """Read images with their labels."""
-    if not files:
-        raise DataError(f"Tiny ImageNet is not complete: no images in {source}; download {_TINY_IMAGENET_URL} again")
+def _read_split(files: list[tuple[Path, int]]) -> ImageSplit:
     paths, labels = zip(*files, strict=True)
     return ImageSplit.in_order(read_images(paths), torch.tensor(labels))

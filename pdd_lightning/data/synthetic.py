@@ -15,46 +15,41 @@ from pdd_lightning.augment.multiformation import GREY, decode
 from pdd_lightning.data.pixels import PixelSpace
 from pdd_lightning.errors import DataError
 from pdd_lightning.files import sha256_of_tensors
-from pdd_lightning.stored import MOST_CLASSES, MOST_NUMBERS, MOST_STAGES, Rate, Stored, array, checked
+from pdd_lightning.stored import MAX_CLASSES, MAX_NUMBERS, MAX_STAGES, Rate, Stored, array, validate
 
 
 class StoredSet(Stored):
-    """What `SyntheticSet.state_dict` gives, as it may come back from a file."""
+    """Model of `SyntheticSet.state_dict` as read from a file."""
 
     images: Annotated[Tensor, array("N C H W: float32")]
     labels: Annotated[Tensor, array("N: int64", "N classes: float32")]
     stages: Annotated[Tensor, array("N: int64")]
-    learning_rates: Annotated[list[Rate | None], Field(max_length=MOST_STAGES)]
+    learning_rates: Annotated[list[Rate | None], Field(max_length=MAX_STAGES)]
     decode_factor: Annotated[int, Field(ge=1, le=16)] = 1
 
     @model_validator(mode="after")
     def fit(self) -> StoredSet:
-        """Refuses tensors that do not fit each other."""
+        """Refuse tensors that do not fit each other."""
         images, labels, count = self.images, self.labels, len(self.images)
         if not len(labels) == len(self.stages) == count:
             raise ValueError(f"{count} images, {len(labels)} labels and {len(self.stages)} stages do not fit")
-        if images.numel() * self.decode_factor**2 > MOST_NUMBERS or not all(images.shape[1:]):
+        if images.numel() * self.decode_factor**2 > MAX_NUMBERS or not all(images.shape[1:]):
             raise ValueError(
                 f"images {list(images.shape)} with decode_factor {self.decode_factor} are too many, or empty"
             )
         number = len(self.learning_rates)
         if self.stages.unique().tolist() != list(range(1, number + 1)):
-            raise ValueError(f"stages must be 1 to {number}, as many as there are learning rates, without a gap")
-        if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
-            raise ValueError(f"labels lie between {int(labels.min())} and {int(labels.max())}")
-        if count and labels.dim() == 2 and not are_probabilities(labels):
-            raise ValueError("soft labels are not probabilities, which are >= 0 and of sum 1")
+            raise ValueError(f"stages must be 1 to {number}, one per learning rate, without a gap")
+        if count and labels.dim() == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
+            raise ValueError(f"labels are between {int(labels.min())} and {int(labels.max())}")
+        # The comparisons are false for NaN.
+        if count and labels.dim() == 2 and not ((labels.sum(1) - 1).abs().max() <= 1e-3 and labels.min() >= 0):
+            raise ValueError("soft labels are not probabilities, >= 0 and of sum 1; of logits, store the softmax")
         return self
 
 
-def are_probabilities(labels: Tensor) -> bool:
-    """Whether each row of `[N, classes]` is one, up to rounding."""
-    # Written so that values that are not numbers fail, too.
-    return labels.numel() > 0 and bool(labels.min() >= 0) and bool((labels.sum(1) - 1).abs().max() <= 1e-3)
-
-
 def hard_labels(labels: Tensor) -> Tensor:
-    """Return classes `[N]` as they are, and of soft labels `[N, classes]` the most probable class."""
+    """Return classes `[N]` unchanged, and the most probable classes of soft labels `[N, classes]`."""
     return labels if labels.dim() == 1 else labels.argmax(1)
 
 
@@ -67,10 +62,7 @@ class SyntheticSet:
         labels: `[N]` int64 (hard) or `[N, classes]` float32 (soft).
         stages: `[N]` int64, the stage of each image, counted from 1.
         learning_rates: One per stage; None where the method does not learn it.
-        decode_factor: Each image stands for `decode_factor`^2 training images, see `decoded`; 1: for itself.
-
-    Raises:
-        DataError: The tensors do not fit together.
+        decode_factor: Each image is decoded to `decode_factor`^2 training images, see `decoded`.
     """
 
     images: Tensor
@@ -79,26 +71,9 @@ class SyntheticSet:
     learning_rates: tuple[float | None, ...]
     decode_factor: int = 1
 
-    def __post_init__(self) -> None:
-        _check(self.images, self.labels)
-        if self.decode_factor < 1:
-            raise DataError(f"decode_factor must be >= 1, got {self.decode_factor}")
-        count = len(self.images)
-        if self.stages.shape != (count,) or self.stages.dtype != torch.int64:
-            raise DataError(
-                f"stages must be [{count}] int64 like the {count} images, "
-                f"got {list(self.stages.shape)} {self.stages.dtype}"
-            )
-        first, last = (int(self.stages.min()), int(self.stages.max())) if count else (1, 0)
-        if first < 1 or last != self.num_stages:
-            raise DataError(
-                f"{self.num_stages} learning rates need images of stages 1 to {self.num_stages}, "
-                f"got stages {first} to {last}"
-            )
-
     @classmethod
     def empty(cls, image_shape: Sequence[int], decode_factor: int = 1) -> SyntheticSet:
-        """Make the set before the first stage, for images of shape `(C, H, W)`."""
+        """Return a set without stages, for images of shape `(C, H, W)`."""
         none = torch.zeros(0, dtype=torch.int64)
         return cls(torch.zeros(0, *image_shape), none, none, (), decode_factor)
 
@@ -111,7 +86,7 @@ class SyntheticSet:
         return len(self.learning_rates)
 
     def stage(self, index: int) -> SyntheticSet:
-        """Return the images of one stage alone; its learning rate is the last of `learning_rates`.
+        """Return the images of one stage; its learning rate is the last of `learning_rates`.
 
         Raises:
             IndexError: There is no such stage.
@@ -129,13 +104,13 @@ class SyntheticSet:
         return self._select(self.stages <= index, index)
 
     def decoded(self, pixels: PixelSpace) -> SyntheticSet:
-        """Return the set that networks are trained on; this one where each image stands for itself.
+        """Return the set that networks are trained on, with a `decode_factor` of 1.
 
         Args:
-            pixels: The model space of the images, which says what grey they are padded with.
+            pixels: The model space of the images, which determines the gray that they are padded with.
 
         Raises:
-            ConfigError: The space mixes pixels (ZCA), so that images cannot be cut into pieces.
+            ConfigError: The space mixes pixels (ZCA), so that images cannot be divided.
         """
         if self.decode_factor == 1:
             return self
@@ -143,7 +118,7 @@ class SyntheticSet:
         return SyntheticSet(images, labels, self.stages.repeat(self.decode_factor**2), self.learning_rates)
 
     def append(self, images: Tensor, labels: Tensor, learning_rate: float | None = None) -> SyntheticSet:
-        """Return a new set with one more stage; this one stays as it is.
+        """Return a new set with one more stage.
 
         Args:
             images: `[n, C, H, W]` in model space; copied to this set's device, detached.
@@ -153,7 +128,15 @@ class SyntheticSet:
         Raises:
             DataError: Images or labels do not fit those of the earlier stages.
         """
-        _check(images, labels)
+        if images.dim() != 4 or images.dtype != torch.float32:
+            raise DataError(f"images must be [N, C, H, W] float32, got {list(images.shape)} {images.dtype}")
+        hard = labels.dim() == 1 and labels.dtype == torch.int64
+        soft = labels.dim() == 2 and labels.dtype == torch.float32
+        if not (hard or soft) or len(labels) != len(images):
+            raise DataError(
+                f"labels must be [{len(images)}] int64 or [{len(images)}, classes] float32 like the {len(images)}"
+                f" images, got {list(labels.shape)} {labels.dtype}"
+            )
         if len(images) == 0:
             raise DataError("a stage needs at least one image")
         if images.shape[1:] != self.images.shape[1:]:
@@ -182,14 +165,8 @@ class SyntheticSet:
         return replace(self, images=images, labels=labels, stages=stages)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the content as tensors and primitives, fit for `torch.load(weights_only=True)`."""
-        return {
-            "images": self.images,
-            "labels": self.labels,
-            "stages": self.stages,
-            "learning_rates": list(self.learning_rates),
-            "decode_factor": self.decode_factor,
-        }
+        """Return the content as tensors and primitives that `torch.load(weights_only=True)` accepts."""
+        return {**vars(self), "learning_rates": list(self.learning_rates)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], where: str | Path = "the synthetic set") -> SyntheticSet:
@@ -197,12 +174,12 @@ class SyntheticSet:
 
         Args:
             state: The content.
-            where: Name of the file.
+            where: Name of the file for error messages.
 
         Raises:
-            DamagedFileError: An entry is missing, is not what it must be, or does not fit the others.
+            DamagedFileError: An entry is missing, is invalid, or does not fit the others.
         """
-        stored = checked(StoredSet, dict(state), where)
+        stored = validate(StoredSet, dict(state), where)
         return cls(stored.images, stored.labels, stored.stages, tuple(stored.learning_rates), stored.decode_factor)
 
     def rates_tensor(self) -> Tensor:
@@ -211,18 +188,11 @@ class SyntheticSet:
         return torch.tensor(rates, dtype=torch.float64)
 
     def sha256(self) -> str:
-        """Hash the content; equal on every device."""
-        # A factor of 1 goes without saying, so that older hashes of such sets stay valid.
+        """Return a hash of the content, the same on every device."""
+        tensors = {"images": self.images, "labels": self.labels, "stages": self.stages}
+        # A factor of 1 is left out, so that older hashes stay valid.
         text = {} if self.decode_factor == 1 else {"decode_factor": str(self.decode_factor)}
-        return sha256_of_tensors(
-            {
-                "images": self.images,
-                "labels": self.labels,
-                "stages": self.stages,
-                "learning_rates": self.rates_tensor(),
-            },
-            text,
-        )
+        return sha256_of_tensors({**tensors, "learning_rates": self.rates_tensor()}, text)
 
     def _select(self, chosen: Tensor, num_stages: int) -> SyntheticSet:
         images, labels, stages = (tensor[chosen] for tensor in (self.images, self.labels, self.stages))
@@ -234,16 +204,3 @@ class SyntheticSet:
         if not 1 <= index <= self.num_stages:
             held = f"stages 1 to {self.num_stages}" if self.num_stages else "no stage yet"
             raise IndexError(f"stage {index} does not exist: the set holds {held}")
-
-
-def _check(images: Tensor, labels: Tensor) -> None:
-    """Refuse images and labels that cannot form a set."""
-    if images.dim() != 4 or images.dtype != torch.float32:
-        raise DataError(f"images must be [N, C, H, W] float32, got {list(images.shape)} {images.dtype}")
-    hard = labels.dim() == 1 and labels.dtype == torch.int64
-    soft = labels.dim() == 2 and labels.dtype == torch.float32
-    if not (hard or soft) or len(labels) != len(images):
-        raise DataError(
-            f"labels must be [{len(images)}] int64 or [{len(images)}, classes] float32 like the "
-            f"{len(images)} images, got {list(labels.shape)} {labels.dtype}"
-        )

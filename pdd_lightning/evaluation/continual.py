@@ -1,40 +1,42 @@
-"""Continual learning: classes arrive task by task, and a small memory stands for those that are gone."""
+"""Continual learning: classes arrive task by task, and a small memory represents those of earlier tasks."""
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
-from pdd_lightning.evaluation.baselines import check_counts, chosen_set, herding_task, random_set
-from pdd_lightning.evaluation.learning_tasks import LearningTask, joined
-from pdd_lightning.evaluation.plan import check_choices
-from pdd_lightning.evaluation.subject import train_counting
+from pdd_lightning.evaluation.baselines import check_counts, herding_task, random_set, real_set
+from pdd_lightning.evaluation.learning_tasks import LearningTask, join_memories
+from pdd_lightning.evaluation.plan import check_choices, protocol_phases
+from pdd_lightning.evaluation.subject import train_with_progress
 from pdd_lightning.evaluation.tasks import OnSteps, Task, run_tasks
 from pdd_lightning.metrics.accuracies import average_accuracy, average_forgetting
 from pdd_lightning.networks.spec import network_spec
 from pdd_lightning.randomness import derive_seed, generator_for
+from pdd_lightning.results.tables import mean_and_std
 from pdd_lightning.stored import Seconds, Share, Stored
 from pdd_lightning.training import TrainingSettings
 
 ContinualProtocol: TypeAlias = Literal["gdumb", "replay"]
 Memory: TypeAlias = Literal["distilled", "random", "herding", "none"]
-_BATCH = 512
+_BATCH_SIZE = 512
 
 
-class _StoredAccuracies(Stored):
-    """What one network gave, as it may come back from a file."""
+class _NetworkResult(Stored):
+    """Accuracies of a network on the tasks so far, after each task."""
 
     accuracies: list[list[Share]]
     seconds: Seconds
@@ -42,18 +44,17 @@ class _StoredAccuracies(Stored):
 
 @dataclass(frozen=True)
 class ContinualSettings:
-    """How tasks are learned one after another.
+    """Settings of continual learning.
 
     Attributes:
         protocols: "gdumb" trains a fresh network on the memory alone after each task; "replay" trains one network on
             each task's real images together with the memory of the earlier tasks.
-        memories: What is kept of each task, the same number of images for all: "distilled" images, "random" real
-            images, real images chosen by "herding" (in a network trained on the task's images alone, as in "replay"),
-            or "none" (in "replay" only).
-        num_networks: Networks per row, each with its own initialisation.
-        gdumb: Training of a fresh network; epochs are passes over the distilled memory, as networks are trained on it
-            (decoded). Its stages share the steps equally, and every memory gets exactly as many, whatever the number
-            of its images. A rate learned with a distilled set comes before this one.
+        memories: Memory of each task, of the same size for all: "distilled" images, "random" real images, real images
+            chosen by "herding" (in a network trained on the task's images as in "replay"), or "none" ("replay" only).
+        num_networks: Networks per row, each with its own initialization.
+        gdumb: Training of a fresh network; epochs are passes over the decoded distilled memory. All memories are given
+            the same steps, which their stages share equally. A learning rate learned with a distilled set is preferred
+            to this one.
         replay: Training of the one network, per task.
 
     Raises:
@@ -77,7 +78,7 @@ class ContinualSettings:
 
     @property
     def arms(self) -> list[tuple[ContinualProtocol, Memory]]:
-        """What is compared: protocols with memories, where a protocol can do with the memory."""
+        """Return the combinations of protocols and memories that are possible."""
         arms = [(protocol, memory) for protocol in self.protocols for memory in self.memories]
         return [arm for arm in arms if arm != ("gdumb", "none")]
 
@@ -85,22 +86,17 @@ class ContinualSettings:
 def learn_tasks(
     tasks: Sequence[LearningTask], settings: ContinualSettings, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Learns tasks in turn with each memory and protocol, and scores the networks on all classes seen so far.
+    """Learn tasks in turn with each memory and protocol, and score the networks on all classes seen so far.
 
-    Class-incremental: a network is never told which task an image belongs to. Nothing of a task is used before its
-    turn; the memory of a task comes from its own images. Network number n has the same initialisation in every row.
-    Processes share the networks, and each gets all rows. What the tasks' store has is not computed again.
-
-    Args:
-        tasks: The tasks, which share all but their images.
-        settings: How they are learned.
-        progress: Show a progress bar.
+    Learning is class-incremental: a network is never told which task an image belongs to. Nothing of a task is used
+    before its turn; the memory of a task consists of its own images. Network number n has the same initialization in
+    every row. Processes share the networks, and each gets all rows. Results in the tasks' store are not computed again.
 
     Returns:
-        Rows as JSON values: `accuracy_matrix` [T, T], the mean over networks of the accuracy on task j (column) after
-        task i (row), None where it was not learned yet; `average_accuracy` [T], over the tasks seen so far after each
-        of them; `mean`, `std` and `accuracies` over networks of the last of these; `forgetting` and `forgetting_std`;
-        `seconds`, summed over networks.
+        Rows as JSON: `accuracy_matrix` [T, T], the mean over networks of the accuracy on task j (column) after task i
+        (row), None if it was not learned yet; `average_accuracy` [T], over the tasks seen so far after each of them;
+        `mean`, `std` and `accuracies` over networks of the last of these; `forgetting` and `forgetting_std`; `seconds`,
+        summed over networks.
 
     Raises:
         DataError: A class has fewer real images than the memory needs.
@@ -111,48 +107,43 @@ def learn_tasks(
         section 4.3. Replay: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019.
     """
     learner = _Learner(tasks, settings)
-    arms, numbers = settings.arms, range(settings.num_networks)
-    work = [learner.task(*arm, number) for arm in arms for number in numbers]
+    numbers = range(settings.num_networks)
+    work = [learner.task(*arm, number) for arm in settings.arms for number in numbers]
     values = iter(run_tasks(work, tasks[0].store, progress))
     rows = []
-    for protocol, memory in arms:
+    for protocol, memory in settings.arms:
         networks = [next(values) for _ in numbers]
         images = 0 if memory == "none" else sum(len(task.synthetic) for task in tasks)
-        facts = {"row": memory, "protocol": protocol, "part": tasks[0].part, "images": images}
-        figures = summary([_matrix(network["accuracies"]) for network in networks])
-        rows.append({**facts, **figures, "seconds": sum(network["seconds"] for network in networks)})
+        row = {"row": memory, "protocol": protocol, "part": tasks[0].part, "images": images}
+        ragged = [[torch.tensor(line, dtype=torch.float64) for line in network["accuracies"]] for network in networks]
+        row |= summarize([pad_sequence(lines, batch_first=True, padding_value=math.nan) for lines in ragged])
+        rows.append({**row, "seconds": sum(network["seconds"] for network in networks)})
     return rows
 
 
-def summary(matrices: Sequence[Tensor]) -> dict[str, Any]:
-    """Means and spreads over networks of what their matrices `[T, T]` of accuracies say, see `learn_tasks`."""
-    mean = torch.stack(list(matrices)).mean(0)
+def summarize(matrices: Sequence[Tensor]) -> dict[str, Any]:
+    """Summarize the accuracy matrices `[T, T]` of networks, see `learn_tasks`."""
+    mean_matrix = torch.stack(list(matrices)).mean(0)
     accuracies = [float(average_accuracy(matrix)) for matrix in matrices]
-    forgetting = [float(average_forgetting(matrix)) for matrix in matrices]
-    several = len(matrices) > 1
+    mean, std = mean_and_std(accuracies)
+    forgetting, forgetting_std = mean_and_std([float(average_forgetting(matrix)) for matrix in matrices])
     return {
-        "mean": statistics.fmean(accuracies),
-        "std": statistics.stdev(accuracies) if several else 0.0,
+        "mean": mean,
+        "std": std or 0.0,
         "n": len(accuracies),
         "accuracies": accuracies,
-        "forgetting": statistics.fmean(forgetting),
-        "forgetting_std": statistics.stdev(forgetting) if several else 0.0,
-        "average_accuracy": [float(mean[task, : task + 1].mean()) for task in range(len(mean))],
+        "forgetting": forgetting,
+        "forgetting_std": forgetting_std or 0.0,
+        "average_accuracy": [float(row[:seen].mean()) for seen, row in enumerate(mean_matrix, 1)],
         "accuracy_matrix": [
-            [float(value) if column <= task else None for column, value in enumerate(line)]
-            for task, line in enumerate(mean)
+            [value if task < seen else None for task, value in enumerate(row)]
+            for seen, row in enumerate(mean_matrix.tolist(), 1)
         ],
     }
 
 
-def _matrix(accuracies: Sequence[Sequence[float]]) -> Tensor:
-    """Accuracies on the tasks so far after each task as a matrix `[T, T]`, NaN for tasks not learned yet."""
-    lines = [[*line, *[math.nan] * (len(accuracies) - len(line))] for line in accuracies]
-    return torch.tensor(lines, dtype=torch.float64)
-
-
 class _Learner:
-    """What the networks share: tasks, settings, and the choices of herding."""
+    """Trains networks on all tasks in turn."""
 
     def __init__(self, tasks: Sequence[LearningTask], settings: ContinualSettings) -> None:
         self.tasks = tasks
@@ -165,7 +156,7 @@ class _Learner:
         self._herding = [herding_task(task, settings.replay, task.augment, task.first) for task in tasks]
 
     def task(self, protocol: ContinualProtocol, memory: Memory, number: int) -> Task:
-        """Has one network learn all tasks; its value has the accuracies on the tasks so far after each of them."""
+        """Return the task of learning all tasks with one network."""
         common, needs = self.common, self._herding if memory == "herding" else []
         depends_on = {
             "continual": {"protocol": protocol, "memory": memory, "number": number},
@@ -179,40 +170,40 @@ class _Learner:
         }
         steps = sum(self._steps(protocol, memory, index) for index in range(len(self.tasks)))
         compute = partial(self._learn, protocol, memory, number)
-        form = Annotated[_StoredAccuracies, AfterValidator(self._check)]
-        return Task(f"{protocol}, {memory} {number + 1}", steps, depends_on, compute, needs, form)
+        value_type = Annotated[_NetworkResult, AfterValidator(self._check)]
+        return Task(f"{protocol}, {memory} {number + 1}", steps, depends_on, compute, needs, value_type)
 
-    def _check(self, stored: _StoredAccuracies) -> _StoredAccuracies:
-        if [len(each) for each in stored.accuracies] != list(range(1, len(self.tasks) + 1)):
+    def _check(self, result: _NetworkResult) -> _NetworkResult:
+        if [len(row) for row in result.accuracies] != list(range(1, len(self.tasks) + 1)):
             raise ValueError("accuracies: expected one after the first task, two after the second, ..")
-        return stored
+        return result
 
     def _learn(
         self, protocol: ContinualProtocol, memory: Memory, number: int, on_steps: OnSteps, *herded: list[int]
     ) -> dict[str, Any]:
         begin = time.perf_counter()
-        kept = self._kept(memory, number, herded)
+        memories = self._memories(memory, number, herded)
         generator = generator_for(self.common.seed, "continual", protocol, memory, number)
         network = self._network(number)
         accuracies = []
         for index in range(len(self.tasks)):
             if protocol == "gdumb":
                 network = self._network(number)
-                steps = self._steps(protocol, memory, index)
-                self._train_on_memory(network, joined(kept[: index + 1], self.tasks), steps, generator, on_steps)
+                joined = join_memories(memories[: index + 1], self.tasks)
+                self._train_on_memory(network, joined, self._steps(protocol, memory, index), generator, on_steps)
             else:
-                self._train_with_replay(network, index, kept[:index], generator, on_steps)
+                self._train_with_replay(network, index, memories[:index], generator, on_steps)
             accuracies.append(self._scores(network, index))
         return {"accuracies": accuracies, "seconds": time.perf_counter() - begin}
 
-    def _kept(self, memory: Memory, number: int, herded: Sequence[list[int]]) -> list[SyntheticSet]:
-        """Memory of each task; empty for none."""
+    def _memories(self, memory: Memory, number: int, herded: Sequence[list[int]]) -> list[SyntheticSet]:
+        """Return the memory of each task; empty for "none"."""
         if memory == "none":
             return []
         if memory == "distilled":
             return [task.synthetic for task in self.tasks]
         if memory == "herding":
-            return [chosen_set(task, torch.tensor(own)) for task, own in zip(self.tasks, herded, strict=True)]
+            return [real_set(task, torch.tensor(indices)) for task, indices in zip(self.tasks, herded, strict=True)]
         seed = derive_seed(self.common.seed, memory, number)
         return [random_set(task, seed) for task in self.tasks]
 
@@ -220,7 +211,7 @@ class _Learner:
         return self.common.network("continual init", number, num_classes=self.num_classes)
 
     def _steps(self, protocol: ContinualProtocol, memory: Memory, index: int) -> int:
-        """Optimiser steps of a task; on the memory alone they are the same for every memory."""
+        """Return the optimizer steps of a task; on the memory alone they are the same for every memory."""
         decoded = [len(task.synthetic) * task.synthetic.decode_factor**2 for task in self.tasks]
         if protocol == "gdumb":
             return self.settings.gdumb.steps(sum(decoded[: index + 1]))
@@ -231,51 +222,49 @@ class _Learner:
     def _train_on_memory(
         self, network: nn.Module, memory: SyntheticSet, steps: int, generator: torch.Generator, on_steps: OnSteps
     ) -> None:
-        """Progressively: on the unions of the memory's stages in turn, which share the steps equally."""
-        settings = self.settings.gdumb
-        for stage in range(1, memory.num_stages + 1):
-            share = steps * stage // memory.num_stages - steps * (stage - 1) // memory.num_stages
-            union = memory.union(stage).to(self.common.device)
-            epochs = -(-share // replace(settings, epochs=1).steps(len(union)))
-            learned = union.learning_rates[-1]
-            training = replace(settings, epochs=epochs, lr=settings.lr if learned is None else learned)
-            images, labels = union.images, union.labels
-            train_counting(network, images, labels, training, self.common.augment, generator, on_steps, share)
+        """Train on the unions of the memory's stages in turn, which share the steps equally."""
+        bounds = [steps * stage // memory.num_stages for stage in range(memory.num_stages + 1)]
+        shares = [end - start for start, end in pairwise(bounds)]
+        counts = memory.stages.bincount()[1:].tolist()
+        for phase in protocol_phases("progressive", counts, memory.learning_rates, self.settings.gdumb, shares):
+            union = memory.union(phase.stages[1]).to(self.common.device)
+            data, augment = (union.images, union.labels), self.common.augment
+            train_with_progress(network, *data, phase.training, augment, generator, on_steps, phase.steps)
 
     def _train_with_replay(
         self,
         network: nn.Module,
         index: int,
-        kept: Sequence[SyntheticSet],
+        memories: list[SyntheticSet],
         generator: torch.Generator,
         on_steps: OnSteps,
     ) -> None:
-        """On the task's images and the memory, repeated so that half of the images are from it."""
+        """Train on the task's images and the memory, which is repeated to make half of the images."""
         task = self.tasks[index]
         encoded, labels = task.real_images("train")
         images, labels = encoded[torch.arange(len(encoded))], labels + task.first
-        if kept:
-            memory = joined(kept, self.tasks).to(task.device)
+        if memories:
+            memory = join_memories(memories, self.tasks).to(task.device)
             repeats = _repeats(len(labels), len(memory))
             if memory.labels.ndim == 2:
                 labels = F.one_hot(labels, self.num_classes).float()
             images = torch.cat([images, memory.images.repeat(repeats, 1, 1, 1)])
             labels = torch.cat([labels, memory.labels.repeat(repeats, *[1] * (memory.labels.ndim - 1))])
-        train_counting(network, images, labels, self.settings.replay, task.augment, generator, on_steps)
+        train_with_progress(network, images, labels, self.settings.replay, task.augment, generator, on_steps)
 
     @torch.no_grad()
     def _scores(self, network: nn.Module, last: int) -> list[float]:
-        """Accuracy on each task so far, choosing among the classes so far."""
+        """Return the accuracy on each task so far, with predictions among the classes so far."""
         network.eval()
         scores = []
         for task in self.tasks[: last + 1]:
             images, labels = task.real_images(task.part)
-            batches = torch.arange(len(images)).split(_BATCH)
-            chosen = torch.cat([network(images[batch])[:, : self.tasks[last].seen].argmax(1) for batch in batches])
-            scores.append(float((chosen == labels + task.first).cpu().double().mean()))
+            batches = torch.arange(len(images)).split(_BATCH_SIZE)
+            predicted = torch.cat([network(images[batch])[:, : self.tasks[last].seen].argmax(1) for batch in batches])
+            scores.append(float((predicted == labels + task.first).cpu().double().mean()))
         return scores
 
 
 def _repeats(real: int, memory: int) -> int:
-    """How often a memory is repeated beside real images, so that it makes half of them."""
+    """Return how often a memory is repeated to make half of the images."""
     return max(1, round(real / memory)) if memory else 0

@@ -1,4 +1,4 @@
-"""Tasks that are learned one after another, and memories of them: what is kept of each task's images."""
+"""Tasks of continual learning, and the memories of their images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.data.subset import ClassSubset
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import DataError
-from pdd_lightning.evaluation.subject import Subject, note_other_source, stored_augmentation, stored_network
-from pdd_lightning.networks.spec import check_size
+from pdd_lightning.evaluation.subject import Subject, network_and_augmentation, print_note_on_source
 from pdd_lightning.typing import NetworkFactory
 
 
@@ -26,8 +25,7 @@ from pdd_lightning.typing import NetworkFactory
 class LearningTask(Subject):
     """Classes that are learned together, with the set that was distilled from their images alone.
 
-    All tasks have the model space of the first one, since those of others were fitted to later images; and its
-    augmentation.
+    All tasks have the model space and augmentation of the first one, since other spaces were fitted to later images.
 
     Attributes:
         first: Label of its first class among those of all tasks; the others follow.
@@ -37,7 +35,7 @@ class LearningTask(Subject):
 
     @property
     def seen(self) -> int:
-        """Number of classes of this task and the earlier ones."""
+        """Return the number of classes of this task and the earlier ones."""
         return self.first + self.real.num_classes
 
 
@@ -48,13 +46,13 @@ def stored_tasks(
     trust: bool = False,
     **others: Any,
 ) -> list[LearningTask]:
-    """Makes a task of the classes of each distilled set.
+    """Make a task of the classes of each distilled set.
 
     Args:
         paths: Sets, each distilled from the images of its own classes alone, in the order of learning.
         real: Real images of all classes, which are loaded.
-        factory: Makes the networks; `None` takes the kind of network that the first set was distilled with.
-        trust: Import the class of the network that the set names wherever it lies.
+        factory: Makes the networks; by default the kind of network that the first set was distilled with.
+        trust: Import the class of the set's network from any package.
         others: Other attributes of the tasks.
 
     Raises:
@@ -69,35 +67,31 @@ def stored_tasks(
     with distributed.first_before_others():
         real.prepare_data()
     real.setup()
-    factory, augment = factory or stored_network(paths[0], sets[0], trust), stored_augmentation(sets[0])
-    check_size(factory, real.image_shape, real.num_classes)
+    factory, augment = network_and_augmentation(paths[0], sets[0], real, factory, trust)
     pixels = sets[0].pixels
     tasks: list[LearningTask] = []
     seen: dict[str, str | Path] = {}
     for path, memory in zip(paths, sets, strict=True):
         _check(path, memory, sets[0], real, seen)
-        own = ClassSubset(real, list(memory.class_names))
-        own.setup()
-        note_other_source(path, memory, own)
+        subset = ClassSubset(real, list(memory.class_names))
+        subset.setup()
+        print_note_on_source(path, memory, subset)
         synthetic = replace(memory.synthetic, images=pixels.encode(memory.pixels.decode(memory.images)))
-        tasks.append(LearningTask(synthetic, own, pixels, factory, augment, **others, first=len(seen)))
+        tasks.append(LearningTask(synthetic, subset, pixels, factory, augment, **others, first=len(seen)))
         seen |= dict.fromkeys(memory.class_names, path)
     return tasks
 
 
-def joined(kept: Sequence[SyntheticSet], tasks: Sequence[LearningTask]) -> SyntheticSet:
-    """The memories of the first tasks as one set of images to train on.
+def join_memories(memories: Sequence[SyntheticSet], tasks: Sequence[LearningTask]) -> SyntheticSet:
+    """Join the memories of the first tasks to one decoded set.
 
-    Stage s of it is stage s of all of them; its learning rate is the geometric mean of theirs.
-
-    Args:
-        kept: Memory of task 1, 2, .., with labels counted within the task, as stored.
-        tasks: All tasks.
+    Its stage s consists of stage s of all of them; its learning rate is the geometric mean of theirs. Their labels are
+    counted within their task.
     """
-    decoded = [memory.decoded(tasks[0].pixels) for memory in kept]
+    decoded = [memory.decoded(tasks[0].pixels) for memory in memories]
     soft = any(memory.labels.ndim == 2 for memory in decoded)
     labels = [
-        _among_all(memory.labels, task, tasks[-1].seen, soft) for memory, task in zip(decoded, tasks, strict=False)
+        _global_labels(memory.labels, task, tasks[-1].seen, soft) for memory, task in zip(decoded, tasks, strict=False)
     ]
     rates = [_geometric_mean(stage) for stage in zip(*(memory.learning_rates for memory in decoded), strict=True)]
     images, stages = (torch.cat([getattr(memory, name) for memory in decoded]) for name in ("images", "stages"))
@@ -116,15 +110,15 @@ def _check(
         raise DataError(f"{path} does not belong to {real.name}: its images are {shape}, the data's {real.image_shape}")
     if memory.num_stages != first.num_stages:
         raise DataError(f"{path} has {memory.num_stages} stages, the first set {first.num_stages}: give equal ones")
-    if twice := [name for name in memory.class_names if name in seen]:
+    if repeated := [name for name in memory.class_names if name in seen]:
         raise DataError(
-            f"class {twice[0]!r} is in {seen[twice[0]]} and in {path}: distil each task from classes of its own,"
+            f"class {repeated[0]!r} is in {seen[repeated[0]]} and in {path}: distill each task from classes of its own,"
             " see configs/data/digits_task.yaml"
         )
 
 
-def _among_all(labels: Tensor, task: LearningTask, num_classes: int, soft: bool) -> Tensor:
-    """Labels counted within a task as labels among those of all tasks."""
+def _global_labels(labels: Tensor, task: LearningTask, num_classes: int, soft: bool) -> Tensor:
+    """Return labels counted within a task as labels among those of all tasks."""
     if not soft:
         return labels + task.first
     probabilities = labels if labels.ndim == 2 else F.one_hot(labels, task.real.num_classes).float()

@@ -1,4 +1,4 @@
-"""Which networks are trained on which sets with which settings, as plain data."""
+"""Plans of evaluations: which networks are trained on which sets with which settings."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _COMMON = ("batch_size", "momentum", "weight_decay", "gamma", "cutmix")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How a set is evaluated.
+    """Settings of an evaluation.
 
     Attributes:
-        num_networks: Networks per row, each with its own initialisation, which no expert used.
-        random_sets: Random real sets that are drawn, one for each network of their row, since a few say little of how
-            good random images are; `num_networks` where that is more.
-        epochs: Epochs of each progressive phase; every protocol takes as many steps as these do.
+        num_networks: Networks per row, each with its own initialization, which no expert used.
+        random_sets: Random real sets, each with a network of its own, since a few say little of how good random images
+            are; at least `num_networks`.
+        epochs: Epochs of each progressive phase; every protocol takes as many steps.
         protocols: How networks are trained on staged sets, one row each: progressive, union, sequential.
         baselines: Sets that the distilled one is compared with in `test`: random, herding, kmeans.
         lr: Learning rate for sets without a learned one.
         batch_size: Images per step.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
-        full_data_epochs: Epochs of training on the full real set; 0 leaves that row out. Herding's network takes as
-            many.
+        full_data_epochs: Epochs of training on the full real set, and of the network for herding; 0 leaves that row
+            out.
         milestones: Fractions of a phase's epochs, in (0, 1), after which the learning rate drops.
         gamma: Factor of each drop.
         cutmix: Probability with which a batch is mixed by CutMix.
         augment: Operations joined by `_`, or `none`, see `pdd_lightning.augment.DSA`; null: as the set was distilled.
-        expert_inits: Evaluate the distilled set also with networks that begin where experts began.
+        expert_inits: Evaluate the distilled set also with networks that have the initializations of experts.
         every_stage: Show the accuracy after each stage of progressive training, in rows of their own.
     """
 
@@ -74,36 +74,28 @@ class EvaluationSettings:
         for name, least in (("num_networks", 1), ("random_sets", 1), ("epochs", 1), ("full_data_epochs", 0)):
             check_at_least(least, **{f"evaluation.{name}": getattr(self, name)})
         check_choices("protocols", self.protocols, PROTOCOLS)
-        check_choices("baselines", self.baselines, BASELINES, some=False)
+        check_choices("baselines", self.baselines, BASELINES, optional=True)
         if "herding" in self.baselines and not self.full_data_epochs:
             raise ConfigError(
                 "baselines: herding chooses images by a network trained on the full real set: set full_data_epochs,"
                 " or leave herding out"
             )
-        # Refuses what cannot work before hours are spent on what shall be evaluated.
-        _ = self.training
-        self.augmentation(DSA())
+        _ = self.training, self.augmentation(DSA())  # which refuse what cannot work
 
     @property
     def training(self) -> TrainingSettings:
-        """Training of one progressive phase."""
+        """Return the training of a progressive phase."""
         return TrainingSettings.of(self)
 
     def augmentation(self, distilled_with: DSA) -> DSA:
-        """The augmentation of the training, where a set was distilled with another."""
+        """Return the augmentation of the training, given that of the distillation."""
         if self.augment is None:
             return distilled_with
         return DSA(self.augment, distilled_with.align_corners, distilled_with.together)
 
 
 class Phase(NamedTuple):
-    """Part of a training, with a fresh optimiser, as plain data.
-
-    Attributes:
-        stages: First and last stage whose images are trained on.
-        training: How; its epochs are those that are begun.
-        steps: Optimiser steps; the last epoch is cut where they are no whole epochs.
-    """
+    """Part of a training on first to last stage, with a new optimizer; its steps may end within the last epoch."""
 
     stages: tuple[int, int]
     training: TrainingSettings
@@ -115,13 +107,10 @@ class PlannedRow:
     """Networks that are trained on the same images in the same way.
 
     Attributes:
-        row: Name of the row.
         source: What they are trained on.
-        protocol: How they are trained on a staged set; `all images` on the full real set.
-        images: Images until the end of each phase, as they are stored.
-        phases: Their training.
-        augment: Augmentation of the training images.
-        inits: Of each network the expert in whose initialisation it begins; None for a fresh one.
+        protocol: How they are trained on a staged set; `all images` for the full real set.
+        images: Number of stored images until the end of each phase.
+        inits: The expert whose initialization each network has; None for a fresh one.
     """
 
     row: str
@@ -132,17 +121,12 @@ class PlannedRow:
     augment: DSA
     inits: tuple[int | None, ...]
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of each network."""
-        return sum(phase.steps for phase in self.phases)
-
     def about(self) -> dict[str, Any]:
-        """What the networks have in common, as JSON."""
-        training = asdict(self.phases[0].training)
+        """Describe the networks as JSON."""
+        common = asdict(self.phases[0].training)
         phases = [
-            {"stages": list(each.stages), "steps": each.steps, "epochs": each.training.epochs, "lr": each.training.lr}
-            for each in self.phases
+            {"stages": list(stages), "steps": steps, "epochs": training.epochs, "lr": training.lr}
+            for stages, training, steps in self.phases
         ]
         return {
             "row": self.row,
@@ -151,7 +135,7 @@ class PlannedRow:
             "init": "fresh" if None in self.inits else "expert",
             "images": list(self.images),
             "phases": phases,
-            "training": {name: training[name] for name in _COMMON} | {"milestones": list(training["milestones"])},
+            "training": {name: common[name] for name in _COMMON} | {"milestones": list(common["milestones"])},
             "augment": self.augment.strategy,
             "align_corners": self.augment.align_corners,
             "augment_together": self.augment.together,
@@ -161,15 +145,9 @@ class PlannedRow:
 def plan_rows(
     subject: Subject, settings: EvaluationSettings, experts: Sequence[int] = (), suffix: str = ""
 ) -> list[PlannedRow]:
-    """The rows of an evaluation: distilled set, experts' initialisations, baselines, full real set.
+    """Plan the rows of an evaluation: distilled set, experts' initializations, baselines, full real set.
 
-    All rows but that of the full real set take the same number of optimiser steps.
-
-    Args:
-        subject: What is evaluated.
-        settings: How.
-        experts: The experts in whose initialisations networks begin, at most one for each network of a row.
-        suffix: What the names of the rows end with.
+    All rows but that of the full real set take the same number of optimizer steps. Their names end with `suffix`.
     """
     synthetic, count = subject.synthetic, len(subject.real.train)
     augment, training = settings.augmentation(subject.augment), settings.training
@@ -198,12 +176,7 @@ def plan_rows(
 
 
 def stage_steps(counts: Sequence[int], training: TrainingSettings) -> list[int]:
-    """Optimiser steps of each phase of progressive training.
-
-    Args:
-        counts: Images that each stage adds, as networks are trained on them (decoded).
-        training: Training of each phase.
-    """
+    """Return the optimizer steps of each phase of progressive training, if stages add `counts` decoded images."""
     return [training.steps(sum(counts[:stage])) for stage in range(1, len(counts) + 1)]
 
 
@@ -214,30 +187,25 @@ def protocol_phases(
     training: TrainingSettings,
     steps: Sequence[int],
 ) -> list[Phase]:
-    """Phases of a protocol; all protocols take exactly `sum(steps)` optimiser steps.
+    """Return the phases of a protocol; all protocols take exactly `sum(steps)` optimizer steps.
 
     - `progressive`: the unions U_1, U_2, .. U_P in turn.
     - `union`: U_P alone, for as many steps as all of these together.
     - `sequential`: S_1, S_2, .. S_P in turn, each for as many steps as progressive training spends there.
 
-    Steps that are no whole epochs cut the last epoch of a phase. The learning rate drops between epochs, at the
-    first that begins at or after the milestone, counted in epochs of the phase.
+    The last epoch of a phase may be incomplete. The learning rate drops at the first epoch that begins at or after the
+    milestone, counted in epochs of the phase.
 
     Args:
         protocol: One of `PROTOCOLS`.
-        counts: Images that each stage adds, as networks are trained on them.
+        counts: Decoded images that each stage adds.
         rates: Learning rate learned in each stage, if any; a phase uses that of its last stage.
-        training: Training; its learning rate is used where none was learned, its epochs follow from the steps.
-        steps: Optimiser steps of each progressive phase, see `stage_steps`. Sets that are compared are given the
-            same steps, whatever the number of their images.
-
-    Raises:
-        ConfigError: Unknown protocol.
+        training: Training; its learning rate is used if none was learned, its epochs follow from the steps.
+        steps: Optimizer steps of each progressive phase, see `stage_steps`; the same for all sets that are compared.
 
     Reference:
         Chen et al., Data Distillation Can Be Like Vodka (ICLR 2024), section 3: progressive training.
     """
-    check_choices("protocols", [protocol], PROTOCOLS)
     last = len(counts)
     if protocol == "union":
         spans, shares = [(1, last)], [sum(steps)]
@@ -247,17 +215,17 @@ def protocol_phases(
     phases = []
     for (start, end), share in zip(spans, shares, strict=True):
         epochs = -(-share // replace(training, epochs=1).steps(sum(counts[start - 1 : end])))
-        learned = rates[end - 1]
-        lr = training.lr if learned is None else learned
+        learned_lr = rates[end - 1]
+        lr = training.lr if learned_lr is None else learned_lr
         phases.append(Phase((start, end), replace(training, epochs=epochs, lr=lr), share))
     return phases
 
 
-def check_choices(name: str, chosen: Sequence[str], known: Sequence[str], some: bool = True) -> None:
-    """Refuses what is not known, repetitions, and no choice where there must be `some`.
+def check_choices(name: str, chosen: Sequence[str], known: Sequence[str], optional: bool = False) -> None:
+    """Refuse unknown and repeated choices.
 
     Raises:
-        ConfigError: With the name of the setting and what may be chosen.
+        ConfigError: A choice is unknown or repeated, or there is none and it is not optional.
     """
-    if not set(chosen) <= set(known) or len(set(chosen)) < len(chosen) or (some and not chosen):
+    if not set(chosen) <= set(known) or len(set(chosen)) < len(chosen) or not (chosen or optional):
         raise ConfigError(f"{name} must name some of {', '.join(known)}, each once, got {list(chosen)}")

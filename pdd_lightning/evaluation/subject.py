@@ -1,4 +1,4 @@
-"""What is evaluated: a distilled set beside the real images, with networks to be trained on both."""
+"""The subject of an evaluation: a distilled set with real images and networks to be trained on both."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ Part: TypeAlias = Literal["val", "test"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, with what, and where.
+    """A distilled set to evaluate.
 
     Attributes:
-        synthetic: The distilled set as it is stored. Networks are trained on the decoded images; baselines have as
-            many images as are stored.
+        synthetic: The distilled set as it is stored. Networks are trained on decoded images; baselines have as many
+            images as are stored.
         real: Real images, set up.
-        pixels: The model space of the distilled set; real images are brought into it.
+        pixels: The model space of the distilled set, to which real images are encoded.
         factory: Makes the networks.
         augment: The augmentation that the set was distilled with.
-        part: Which real images the networks are scored on.
-        seed: Seed of initialisations, batch orders, augmentation and baselines.
-        device: Where to train.
-        experts: Folder of the experts' trajectories, for networks that begin where they began.
-        store: Keeps what is computed.
-        method: What made the set.
+        part: The real images that networks are scored on.
+        seed: Seed of initializations, batch orders, augmentation and baselines.
+        device: Device of the training.
+        experts: Folder of the experts' trajectories, for networks with their initializations.
+        store: Stores what is computed.
+        method: Name of the method that made the set.
     """
 
     synthetic: SyntheticSet
@@ -67,7 +67,7 @@ class Subject:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What every result depends on, as JSON."""
+        """Return what every result depends on, as JSON."""
         return {
             "package_version": __version__,
             "distilled": self.synthetic.sha256(),
@@ -76,25 +76,20 @@ class Subject:
         }
 
     def real_images(self, part: Literal["train", "val", "test"]) -> tuple[EncodedImages, Tensor]:
-        """Real images in the model space of the set, and their classes `[N]`, on the device."""
+        """Return real images in the model space of the set, and their classes `[N]`, on the device."""
         if part not in self._parts:
             split = getattr(self.real, part)
             self._parts[part] = EncodedImages(split.images, self.pixels, self.device), split.labels.to(self.device)
         return self._parts[part]
 
     def network(self, *purpose: str | int, num_classes: int | None = None) -> nn.Module:
-        """A fresh network on the device; its initialisation depends on the seed and the purpose alone.
-
-        Args:
-            purpose: What it is for.
-            num_classes: Its number of classes; by default that of the real images.
-        """
+        """Make a network on the device, whose initialization depends on the seed and the purpose only."""
         channels, size, _ = self.real.image_shape
         with seeded(self.seed, *purpose):
             return self.factory(channels, num_classes or self.real.num_classes, size).to(self.device)
 
 
-def train_counting(
+def train_with_progress(
     network: nn.Module,
     images: Images,
     labels: Tensor,
@@ -104,7 +99,7 @@ def train_counting(
     on_steps: OnSteps,
     max_steps: int | None = None,
 ) -> None:
-    """Trains a network, see `train_network`, and tells after each epoch how many optimiser steps it took."""
+    """Train a network, see `train_network`, and report the optimizer steps of each epoch."""
     per_epoch = replace(training, epochs=1).steps(len(images))
     total = training.steps(len(images)) if max_steps is None else max_steps
 
@@ -116,7 +111,7 @@ def train_counting(
 
 @torch.no_grad()
 def outputs_of(network: nn.Module, images: Images, batch_size: int = 512) -> Outputs:
-    """Features and logits of all images, in evaluation mode; see `features_and_logits`."""
+    """Return features and logits of all images in evaluation mode, see `features_and_logits`."""
     network.eval()
     batches = torch.arange(len(images)).split(batch_size)
     outputs = [features_and_logits(network, images[indices]) for indices in batches]
@@ -131,19 +126,18 @@ def stored_subject(
     trust: bool = False,
     **others: Any,
 ) -> Subject:
-    """A distilled set that is stored in a file, beside real images, which are loaded.
+    """Open a distilled set, and load the real images.
 
     Args:
         path: A distilled set of any format, see `open_distilled`.
         real: Real images of the same classes.
-        factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
-        options: What files of other formats do not say.
-        trust: Import the class of the network that the set names wherever it lies.
+        factory: Makes the networks; by default the kind of network that the set was distilled with.
+        options: What files of other formats do not state.
+        trust: Import the class of the set's network from any package.
         others: Other attributes of the subject.
 
     Raises:
-        DataError: The file is missing, does not name its network, or its images or classes are not those of the real
-            data.
+        DataError: The file is missing, does not name its network, or does not match the real images.
         DamagedFileError: The file is truncated or altered.
         ConfigError: An option is missing or contradicts the file.
     """
@@ -151,54 +145,71 @@ def stored_subject(
         distilled = open_distilled(path, real, options, stored=True)
         real.prepare_data()
     real.setup()
-    check_match(path, distilled, real)
-    note_other_source(path, distilled, real)
-    factory, augment = factory or stored_network(path, distilled, trust), stored_augmentation(distilled)
-    check_size(factory, real.image_shape, real.num_classes)
-    others = {"method": distilled.metadata.get("method", "distilled"), **others}
-    return Subject(distilled.synthetic, real, distilled.pixels, factory, augment, **others)
+    return subject_of(distilled, real, factory, str(path), trust, **others)
 
 
-def stored_augmentation(distilled: DistilledDataset) -> DSA:
-    """The augmentation that a set was distilled with, or the default one."""
-    stored: dict[str, Any] = distilled.metadata.get("settings", {})
-    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
-    return DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
+def subject_of(
+    distilled: DistilledDataset,
+    real: RealDataModule,
+    factory: NetworkFactory | None = None,
+    name: str = "the distilled set",
+    trust: bool = False,
+    **others: Any,
+) -> Subject:
+    """Return a distilled set beside real images that are set up.
 
-
-def stored_network(path: str | Path, distilled: DistilledDataset, trust: bool = False) -> NetworkFactory:
-    """The kind of network that a set was distilled with; `trust` imports its class wherever it lies.
+    Args:
+        distilled: The set.
+        real: Real images of the same classes.
+        factory: Makes the networks; `None` takes the kind of network that the set was distilled with.
+        name: What messages call the set.
+        trust: Import the class of the network that the set names wherever it lies.
+        others: Other attributes of the subject.
 
     Raises:
-        DataError: The set does not say.
+        DataError: The set does not name its network, or its images or classes are not those of the real data.
     """
-    if "network" not in distilled.metadata:
-        raise DataError(f"{path} does not say what network it was distilled with: name one with --network")
-    return factory_from_spec(distilled.metadata["network"], trust)
+    check_match(name, distilled, real)
+    print_note_on_source(name, distilled, real)
+    factory, augment = network_and_augmentation(name, distilled, real, factory, trust)
+    others = {"method": distilled.metadata.get("method", "distilled"), **others}
+    return Subject(distilled.stored, real, distilled.pixels, factory, augment, **others)
+
+
+def network_and_augmentation(
+    path: str | Path, distilled: DistilledDataset, real: RealDataModule, factory: NetworkFactory | None, trust: bool
+) -> tuple[NetworkFactory, DSA]:
+    """Return a given kind of network or that of a set, and the set's augmentation or the default one.
+
+    Raises:
+        DataError: No network is given, and the set does not name its own.
+    """
+    if factory is None and "network" not in distilled.metadata:
+        raise DataError(f"{path} does not name the network that it was distilled with: name one with --network")
+    factory = factory or factory_from_spec(distilled.metadata["network"], trust)
+    check_size(factory, real.image_shape, real.num_classes)
+    stored: dict[str, Any] = distilled.metadata.get("settings", {})
+    names = {"augment": "strategy", "align_corners": "align_corners", "augment_together": "together"}
+    return factory, DSA(**{argument: stored[name] for name, argument in names.items() if name in stored})
 
 
 def check_match(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
-    """Refuses a set of other images or classes than the real ones.
+    """Check a set against the real images.
 
     Raises:
         DataError: Image shapes or class names differ.
     """
-    facts: dict[str, tuple[Any, Any]] = {
-        "image shape": (tuple(distilled.images.shape[1:]), real.image_shape),
-        "class names": (distilled.class_names, real.class_names),
-    }
-    for what, (stored, given) in facts.items():
-        if stored != given:
+    stored = {"image shape": tuple(distilled.images.shape[1:]), "class names": distilled.class_names}
+    for name, expected in {"image shape": real.image_shape, "class names": real.class_names}.items():
+        if stored[name] != expected:
             raise DataError(
-                f"{path} does not belong to {real.name}: its {what}: {one_line(stored)}, the data's: {one_line(given)}"
+                f"{path} does not belong to {real.name}: its {name}: {one_line(stored[name])}, the data's:"
+                f" {one_line(expected)}"
             )
 
 
-def note_other_source(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
-    """Prints a note where a set was not distilled from these very images, cut into these parts.
-
-    Its images may then come from those that are scored. Sets of other code do not tell.
-    """
+def print_note_on_source(path: str | Path, distilled: DistilledDataset, real: RealDataModule) -> None:
+    """Print a note if a set was distilled from other images or another split, which may contain scored images."""
     source = distilled.metadata.get("dataset", {}).get("fingerprint", real.fingerprint)
     if source != real.fingerprint and distributed.rank() == 0:
         tqdm.write(

@@ -1,4 +1,4 @@
-"""Tasks that are computed once, kept as soon as they are done, and shared by processes."""
+"""Tasks whose values are computed once, stored, and shared by processes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from pdd_lightning.progress import progress_bar
 from pdd_lightning.results.result_store import ResultStore
 
 OnSteps: TypeAlias = Callable[[int], object]
-"""Is told how many steps were just done."""
+"""Receives the number of steps just taken."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Work whose value does not depend on when, where, or after what it is done.
+    """Work whose value does not depend on when, where and in which order it is done.
 
     Attributes:
-        label: What the progress bar says.
-        steps: Steps of the work; the time that is left is estimated by them.
+        label: Description for the progress bar.
         depends_on: All that the value depends on, as JSON.
-        compute: Does the work and returns the value, as JSON, which is never None. It is called with a function to be
-            told of the steps, and with the values of `needs`.
-        needs: Tasks whose values this one takes; they need none themselves.
-        form: What the value must be where it is taken from a file, a type as pydantic knows them.
+        compute: Returns the value, as JSON other than null. It is called with a function that receives the steps
+            taken, and with the values of `needs`.
+        needs: Tasks whose values this one needs; they need none themselves.
+        value_type: Type of a stored value, as pydantic knows it.
     """
 
     label: str
@@ -39,45 +38,39 @@ class Task:
     depends_on: Mapping[str, Any]
     compute: Callable[..., Any]
     needs: Sequence[Task] = ()
-    form: Any = JsonValue
+    value_type: Any = JsonValue
 
 
 def run_tasks(tasks: Sequence[Task], store: ResultStore, progress: bool = True) -> list[Any]:
-    """Gets the values of tasks: from the store, or else by computing and storing them one by one.
+    """Return the values of tasks; compute and store those that the store lacks.
 
-    The processes of a process group share the work. It is done in float32 whatever the precision of a trainer or a
-    caller, so that results do not depend on it, and with gradients.
-
-    Args:
-        tasks: The tasks, the same on all processes.
-        store: Where values are taken from and kept.
-        progress: Show a progress bar.
+    The processes of a process group share the work, which is done in float32 and with gradients whatever the context
+    of the caller.
 
     Returns:
         The values, in the order of the tasks, on all processes.
 
     Raises:
-        PDDError: A task raised it, on whichever process. What was computed before is in the store.
-        DamagedFileError: A stored value is not what its task computes.
+        PDDError: A task raised it, on any process.
+        DamagedFileError: A stored value is not of the type of its task.
     """
-    values = _stored(tasks, store)
+    values = _stored_values(tasks, store)
     missing = [task for task in tasks if task not in values]
     if len(missing) < len(tasks) and store.path is not None and distributed.rank() == 0:
         done = len(tasks) - len(missing)
         tqdm.write(f"{done} of {len(tasks)} results were computed before: they are kept in {store.path}")
     needs = list(dict.fromkeys(need for task in missing for need in task.needs))
-    values |= _stored(needs, store)
+    values |= _stored_values(needs, store)
     rounds = [[need for need in needs if need not in values], missing]
-    steps = sum(task.steps for each in rounds for task in _own_share(each))
-    with _in_float32(), progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
-        for each in rounds:
-            values |= _computed(each, values, store, bar)
+    steps = sum(task.steps for batch in rounds for task in _share_of_process(batch))
+    with _float32_with_gradients(), progress_bar(steps, "Networks", "step", progress and steps > 0) as bar:
+        for batch in rounds:
+            values |= _compute(batch, values, store, bar)
     return [values[task] for task in tasks]
 
 
 @contextmanager
-def _in_float32() -> Iterator[None]:
-    """Leaves autocast and inference mode."""
+def _float32_with_gradients() -> Iterator[None]:
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
@@ -87,28 +80,28 @@ def _in_float32() -> Iterator[None]:
         yield
 
 
-def _stored(tasks: Sequence[Task], store: ResultStore) -> dict[Task, Any]:
-    """Values that were computed before; all processes go by what the first one finds."""
-    found = distributed.broadcast([store.get(task.depends_on, task.form) for task in tasks])
+def _stored_values(tasks: Sequence[Task], store: ResultStore) -> dict[Task, Any]:
+    """Return the values that the first process finds in its store."""
+    found = distributed.broadcast([store.get(task.depends_on, task.value_type) for task in tasks])
     return {task: value for task, value in zip(tasks, found, strict=True) if value is not None}
 
 
-def _own_share(tasks: Sequence[Task]) -> Sequence[Task]:
+def _share_of_process(tasks: Sequence[Task]) -> Sequence[Task]:
     return tasks[distributed.rank() :: distributed.world_size()]
 
 
-def _computed(tasks: Sequence[Task], values: Mapping[Task, Any], store: ResultStore, bar: tqdm[Any]) -> dict[Task, Any]:
-    """Computes tasks; every process does its share, and gets all values."""
-    own: list[Any] = []
+def _compute(tasks: Sequence[Task], values: Mapping[Task, Any], store: ResultStore, bar: tqdm[Any]) -> dict[Task, Any]:
+    """Compute the share of this process, and return the values of all processes."""
+    computed: list[Any] = []
     error: PDDError | None = None
     try:
-        for task in _own_share(tasks):
+        for task in _share_of_process(tasks):
             bar.set_description(task.label, refresh=False)
-            own.append(task.compute(bar.update, *(values[need] for need in task.needs)))
-            store.put(task.depends_on, own[-1])
+            computed.append(task.compute(bar.update, *(values[need] for need in task.needs)))
+            store.put(task.depends_on, computed[-1])
     except PDDError as raised:
         error = raised
-    shares, errors = zip(*distributed.gather((own, error)), strict=True)
+    shares, errors = zip(*distributed.gather((computed, error)), strict=True)
     for error in filter(None, errors):
         raise error
     return {task: shares[number % len(shares)][number // len(shares)] for number, task in enumerate(tasks)}

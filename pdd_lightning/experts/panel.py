@@ -1,6 +1,8 @@
-"""What recorded experts see in images: those that they classify correctly, and soft labels from their logits."""
+"""Images that recorded experts classify correctly, and soft labels from their logits."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,47 +17,47 @@ from pdd_lightning.randomness import seeded
 _BATCH = 512
 
 
+@dataclass(frozen=True)
 class ExpertPanel:
-    """The experts of a stage as they were after some epochs.
+    """The experts of a stage after some epochs.
 
-    Batches mix all classes and networks are in the mode they came in, so that batch norm in training mode sees
-    statistics like those of the experts' training.
+    Batches mix all classes and the network keeps its mode, so that batch norm in training mode sees statistics like
+    those of the experts' training.
 
-    Args:
-        network: A network of the experts' kind; its own parameters are neither used nor changed.
+    Attributes:
+        network: A network of the experts' kind; its parameters are neither used nor changed.
         trajectories: The experts' parameters.
-        epoch: Epoch at which they are asked.
+        epoch: Epoch of the experts.
         device: Where the network is.
     """
 
-    def __init__(self, network: nn.Module, trajectories: Trajectories, epoch: int, device: torch.device) -> None:
-        self.network = network
-        self.trajectories = trajectories
-        self.epoch = epoch
-        self.device = device
+    network: nn.Module
+    trajectories: Trajectories
+    epoch: int
+    device: torch.device
 
     def logits(self, expert: int, images: Tensor) -> Tensor:
-        """One expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
+        """Return an expert's logits `[N, classes]` of images `[N, C, H, W]` in model space, on the panel's device."""
         vector = self.trajectories.segment(expert, self.epoch, self.epoch)[0].to(self.device)
         params = unflatten(vector, dict(self.network.named_parameters()))
         parts = -(-len(images) // _BATCH)
-        # Every so-many-th image: in class-major order, too, each part then holds all classes.
+        # Strided, so that each part holds all classes of images in class-major order.
         results = [self._forward(expert, params, images[part::parts]) for part in range(parts)]
         logits = results[0].new_empty(len(images), results[0].shape[1])
         for part, result in enumerate(results):
             logits[part::parts] = result
         return logits
 
-    def recognised_images(
+    def recognized_images(
         self, real: RealDataModule, examples: ImageSplit, per_class: int, generator: torch.Generator
     ) -> Tensor:
-        """Random images that one expert, drawn at random, classifies correctly.
+        """Draw images that one random expert classifies correctly.
 
-        A class of which the expert recognises too few is filled up with other images of the class.
+        A class of which the expert recognizes too few is filled up with other images of the class.
 
         Args:
-            real: Real images: their classes and pixel space.
-            examples: What to choose from, with at least `per_class` images of each class.
+            real: Dataset of the images.
+            examples: Candidates, at least `per_class` of each class.
             per_class: Images per class.
             generator: Draws the expert and the images.
 
@@ -78,15 +80,7 @@ class ExpertPanel:
         return real.pixels.encode(to_unit(examples.images[chosen]))
 
     def mean_logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Per image, the mean logits of the experts that classify it correctly; of all experts where none does.
-
-        Args:
-            images: `[N, C, H, W]` in model space.
-            labels: Classes `[N]`.
-
-        Returns:
-            Logits `[N, classes]` on the panel's device.
-        """
+        """Return each image's mean logits `[N, classes]` over the experts that classify it correctly, or over all."""
         logits = torch.stack([self.logits(expert, images) for expert in range(self.trajectories.number)])
         right = logits.argmax(2) == labels.to(self.device)
         weights = torch.where(right.any(0), right, torch.ones_like(right)).to(logits.dtype)

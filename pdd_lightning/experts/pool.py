@@ -1,4 +1,4 @@
-"""The networks that gradients and features are matched in: random ones in stage 1, theta_{i-1} in stage i."""
+"""The networks in which gradients and features are matched: random ones in stage 1, theta_{i-1} in stage i."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NetworkStart(NamedTuple):
     """Where a matching network starts.
 
     Attributes:
-        seed: Seed of its random initialisation.
+        seed: Seed of its random initialization.
         params: Parameters of one of the theta_{i-1}, flat `[P]`; empty for a network that stays random.
     """
 
@@ -27,11 +27,7 @@ class NetworkStart(NamedTuple):
 
 
 def draw_start(state: RunState, generator: torch.Generator) -> NetworkStart:
-    """Draws a fresh random network in the first stage, one of the theta_{i-1} in later ones.
-
-    Args:
-        state: Says which stage it is, and holds the networks of the finished ones.
-        generator: Source of the random numbers.
+    """Draw a random network in the first stage, one of the theta_{i-1} in later ones.
 
     Raises:
         ConfigError: There are no networks trained on the finished stages.
@@ -46,12 +42,7 @@ def draw_start(state: RunState, generator: torch.Generator) -> NetworkStart:
 
 
 def start_network(build: Callable[[], nn.Module], start: NetworkStart) -> nn.Module:
-    """Makes the network that `draw_start` drew.
-
-    Args:
-        build: Makes a network, initialised from torch's global generator.
-        start: The draw.
-    """
+    """Return the network of a draw; `build` makes one from torch's global generator."""
     with seeded(start.seed, "matching network"):
         network = build()
     if len(start.params):

@@ -1,16 +1,15 @@
-"""The passes of a block of convolution, instance norm, ReLU and 2x2 average pooling over some images on a CPU.
+"""The passes of a block of convolution, instance norm, ReLU and 2x2 average pooling on a CPU.
 
-There are a forward, a backward and a double backward pass, the last in two halves; `pdd_lightning.kernels.chain` has
-how those of several blocks follow each other. `MapBlock` holds the convolution's map in memory. `ImageBlock` is for
-images of few channels: the first block of a ConvNet has the largest map, and little to compute for each of its numbers.
-In memory, it is written and read again by every pass; here it stays in the processor's cache, and is computed again in
-each pass, image by image.
+There are a forward, a backward and a double backward pass, the last in two halves; `pdd_lightning.kernels.chain`
+combines those of several blocks. `MapBlock` stores the convolution's map in memory. `ImageBlock` is for images of few
+channels: the first block of a ConvNet has the largest map, with few operations per number. It is kept in the
+processor's cache rather than in memory, and recomputed in each pass, image by image.
 
-With y the map, M its area, mu and r its mean and the inverse of its standard deviation (per image and channel):
+With y the map, M its area, mu and r its mean and its inverse standard deviation (per image and channel):
 
     x = (y - mu) r,   z = gamma x + beta,   p = pool(relu(z))
 
-Backward, from the gradient gp of p. gz is gp spread over its window (a quarter each) where z > 0, else 0:
+Backward, from the gradient gp of p, with gz a quarter of gp in its window where z > 0, else 0:
 
     ggamma = sum gz x,   gbeta = sum gz,   gy = gamma r (gz - sum gz / M - x sum(gz x) / M)
 
@@ -25,8 +24,8 @@ the scalar v gy + vgamma ggamma + vbeta gbeta has these derivatives (tgamma sums
     of x:     e = -gamma r (X v + W gz) / M + vgamma gz;   of r: gamma K
     of y:     r (e - sum e / M - x sum(e x) / M) - gamma K r^2 x / M
 
-A constant added to y (the bias of the convolution) changes nothing. Every image is treated by itself. All maps are
-channels-last, and all tensors of one type.
+A constant added to y (the bias of the convolution) has no effect. Images are independent. All maps are channels-last,
+and all tensors have the same dtype.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ from torch.nn import functional as F
 from pdd_lightning.kernels import convolution as conv
 from pdd_lightning.kernels.compiled import call, empty_maps, query
 
-_LARGEST = 128 * 128
-"""Positions of a map up to which `ImageBlock` was measured to be faster, if less so once it exceeds the cache."""
-_SUMS = 5
-"""Numbers of each map that the first half of the double backward keeps for the second."""
+_MAX_MAP_AREA = 128 * 128
+"""Area of a map up to which `ImageBlock` was measured to be faster."""
+_NUM_SUMS = 5
+"""Sums per map that the first half of the double backward pass stores for the second."""
 
 
 class Wanted(NamedTuple):
-    """Which derivatives are wanted besides those of scale and shift; others are empty tensors.
+    """Which derivatives are computed besides those of scale and shift; others are empty tensors.
 
     Attributes:
-        x: Those of what goes into a block, or into all.
-        weight: Those of the convolutions' kernels.
+        x: Those of the input of a block or chain.
+        weight: Those of the convolution kernels.
     """
 
     x: bool
@@ -60,33 +59,27 @@ class Wanted(NamedTuple):
 
 
 def suits_image_block(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
-    """Return whether a block can be computed by `ImageBlock`, and faster than by `MapBlock`.
-
-    Args:
-        x: Images `[N, C, H, W]`.
-        weight: Kernel `[K, C, h, w]`.
-        padding: Rows and columns of zeros on each side.
-    """
+    """Return whether `ImageBlock` supports a block, and is faster than `MapBlock`; see there."""
     height, width = conv.map_size(x, weight, padding)
-    few = weight[0].numel() <= conv.FEW and len(weight) % conv.LANES == 0
-    return few and min(height, width) >= 2 and height * width <= _LARGEST
+    supported = weight[0].numel() <= conv.FEW and len(weight) % conv.LANES == 0
+    return supported and min(height, width) >= 2 and height * width <= _MAX_MAP_AREA
 
 
 class MapBlock:
     """A block with its map in memory.
 
     Args:
-        x: What goes into it `[N, C, H, W]`.
+        x: Input `[N, C, H, W]`.
         params: Kernel `[K, C, h, w]`, scale `[K]` and shift `[K]`.
         padding: Rows and columns of zeros on each side.
-        y: Its map `[N, K, H', W']`; computed unless given.
-        moments: Mean and inverse standard deviation of each map `[2, N, K]`, once `forward` was called.
+        y: Map `[N, K, H', W']`; computed unless given.
+        moments: Mean and inverse standard deviation of each map `[2, N, K]`, if `forward` was called before.
 
     Attributes:
-        y: Its map.
+        y: The map.
         pooled: Shape of the pooled map, `(N, K, H' // 2, W' // 2)`.
         moments: See above.
-        gp: Gradient of the pooled map, once `backward` was called.
+        gp: Gradient of the pooled map, set by `backward`.
     """
 
     gp: Tensor
@@ -124,12 +117,12 @@ class MapBlock:
         return [of_x, of_weight, ggamma.sum(0), gbeta.sum(0)]
 
     def double_backward_gradient(self, v: Tensor | None, v_params: Sequence[Tensor], wanted: Wanted) -> Tensor:
-        """Return the derivative of the pooled map's gradient: the first half.
+        """Return the derivative of the pooled map's gradient, the first half of the double backward pass.
 
         Args:
-            v: Derivative of the gradient of x, if that was wanted.
+            v: Derivative of the gradient of x, if that was computed.
             v_params: Derivatives of the gradients of kernel, scale and shift.
-            wanted: What `double_backward_inputs` will be asked for.
+            wanted: Argument of the subsequent call of `double_backward_inputs`.
         """
         v_weight, v_gamma, v_beta = v_params
         gy, _, _ = self._backward()
@@ -138,13 +131,13 @@ class MapBlock:
             vy += conv.convolution(v, self._weight, self._padding)
         of_x, _ = self._gradients(gy, self._x, v_weight, Wanted(wanted.x, False))
         of_weight = None if v is None else self._gradients(gy, v, self._weight, Wanted(False, wanted.weight))[1]
-        vp, sums, tgamma = _first_half(self.gp, self._norm[0])
+        vp, sums, tgamma = _allocate_first_half(self.gp, self._norm[0])
         self._call("double_backward_gradient", self.gp, self.y, vy, *self._norm, v_gamma, v_beta, vp, sums, tgamma)
         self._half = (vy, v_gamma, sums, tgamma, of_x, of_weight)
         return vp
 
     def double_backward_inputs(self, tp: Tensor, wanted: Wanted) -> list[Tensor]:
-        """Return the derivatives of x, kernel, scale and shift: the second half, and the backward of tp."""
+        """Return the derivatives of x, kernel, scale and shift: the second half, and the backward pass of tp."""
         vy, v_gamma, sums, tgamma, first_x, first_weight = self._half
         assert tgamma is not None and first_x is not None
         ty, tbeta = torch.empty_like(self.y), torch.empty_like(tgamma)
@@ -155,13 +148,13 @@ class MapBlock:
         return [first_x.add_(of_x), of_weight, tgamma.sum(0), tbeta.sum(0)]
 
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the map, and of scale and shift from each image."""
+        """Return the gradients of the map, and of scale and shift per image."""
         gy, (ggamma, gbeta) = torch.empty_like(self.y), torch.empty_like(self.moments)
         self._call("backward", self.gp, self.y, *self._norm, gy, ggamma, gbeta)
         return gy, ggamma, gbeta
 
     def _gradients(self, gy: Tensor, x: Tensor, weight: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
-        """Those of a convolution."""
+        """Return the gradients of a convolution's input and kernel."""
         of_x = conv.input_gradient(gy, x, weight, self._padding) if wanted.x else x.new_empty(0)
         return of_x, conv.weight_gradient(gy, x, weight, self._padding) if wanted.weight else x.new_empty(0)
 
@@ -170,7 +163,7 @@ class MapBlock:
 
 
 class ImageBlock:
-    """A block that computes its map anew, image by image: the counterpart of `MapBlock`, if without its `v`.
+    """A block that recomputes its map in each pass, image by image; see `MapBlock` for the methods.
 
     Args:
         x: Images `[N, C, H, W]`.
@@ -212,7 +205,7 @@ class ImageBlock:
         """See `MapBlock`."""
         v_weight, v_gamma, v_beta = v_params
         layouts = self._layouts(v_weight)
-        vp, sums, tgamma = _first_half(self.gp, self._norm[0])
+        vp, sums, tgamma = _allocate_first_half(self.gp, self._norm[0])
         given = (self._weight[0], layouts[0], *self._norm, self.gp, v_gamma, v_beta)
         self._call("double_backward_gradient", *given, vp, sums, tgamma)
         self._half = (*layouts, v_gamma, sums, tgamma)
@@ -232,7 +225,7 @@ class ImageBlock:
         call(f"block_{kernel}", self._x, self._sizes, self._x, *arguments, scratch, threads)
 
     def _layouts(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The kernel `[h w C, K]`, and as `[K, patch]` with zeros at the end."""
+        """Return the kernel as `[h w C, K]`, and as `[K, patch]` padded with zeros."""
         rows = weight.permute(0, 2, 3, 1).flatten(1)
         zeros = query("block_patch", self._x, self._sizes) - rows.shape[1]
         return rows.t().contiguous(), F.pad(rows, (0, zeros)).contiguous()
@@ -241,7 +234,7 @@ class ImageBlock:
         return torch.empty_like(self._x) if wanted.x else self._x.new_empty(0)
 
     def _of_weights(self) -> Tensor:
-        """Memory for the gradients of the kernel from each image."""
+        """Allocate the kernel's gradients per image."""
         outputs, channels, height, width = self._shape
         return self._x.new_empty(len(self._x), outputs, height, width, channels)
 
@@ -249,7 +242,7 @@ class ImageBlock:
         return of_weights.sum(0).permute(0, 3, 1, 2)
 
 
-def _first_half(gp: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory for the derivative of gp, the sums of each map, and the derivative of the scale from each image."""
+def _allocate_first_half(gp: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate the derivative of gp, the sums of each map, and the derivative of the scale per image."""
     count, channels = mean.shape
-    return torch.empty_like(gp), gp.new_empty(count, _SUMS, channels), torch.empty_like(mean)
+    return torch.empty_like(gp), gp.new_empty(count, _NUM_SUMS, channels), torch.empty_like(mean)

@@ -1,4 +1,4 @@
-"""The passes through all blocks of a ConvNet, one block after another."""
+"""The passes through all blocks of a ConvNet."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pdd_lightning.errors import KernelError
 from pdd_lightning.kernels.block import ImageBlock, MapBlock, Wanted, suits_image_block
 from pdd_lightning.kernels.convolution import channels_last
 
-EACH = 4
-"""Parameters of a block: kernel and bias of the convolution, scale and shift of the norm."""
+PER_BLOCK = 4
+"""Number of parameters of a block: kernel and bias of the convolution, scale and shift of the norm."""
 
 
 class Chain:
-    """The blocks, for the images of one call.
+    """The blocks for a batch of images.
 
     Args:
         padding: Rows and columns of zeros around the images of each block.
         eps: Added to the variance by the norm of each block.
         images: `[N, C, H, W]`.
-        params: Of each block kernel, bias, scale and shift.
-        saved: What `saved` was, once `forward` was called.
-        gps: What `gps` was, once `backward` was called; in place of the last, that of the features will do.
-        with_map: Have the first block's map in memory.
+        params: Kernel, bias, scale and shift of each block.
+        saved: `saved` after an earlier call of `forward`.
+        gps: `gps` after an earlier call of `backward`; the last may have the shape of the features.
+        with_map: Store the first block's map in memory.
 
     Raises:
-        KernelError: Shapes of parameters do not fit each other: kernels would read what is not there.
+        KernelError: Shapes of parameters do not fit each other, so that kernels would read out of bounds.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class Chain:
     ) -> None:
         self._padding, self._eps, self._with_map = list(zip(padding[::2], padding[1::2], strict=True)), eps, with_map
         self._params = [
-            [_laid_out(one) for one in params[first : first + EACH]] for first in range(0, EACH * len(eps), EACH)
+            [_lay_out(param) for param in params[first : first + PER_BLOCK]]
+            for first in range(0, PER_BLOCK * len(eps), PER_BLOCK)
         ]
         _check(images, self._params)
         depth, x = len(eps), channels_last(images)
@@ -64,22 +65,17 @@ class Chain:
 
     @property
     def saved(self) -> list[Tensor]:
-        """What the other passes need: inputs and maps of all blocks but the first, and moments of all."""
-        ys = [block.y for block in self._blocks[1:] if isinstance(block, MapBlock)]  # which they all are
+        """Inputs and maps of all blocks but the first, and moments of all, which the other passes need."""
+        ys = [block.y for block in self._blocks[1:] if isinstance(block, MapBlock)]  # all of them
         return [*self._xs[1:], *ys, *(block.moments for block in self._blocks)]
 
     @property
     def gps(self) -> list[Tensor]:
-        """The gradients of the blocks' results."""
+        """Gradients of the blocks' outputs."""
         return [block.gp for block in self._blocks]
 
     def backward(self, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
-        """Return the gradients of the images and of all parameters from that of the features.
-
-        Args:
-            gradient: Gradient of the features `[N, F]`.
-            wanted: Derivatives by images and kernels; the others are empty.
-        """
+        """Return the gradients of the images and of all parameters from that of the features `[N, F]`."""
         of_x, of_params = self._of_last(gradient), list[Tensor]()
         for number, block in reversed(list(enumerate(self._blocks))):
             of_x, *rest = block.backward(of_x, self._wanted(number, wanted))
@@ -87,16 +83,16 @@ class Chain:
         return [of_x, *of_params]
 
     def double_backward_gradient(self, v_images: Tensor | None, v: Sequence[Tensor], wanted: Wanted) -> Tensor:
-        """Return the derivative of the gradient of the features, from those of what `backward` returned."""
+        """Return the derivative of the features' gradient from those of the results of `backward`."""
         vp = None if v_images is None else channels_last(v_images)
         for number, block in enumerate(self._blocks):
-            weight, _, *scales = (_laid_out(one) for one in v[EACH * number : EACH * number + EACH])
+            weight, _, *scales = (_lay_out(param) for param in v[PER_BLOCK * number : PER_BLOCK * number + PER_BLOCK])
             vp = block.double_backward_gradient(vp, (weight, *scales), self._wanted(number, wanted))  # type: ignore[arg-type]
         assert vp is not None
         return vp.flatten(1)
 
     def double_backward_inputs(self, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
-        """Return the derivatives of images and parameters, with those that follow from a gradient of the features."""
+        """Return the derivatives of images and parameters, including those from a gradient of the features."""
         tp, of_params = self._of_last(gradient), list[Tensor]()
         for number, block in reversed(list(enumerate(self._blocks))):
             tp, *rest = block.double_backward_inputs(tp, self._wanted(number, wanted))
@@ -104,11 +100,11 @@ class Chain:
         return [tp, *of_params]
 
     def _of_last(self, gradient: Tensor) -> Tensor:
-        """The gradient of the last block's result from that of the features."""
+        """Return the gradient of the last block's output from that of the features."""
         return channels_last(gradient.reshape(self._blocks[-1].pooled))
 
     def _block(self, number: int, y: Tensor | None = None, moments: Tensor | None = None) -> MapBlock | ImageBlock:
-        """A block's passes. Only the first one can be computed image by image: the others' inputs have derivatives."""
+        """Return a block. Only the first can be an `ImageBlock`, since the others' inputs have derivatives."""
         x, padding, (weight, _, *scales) = self._xs[number], self._padding[number], self._params[number]
         if number == 0 and not self._with_map and suits_image_block(x, weight, padding):
             return ImageBlock(x, (weight, *scales), padding, moments)
@@ -126,8 +122,8 @@ def _check(images: Tensor, params: Sequence[Sequence[Tensor]]) -> None:
     """Raise `KernelError` unless shapes of parameters fit each other."""
     channels = images.shape[1]
     for number, (weight, *vectors) in enumerate(params, 1):
-        if weight.shape[1] != channels or any(one.shape != weight.shape[:1] for one in vectors):
-            shapes = ", ".join(str(list(one.shape)) for one in (weight, *vectors))
+        if weight.shape[1] != channels or any(vector.shape != weight.shape[:1] for vector in vectors):
+            shapes = ", ".join(str(list(param.shape)) for param in (weight, *vectors))
             raise KernelError(
                 f"block {number} of a ConvNet works on {channels} channels, and its bias, scale and shift have as many"
                 f" numbers as its kernel has outputs; got parameters of the shapes {shapes}"
@@ -135,6 +131,6 @@ def _check(images: Tensor, params: Sequence[Sequence[Tensor]]) -> None:
         channels = len(weight)
 
 
-def _laid_out(tensor: Tensor) -> Tensor:
-    """The tensor in the order in which kernels read it."""
+def _lay_out(tensor: Tensor) -> Tensor:
+    """Return the tensor in the memory layout of kernels."""
     return channels_last(tensor) if tensor.ndim == 4 else tensor.contiguous()

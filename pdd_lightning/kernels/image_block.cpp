@@ -2,9 +2,9 @@
 // forward, backward and double backward. See block.py.
 //
 // The map of such a block is the largest of a network, and costs more to move than to compute. Here it never leaves the
-// cache: of one image after the other, and of LANES channels after the others, it is computed from the image wherever
-// it is needed. The convolution is a product of the image's patches, [position][row, column, channel], with the kernel.
-// What is summed over images is left to the caller, so that no sum depends on the number of threads.
+// cache: it is recomputed from the image in each pass, image by image, and for LANES channels at a time. The
+// convolution is a product of the image's patches, [position][row, column, channel], with the kernel. The caller sums
+// over images, so that no sum depends on the number of threads.
 
 #include <omp.h>
 
@@ -17,12 +17,12 @@
 
 namespace {
 
-// Length of a patch in whole vectors; what is behind its end is zero.
+// Length of a patch in whole vectors, padded with zeros.
 template <typename T> int64_t block_patch(const Sizes &s) {
     return (s.depth() + Vectors<T>::LANES - 1) / Vectors<T>::LANES * Vectors<T>::LANES;
 }
 
-// What a thread works in.
+// Scratch memory of a thread.
 template <typename T> struct Scratch {
     T *patches, *gradients, *y, *v, *g, *p, *q, *weight, *sums;
 
@@ -45,7 +45,7 @@ template <typename T> struct Scratch {
     }
 };
 
-// Calls a function of an image's number and a thread's scratch for every image.
+// Call a function of an image's number and a thread's scratch for every image.
 template <typename T, typename Work> void each_image(const Sizes &s, T *scratch, int64_t threads, Work work) {
     const int64_t size = Scratch<T>::size(s);
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads)) if (s.images > 1)
@@ -53,12 +53,12 @@ template <typename T, typename Work> void each_image(const Sizes &s, T *scratch,
         work(image, Scratch<T>(scratch + omp_get_thread_num() * size, s));
 }
 
-// Calls a function of the first channel and the width of every block of channels.
+// Call a function of the first channel and the width of every block of channels.
 template <typename Work> void each_block(const Sizes &s, Work work) {
     for (int64_t first = 0; first < s.outputs; first += LANES) work(first, std::min<int64_t>(LANES, s.outputs - first));
 }
 
-// Runs a kernel on one image's map of LANES channels, or fewer.
+// Run a kernel on one image's map of at most LANES channels.
 #define ON_MAP(kernel, width, ...)                                     \
     {                                                                  \
         const Shape shape{1, s.to_height(), s.to_width(), width};      \
@@ -84,7 +84,7 @@ template <typename T> void read_patches(const Sizes &s, const T *image, T *to) {
         }
 }
 
-// Adds the gradients of patches up to that of the image.
+// Sum the gradients of patches to that of the image.
 template <typename T> void write_image(const Sizes &s, const T *gradients, T *image) {
     const int64_t patch = block_patch<T>(s), line = s.columns * s.channels;
     std::memset(image, 0, s.image() * sizeof(T));
@@ -99,7 +99,7 @@ template <typename T> void write_image(const Sizes &s, const T *gradients, T *im
             }
 }
 
-// A block of channels of a pooled map [image][position][output], to and from [position][channel].
+// Copy a block of channels of a pooled map [image][position][output] to or from [position][channel].
 template <typename T>
 void read_pooled(const Sizes &s, const T *map, int64_t image, int64_t first, int64_t width, T *to) {
     const T *from = map + image * s.pooled() * s.outputs + first;
@@ -118,7 +118,7 @@ template <typename T>
 void convolve(const Sizes &s, const T *patches, const T *weight, int64_t first, int64_t width, T *to) {
     multiply(s.area(), s.depth(), width, patches, block_patch<T>(s), 1, weight + first, s.outputs, to, width, false);
 }
-// An image's part in the gradient of the kernel [output][row, column, channel].
+// Contribution of an image to the gradient of the kernel [output][row, column, channel].
 template <typename T>
 void weight_gradient(const Sizes &s, const T *gradient, const Scratch<T> &own, int64_t first, int64_t width, T *to) {
     const int64_t patch = block_patch<T>(s);
@@ -126,7 +126,7 @@ void weight_gradient(const Sizes &s, const T *gradient, const Scratch<T> &own, i
     for (int64_t c = 0; c < width; ++c)
         std::memcpy(to + (first + c) * s.depth(), own.weight + c * patch, s.depth() * sizeof(T));
 }
-// What a block of channels adds to the gradients of patches; the kernel is [output][patch].
+// Contribution of a block of channels to the gradients of patches; the kernel is [output][patch].
 template <typename T>
 void patch_gradients(const Sizes &s, const T *gradient, const T *weight, int64_t first, int64_t width, bool add,
                      T *to) {
@@ -134,7 +134,7 @@ void patch_gradients(const Sizes &s, const T *gradient, const T *weight, int64_t
     multiply(s.area(), width, patch, gradient, width, 1, weight + first * patch, patch, to, patch, add);
 }
 
-// What the double backward starts from: the map y, the derivative v of its gradient, and the gradient of its result.
+// Inputs of the double backward pass: the map y, the derivative v of its gradient, and the gradient of its result.
 template <typename T>
 void maps(const Sizes &s, const Scratch<T> &own, const T *weight, const T *vweight, const T *gp, int64_t image,
           int64_t first, int64_t width) {
@@ -143,7 +143,7 @@ void maps(const Sizes &s, const Scratch<T> &own, const T *weight, const T *vweig
     read_pooled(s, gp, image, first, width, own.p);
 }
 
-// Numbers of a thread's scratch.
+// Length of a thread's scratch.
 template <typename T> int64_t block_scratch(const Sizes &s) { return Scratch<T>::size(s); }
 
 template <typename T>
@@ -160,7 +160,7 @@ void block_forward(const Sizes &s, const T *x, const T *weight, const T *gamma, 
     });
 }
 
-// Without the gradient of the images where it is a null pointer.
+// The gradient of the images is not computed if it is a null pointer.
 template <typename T>
 void block_backward(const Sizes &s, const T *x, const T *weight, const T *rows, const T *mean, const T *rstd,
                     const T *gamma, const T *beta, const T *gp, T *gweight, T *ggamma, T *gbeta, T *gx, T *scratch,
@@ -198,7 +198,7 @@ void block_double_backward_gradient(const Sizes &s, const T *x, const T *weight,
     });
 }
 
-// Without the derivative of the images where it is a null pointer.
+// The derivative of the images is not computed if it is a null pointer.
 template <typename T>
 void block_double_backward_inputs(const Sizes &s, const T *x, const T *weight, const T *rows, const T *vweight,
                                   const T *vrows, const T *mean, const T *rstd, const T *gamma, const T *beta,

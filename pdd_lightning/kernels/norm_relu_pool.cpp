@@ -8,10 +8,10 @@
 
 namespace {
 
-// Numbers from which on several threads are worth waking up, as in torch.
+// Smallest length for several threads, as in torch.
 constexpr int64_t GRAIN = 32768;
 
-// Calls a function of every image and block of channels; blocks of the usual width are compiled apart.
+// Call a function of every image and block of channels; blocks of the usual width are compiled separately.
 template <typename T, typename Work> void each_block(const Shape &shape, Work work) {
     const int64_t count = shape.images * shape.blocks();
     const bool large = shape.images * shape.area() * shape.channels > GRAIN;

@@ -1,14 +1,14 @@
 // Instance norm with scale and shift, ReLU and 2x2 average pooling in one pass: forward, backward and double
-// backward. See norm_relu_pool.py for the formulas.
+// backward. See block.py for the formulas.
 //
-// Maps are channels-last: [images, height, width, channels]. Work is cut into one image and a block of channels, which
-// stays in the cache for all that is done to it. Each lane is a channel of its own, so that no sum is reordered and the
-// result does not depend on the number of threads. Sums are taken row by row, which keeps their rounding small.
+// Maps are channels-last: [images, height, width, channels]. The unit of work is a block of channels of one image, which
+// stays in the cache. Each lane is a separate channel, so that no sum is reordered and the result does not depend on the
+// number of threads. Sums are computed row by row, which keeps rounding errors small.
 
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)
-// It would run two positions side by side and then not vectorise over the channels, which is ten times slower.
+// It would process two positions together rather than vectorize over channels, which is ten times slower.
 #pragma GCC optimize("no-loop-unroll-and-jam")
 #endif
 
@@ -20,7 +20,7 @@ namespace {
 
 constexpr int LANES = 32;
 
-// The value where z > 0, else 0; not a number stays what it is, as in torch.
+// The value where z > 0, else 0; NaN is propagated, as in torch.
 template <typename T> inline T where_positive(T z, T value) { return z <= T(0) ? T(0) : value; }
 
 struct Shape {
@@ -41,7 +41,7 @@ template <typename T> struct Block {
     T *at(T *map, int64_t row, int64_t column) const {
         return const_cast<T *>(at(static_cast<const T *>(map), row, column));
     }
-    // Where a position's window is in a pooled map, or `zero` where it has none or there is no map.
+    // The position's window in a pooled map, or `zero` without a window or map.
     const T *window(const T *map, int64_t row, int64_t column, const T *zero) const {
         int64_t rows = shape.height / 2, columns = shape.width / 2;
         if (map == nullptr || row / 2 >= rows || column / 2 >= columns) return zero;
@@ -83,7 +83,7 @@ void forward(const Block<T> &block, int lanes, const T *y, const T *gamma, const
     }
     T *means = block.per_image(mean), *rstds = block.per_image(rstd);
     for (int c = 0; c < n; ++c) {
-        // A variance beyond the type's range makes everything not a number, so that nobody goes on with it.
+        // A variance beyond the range of the type makes everything NaN, so that it is noticed.
         T r = v[c] < std::numeric_limits<T>::infinity() ? T(1) / std::sqrt(v[c] * share + eps)
                                                         : std::numeric_limits<T>::quiet_NaN();
         means[c] = m[c];

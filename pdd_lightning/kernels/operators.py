@@ -1,16 +1,15 @@
-"""The blocks of a ConvNet, and the gradient of its loss by its parameters, as operators of torch on a CPU.
+"""The blocks of a ConvNet and the gradient of its loss as torch operators on a CPU.
 
     features            images, parameters -> features                  differentiable twice
     loss_gradient       images, targets, parameters -> gradient         differentiable once
 
-Automatic differentiation of a loss gradient does the same work in many small steps over maps that do not fit the cache,
-and stores all of them. Here the derivative of the gradient is written out, each block is computed in a few passes
-(`ImageBlock` where it suits, else `MapBlock`), and what is cheap to compute again (the widest map, and the gradients of
-maps) is not stored.
+Automatic differentiation of a loss gradient runs many small operations on maps that do not fit the cache, and stores
+all maps. Here the derivative of the gradient is implemented directly, each block is computed in a few passes
+(`ImageBlock` or `MapBlock`), and what is cheap to recompute (the widest map, and the gradients of maps) is not stored.
 
-Each operator and its backward are registered with torch's dispatcher, one overload for each number of blocks, since
-lists of tensors cost more there than the passes over small images. Under `torch.func` (vmap, grad, jvp, ..) the
-dispatcher runs torch's own operations in their place.
+Each operator and its backward are registered with torch's dispatcher, with an overload for each number of blocks, since
+lists of tensors have more overhead there than the passes over small images. Under `torch.func` (vmap, grad, ..) the
+dispatcher runs torch's own operations instead.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from torch.nn import functional as F
 
 from pdd_lightning.errors import KernelError
 from pdd_lightning.kernels.block import Wanted, suits_image_block
-from pdd_lightning.kernels.chain import EACH, Chain
+from pdd_lightning.kernels.chain import PER_BLOCK, Chain
 from pdd_lightning.kernels.compiled import TYPES, library, shapes_only
 
 _NAME = "pdd_lightning"
 _LIBRARY = torch.library.Library(_NAME, "DEF")
 _FUNC = "FuncTorchDynamicLayerFrontMode"
-"""The dispatch key that comes first wherever a transform of `torch.func` is at work, and nowhere else."""
-_BYTES = 16 << 20
-"""Size of the largest map in memory. Larger ones do not fit the processor's cache, and the C library asks the system
-for memory for each of them anew; with smaller ones kernels are transformed more often. With 128 channels a step on 256
+"""The dispatch key that comes first under transforms of `torch.func`, and only there."""
+_MAX_MAP_BYTES = 16 << 20
+"""Size of the largest map in memory. Larger ones do not fit the processor's cache, and the C library requests memory
+from the system for each of them; with smaller ones kernels are transformed more often. With 128 channels a step on 256
 images of 32x32 takes 1.3 times as long with maps of 2 MiB."""
 _Tensors: TypeAlias = tuple[Tensor, ...]
 
 
 class Geometry(NamedTuple):
-    """What of a network's blocks is no parameter.
+    """Settings of a network's blocks.
 
     Attributes:
         padding: Rows and columns of zeros around the images of each block.
@@ -54,30 +53,30 @@ class Geometry(NamedTuple):
 
 
 def usable(images: Tensor, params: Sequence[Tensor]) -> bool:
-    """Return whether the operators work on these: on a CPU, of one type that there are kernels for.
+    """Return whether the operators support these tensors: on a CPU, and of one supported dtype.
 
-    Derivatives in forward mode are left to torch's own operations, as are compiled programs.
+    Forward-mode differentiation and compiled programs use torch's own operations.
     """
     if images.device.type != "cpu" or images.dtype not in TYPES or not len(images) or torch.compiler.is_compiling():
         return False
-    alike = all(one.dtype == images.dtype and one.device == images.device for one in params)
-    forward_mode = any(forward_ad.unpack_dual(one).tangent is not None for one in (images, *params))
-    return alike and not forward_mode and library() is not None
+    uniform = all(param.dtype == images.dtype and param.device == images.device for param in params)
+    forward_mode = any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (images, *params))
+    return uniform and not forward_mode and library() is not None
 
 
 def features(geometry: Geometry, images: Tensor, params: Sequence[Tensor]) -> Tensor:
     """Return the features `[N, F]` of images; differentiable twice.
 
     Args:
-        geometry: Of blocks of a 3x3 (or other) convolution of stride 1, instance norm, ReLU and 2x2 average pooling.
+        geometry: Settings of blocks of a convolution of stride 1, instance norm, ReLU and 2x2 average pooling.
         images: `[N, C, H, W]`, see `usable`.
-        params: Of each block kernel, bias, scale and shift. The bias has no influence, since a norm follows it.
+        params: Kernel, bias, scale and shift of each block. The bias has no effect, since a norm follows it.
 
     Raises:
         KernelError: Shapes do not fit each other.
     """
     operator = _operator("features", len(geometry.eps))
-    results = [operator(*geometry, part, *params)[0] for part in in_parts(geometry, images, params[0])]
+    results = [operator(*geometry, part, *params)[0] for part in split_images(geometry, images, params[0])]
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -88,34 +87,32 @@ def loss_gradient(geometry: Geometry, images: Tensor, targets: Tensor, params: S
 
     Args:
         geometry: See `features`.
-        images: `[N, C, H, W]`, see `usable`.
+        images: See `features`.
         targets: Class probabilities `[N, classes]`.
-        params: Those of the blocks, see `features`; then weight and bias of the classifier.
+        params: Those of `features`, then weight and bias of the classifier.
 
     Raises:
         KernelError: Shapes do not fit each other.
     """
-    operator, parts = _operator("loss_gradient", len(geometry.eps)), in_parts(geometry, images, params[0])
-    # Of the mean over the part's images each part gives what is its share in the mean over all.
-    shares = [some * (len(some) / len(images)) for some in targets.tensor_split(len(parts))]
-    given = zip(parts, shares, strict=True)
-    gradients = [operator(*geometry, part, share, *params)[: len(params)] for part, share in given]
+    operator, parts = _operator("loss_gradient", len(geometry.eps)), split_images(geometry, images, params[0])
+    # Weighted by its number of images, the mean over each part's images sums to the mean over all.
+    weighted = [chunk * (len(chunk) / len(images)) for chunk in targets.tensor_split(len(parts))]
+    gradients = [
+        operator(*geometry, part, chunk, *params)[: len(params)] for part, chunk in zip(parts, weighted, strict=True)
+    ]
     return tuple(sum(rest, first) for first, *rest in zip(*gradients, strict=True))
 
 
-def in_parts(geometry: Geometry, images: Tensor, weight: Tensor) -> _Tensors:
-    """Return images `[N, C, H, W]` in parts of equal size, up to one, such that no map of a part is too large.
+def split_images(geometry: Geometry, images: Tensor, weight: Tensor) -> _Tensors:
+    """Split images `[N, C, H, W]` into nearly equal parts whose maps are not too large.
 
-    Args:
-        geometry: See `features`.
-        images: The images.
-        weight: Kernel of the first convolution, whose map is the largest.
+    The kernel `weight` is that of the first convolution, whose map is the largest.
     """
-    of_image = images.shape[2] * images.shape[3] * len(weight) * images.dtype.itemsize
+    map_bytes = images.shape[2] * images.shape[3] * len(weight) * images.dtype.itemsize
     rows, columns = geometry.padding[:2]
-    if suits_image_block(images, weight, (rows, columns)):  # it is in memory only after pooling
-        of_image //= 4
-    largest = max(1, _BYTES // max(1, of_image))
+    if suits_image_block(images, weight, (rows, columns)):  # only the pooled map is in memory
+        map_bytes //= 4
+    largest = max(1, _MAX_MAP_BYTES // max(1, map_bytes))
     return images.tensor_split(max(1, -(-len(images) // largest)))
 
 
@@ -127,7 +124,7 @@ def _features(padding: list[int], eps: list[float], images: Tensor, *params: Ten
 def _features_backward(
     padding: list[int], eps: list[float], wanted: list[bool], gradient: Tensor, images: Tensor, *rest: Tensor
 ) -> _Tensors:
-    count = EACH * len(eps)
+    count = PER_BLOCK * len(eps)
     chain = Chain(padding, eps, images, rest[:count], rest[count:])
     return *chain.backward(gradient, Wanted(*wanted)), *chain.gps[:-1]
 
@@ -135,8 +132,8 @@ def _features_backward(
 def _features_double_backward(
     padding: list[int], eps: list[float], wanted: list[bool], v_images: Tensor | None, *rest: Tensor
 ) -> _Tensors:
-    count = EACH * len(eps)
-    v, (gradient, images), params, saved, gps = _cut(rest, count, 2, count, _saved(len(eps)))
+    count = PER_BLOCK * len(eps)
+    v, (gradient, images), params, saved, gps = _split(rest, count, 2, count, _saved(len(eps)))
     chain = Chain(padding, eps, images, params, saved, (*gps, gradient), with_map=v_images is not None)
     of_gradient = chain.double_backward_gradient(v_images, v, Wanted(*wanted))
     return of_gradient, *chain.double_backward_inputs(torch.zeros_like(gradient), Wanted(*wanted))
@@ -152,8 +149,8 @@ def _loss_gradient(padding: list[int], eps: list[float], images: Tensor, targets
 
 
 def _loss_gradient_backward(padding: list[int], eps: list[float], wanted: list[bool], *rest: Tensor) -> _Tensors:
-    count, kinds = EACH * len(eps), Wanted(*wanted)
-    v, (v_weight, v_bias), (images, targets), params, (weight, bias, features), saved, gps = _cut(
+    count, kinds = PER_BLOCK * len(eps), Wanted(*wanted)
+    v, (v_weight, v_bias), (images, targets), params, (weight, bias, features), saved, gps = _split(
         rest, count, 2, 2, count, 3, _saved(len(eps))
     )
     chain = Chain(padding, eps, images, params, saved, gps)
@@ -170,47 +167,47 @@ def _loss_gradient_backward(padding: list[int], eps: list[float], wanted: list[b
 
 
 def _softmax(features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax of the logits, and the gradient of the loss by the logits."""
+    """Return the softmax of the logits, and the gradient of the loss with respect to the logits."""
     shares = torch.addmm(bias, features, weight.t()).softmax(1)
     return shares, (shares * targets.sum(1, keepdim=True) - targets) / len(features)
 
 
 def _saved(depth: int) -> int:
-    """Number of tensors that `Chain.saved` has."""
+    """Return the number of tensors in `Chain.saved`."""
     return 3 * depth - 2
 
 
-def _cut(tensors: Sequence[Tensor], *counts: int) -> list[Sequence[Tensor]]:
-    """So many tensors each, and the rest."""
+def _split(tensors: Sequence[Tensor], *counts: int) -> list[Sequence[Tensor]]:
+    """Split tensors into groups of these sizes, and the rest."""
     ends = list(accumulate(counts, initial=0))
     return [tensors[first:end] for first, end in zip(ends, [*ends[1:], None], strict=True)]
 
 
 def _plain_features(padding: list[int], eps: list[float], images: Tensor, *params: Tensor) -> _Tensors:
-    """The features by torch's own operations, and nothing for what is saved."""
-    nothing = [images.new_empty(0)] * _saved(len(eps))
-    for number, one in enumerate(eps):
-        weight, bias, gamma, beta = params[EACH * number : EACH * number + EACH]
+    """Compute the features by torch's own operations, with empty tensors for those to be saved."""
+    empty = [images.new_empty(0)] * _saved(len(eps))
+    for number, block_eps in enumerate(eps):
+        weight, bias, gamma, beta = params[PER_BLOCK * number : PER_BLOCK * number + PER_BLOCK]
         maps = F.conv2d(images, weight, bias, padding=padding[2 * number : 2 * number + 2])
-        images = F.avg_pool2d(F.relu(F.group_norm(maps, len(gamma), gamma, beta, one)), 2)
-    return images.flatten(1), *nothing
+        images = F.avg_pool2d(F.relu(F.group_norm(maps, len(gamma), gamma, beta, block_eps)), 2)
+    return images.flatten(1), *empty
 
 
 def _refuse(*_: object) -> _Tensors:
     raise KernelError(
-        "a ConvNet on a CPU can be differentiated twice, its loss gradient once, and not by `torch.func`: for more set"
-        " the environment variable PDD_KERNELS=off, and torch's own operations take over"
+        "fused ConvNets on a CPU can be differentiated twice, their loss gradients once, and not by `torch.func`: set"
+        " the environment variable PDD_KERNELS=off to use torch's own operations"
     )
 
 
 def _differentiate_features(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     wanted = [ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])]
     derivatives = _operator("features_backward", ctx.depth)(*ctx.geometry, wanted, gradient, *ctx.saved_tensors)
-    return None, None, *derivatives[: 1 + EACH * ctx.depth]
+    return None, None, *derivatives[: 1 + PER_BLOCK * ctx.depth]
 
 
 def _differentiate_features_backward(ctx: Any, v_images: Tensor | None, *v: Tensor | None) -> tuple[Any, ...]:
-    params, saved = EACH * ctx.depth, ctx.saved_tensors
+    params, saved = PER_BLOCK * ctx.depth, ctx.saved_tensors
     wanted = [ctx.needs_input_grad[4], any(ctx.needs_input_grad[5 : 5 + params])]
     vectors, operator = _or_zeros(v[:params], saved[2:]), _operator("features_double_backward", ctx.depth)
     derivatives = operator(*ctx.geometry, wanted, v_images, *vectors, *saved)
@@ -220,33 +217,33 @@ def _differentiate_features_backward(ctx: Any, v_images: Tensor | None, *v: Tens
 def _differentiate_loss_gradient(ctx: Any, *v: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[2], any(ctx.needs_input_grad[4:])]
-    vectors = _or_zeros(v[: EACH * ctx.depth + 2], saved[2:])
+    vectors = _or_zeros(v[: PER_BLOCK * ctx.depth + 2], saved[2:])
     return None, None, *_operator("loss_gradient_backward", ctx.depth)(*ctx.geometry, wanted, *vectors, *saved)
 
 
 def _or_zeros(v: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(param) if one is None else one for one, param in zip(v, params, strict=False)]
+    return [torch.zeros_like(param) if u is None else u for u, param in zip(v, params, strict=False)]
 
 
 class _Schema(NamedTuple):
-    """What an operator takes and gives.
+    """The signature of an operator.
 
     Attributes:
-        more: Arguments before the tensors.
-        tensors: Number of tensors that it takes.
-        results: Number of tensors that it gives.
-        kept: The first of its arguments, and of its results, that its derivative needs; None if it has none.
+        extra: Arguments before the tensors.
+        tensors: Number of tensor arguments.
+        results: Number of results, which are tensors.
+        saved: First argument and first result that the derivative needs; None if there is no derivative.
     """
 
-    more: str
+    extra: str
     tensors: int
     results: int
-    kept: tuple[int, int] | None = None
+    saved: tuple[int, int] | None = None
 
 
 def _schema(name: str, depth: int) -> _Schema:
-    """The schema of an operator for a number of blocks."""
-    params, saved, wanted = EACH * depth, _saved(depth), ", bool[] wanted"
+    """Return the signature of an operator for a number of blocks."""
+    params, saved, wanted = PER_BLOCK * depth, _saved(depth), ", bool[] wanted"
     schemas = {
         "features": _Schema("", 1 + params, 1 + saved, (2, 1)),
         "features_backward": _Schema(wanted, 2 + params + saved, params + depth, (3, 1 + params)),
@@ -264,14 +261,14 @@ KERNELS: dict[str, tuple[Callable[..., _Tensors], Callable[..., _Tensors], Calla
     "loss_gradient": (_loss_gradient, _refuse, _differentiate_loss_gradient),
     "loss_gradient_backward": (_loss_gradient_backward, _refuse, _refuse),
 }
-"""Of each operator what computes it on a CPU, what does so under `torch.func`, and its derivative."""
+"""Implementation of each operator on a CPU, under `torch.func`, and of its derivative."""
 
 
 @cache
 def _operator(name: str, depth: int) -> Callable[..., _Tensors]:
-    """Make an operator for a number of blocks known to torch, and return it."""
+    """Register an operator for a number of blocks with torch, and return it."""
     schema, overload = _schema(name, depth), f"{name}.depth{depth}"
-    kernel, under_func, differentiate = KERNELS[name]
+    kernel, func_kernel, differentiate = KERNELS[name]
 
     def exact(*arguments: Any) -> _Tensors:
         with torch.autocast("cpu", enabled=False):
@@ -284,16 +281,16 @@ def _operator(name: str, depth: int) -> Callable[..., _Tensors]:
     def save(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
         ctx.depth, ctx.geometry = depth, inputs[:2]
         ctx.set_materialize_grads(False)
-        if schema.kept:
-            kept = output[schema.kept[1] :]
-            ctx.mark_non_differentiable(*kept)
-            ctx.save_for_backward(*inputs[schema.kept[0] :], *kept)
+        if schema.saved:
+            saved = output[schema.saved[1] :]
+            ctx.mark_non_differentiable(*saved)
+            ctx.save_for_backward(*inputs[schema.saved[0] :], *saved)
 
     tensors = "".join(f", Tensor t{number}" for number in range(schema.tensors))
     results = ", ".join(["Tensor"] * schema.results)
-    _LIBRARY.define(f"{overload}(int[] padding, float[] eps{schema.more}{tensors}) -> ({results})")
+    _LIBRARY.define(f"{overload}(int[] padding, float[] eps{schema.extra}{tensors}) -> ({results})")
     _LIBRARY.impl(overload, exact, "CPU")
-    _LIBRARY.impl(overload, under_func, _FUNC)
+    _LIBRARY.impl(overload, func_kernel, _FUNC)
     torch.library.register_fake(f"{_NAME}::{overload}", fake, lib=_LIBRARY)
     torch.library.register_autograd(f"{_NAME}::{overload}", differentiate, setup_context=save, lib=_LIBRARY)
     operator: Callable[..., _Tensors] = getattr(getattr(torch.ops, _NAME), name).__getattr__(f"depth{depth}")

@@ -1,12 +1,12 @@
-// What both kinds of convolutions share: sizes, vectors of numbers, and the product of two matrices as far as a
-// processor's registers and nearest cache hold it.
+// Common parts of both kinds of convolution: sizes, vectors, and matrix products within a processor's registers and
+// nearest cache.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-// Makes a kernel known to the outside for both types of numbers, as pointers: kernel_float32 and kernel_float64.
+// Export a kernel for both types as pointers kernel_float32 and kernel_float64.
 #define EXPORT(kernel)                       \
     extern "C" {                             \
     auto *kernel##_float32 = kernel<float>;  \
@@ -15,7 +15,7 @@
 
 namespace {
 
-// Of a convolution: `images` of so many channels, a kernel of rows by columns, and zeros around the images.
+// Sizes of a convolution: images, kernel, and padding.
 struct Sizes {
     int64_t images, height, width, channels, outputs, rows, columns, padding_rows, padding_columns;
 
@@ -27,7 +27,7 @@ struct Sizes {
     int64_t depth() const { return rows * columns * channels; }
 };
 
-// A vector, and the block of a matrix that a processor's registers hold: ROWS by VECTORS of them.
+// A vector, and the block of a matrix that fits a processor's registers: ROWS by VECTORS.
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, VECTORS = 4;
 #elif defined(__AVX__)
@@ -53,7 +53,7 @@ template <typename T> inline Vector<T> load_vector(const T *from) {
 }
 template <typename T> inline void store_vector(T *to, Vector<T> vector) { std::memcpy(to, &vector, BYTES); }
 
-// C = A B, or C += A B: A [COUNT x depth] with steps between rows and columns, B [depth x WIDE vectors], all of type T.
+// C = A B, or C += A B: A [COUNT x depth] with strides of rows and columns, B [depth x WIDE vectors], all of type T.
 template <int COUNT, int WIDE, typename T>
 inline __attribute__((always_inline)) void block(int64_t depth, const T *a, int64_t a_row, int64_t a_column, const T *b,
                                                  int64_t b_row, T *c, int64_t c_row, bool add) {

@@ -1,10 +1,9 @@
 // Convolutions of 3x3 by Winograd's algorithm F(4x4, 3x3): 36 products for 16 numbers of the result instead of
 // 144. See convolution.py for the formulas.
 //
-// Maps are channels-last: [images, height, width, channels]. Channels come in whole vectors, and each lane is a
-// channel. A result is cut into tiles of 4x4. Of each transformed tile the 36 elements lie apart:
-// [element][tile][channel], so that what couples the channels is a product of matrices per element. No sum depends on
-// the number of threads.
+// Maps are channels-last: [images, height, width, channels]. Channels are processed in whole vectors, one channel per
+// lane. A result is divided into tiles of 4x4. Transformed tiles are stored as [element][tile][channel], so that the
+// sum over channels is a matrix product per element. No sum depends on the number of threads.
 
 #include <omp.h>
 
@@ -16,15 +15,15 @@
 namespace {
 
 constexpr int SIDE = 4, SPREAD = 6, ELEMENTS = 36, KERNEL = 3;
-// Tiles that a thread computes together at most, so that they stay in its cache; and of a part of a sum over tiles.
+// Maximum number of tiles that a thread computes together, in its cache; and of a partial sum over tiles.
 constexpr int64_t TOGETHER = 24, SUMMED = 48;
-// Numbers between the elements, so that they do not all fall on the same lines of the cache.
+// Padding between the elements, which avoids conflicts in the cache.
 constexpr int64_t GAP = 16;
-// Products per element from which on several threads are worth waking up.
+// Smallest number of products per element for several threads.
 constexpr int64_t GRAIN = 1 << 16;
 
-// The matrices of the algorithm for the points 0, +-p, +-q and infinity, each as a function of one row or column whose
-// numbers lie `step` apart. 1/p = q = sqrt 2 keep rounding half as large as the usual 1 and 2.
+// The matrices of the algorithm for the points 0, +-p, +-q and infinity, each as a function of one row or column with
+// stride `step`. The rounding error with 1/p = q = sqrt 2 is half that of the usual 1 and 2.
 template <typename T> struct Winograd {
     using V = Vector<T>;
     static constexpr T p = T(0.70710678118654752440), q = T(1.41421356237309504880), pp = T(0.5), qq = T(2);
@@ -80,7 +79,7 @@ template <typename T> struct Winograd {
         to[2] = pp * sum_p + qq * sum_q + m[5 * step];
     }
 
-    // Applies a function to the rows of a square of FROM x FROM, then to the columns, and gives the result to `write`.
+    // Apply a function to the rows of a FROM x FROM square, then to the columns, and pass the result to `write`.
     template <int FROM, int TO, typename Write>
     static void both(void (*one)(const V *, int, V *), const V *x, Write write) {
         V rows[FROM * TO], column[TO];
@@ -92,7 +91,7 @@ template <typename T> struct Winograd {
     }
 };
 
-// A map and the tiles of a result. The first number that counts for a tile is `before` rows and columns from its own.
+// A map and the tiles of a result. The input of a tile begins `before` rows and columns before the tile.
 struct Tiles {
     int64_t height, width, channels, rows, columns, before_rows, before_columns;
 
@@ -110,7 +109,7 @@ inline Tiles tiles_of_map(const Sizes &s) {
     return {s.height, s.width, s.channels, rows, columns, s.padding_rows, s.padding_columns};
 }
 
-// The square of COUNT x COUNT that counts for a tile, of one vector of channels; outside of the map are zeros.
+// The COUNT x COUNT input of a tile, for one vector of channels; zero outside of the map.
 template <int COUNT, typename T>
 inline void read(const Tiles &tiles, int64_t tile, int64_t channel, const T *map, Vector<T> *square) {
     const Tiles::Position position = tiles.position(tile);
@@ -125,7 +124,7 @@ inline void read(const Tiles &tiles, int64_t tile, int64_t channel, const T *map
         }
 }
 
-// A matrix of `rows` by `columns` is kept in panels, up to PANEL columns wide, each [rows][its columns].
+// A matrix of `rows` by `columns` is stored in panels of up to PANEL columns, each as [row][column].
 template <typename T> struct Panels {
     int64_t rows, columns;
 
@@ -139,12 +138,12 @@ template <typename T> struct Panels {
     }
 };
 
-// Channels that go into a kernel and come out of it, and the steps between its numbers.
+// Input and output channels of a kernel, and its strides.
 struct Steps {
     int64_t in, out, in_step, out_step, row_step, column_step;
 };
 
-// A kernel to its 36 elements, each a matrix of `in` by `out` channels in panels.
+// Transform a kernel to its 36 elements, each a matrix of `in` by `out` channels in panels.
 template <typename T> void winograd_transform(const Steps &steps, const T *weight, T *elements) {
     constexpr int LANES = Vectors<T>::LANES;
     const int64_t in = steps.in, out = steps.out, out_step = steps.out_step;
@@ -169,15 +168,15 @@ template <typename T> void winograd_transform(const Steps &steps, const T *weigh
         }
 }
 
-// Numbers of the elements of a kernel.
+// Length of the elements of a kernel.
 template <typename T> int64_t winograd_transform_size(const Sizes &s) {
     return ELEMENTS * (s.channels * s.outputs + GAP);
 }
-// Numbers of a thread's scratch.
+// Length of a thread's scratch.
 template <typename T> int64_t winograd_convolve_scratch(const Sizes &s) {
     return ELEMENTS * (TOGETHER * (s.channels + s.outputs) + 2 * GAP);
 }
-// Numbers of the scratch of all threads.
+// Length of the scratch of all threads.
 template <typename T> int64_t winograd_kernel_gradient_scratch(const Sizes &s) {
     return ELEMENTS * (s.channels * s.outputs + GAP + SUMMED * s.channels + GAP + SUMMED * (s.outputs + GAP));
 }

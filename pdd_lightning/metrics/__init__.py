@@ -1,4 +1,4 @@
-"""Measures of learning and forgetting, of images, and of what a distilled set is worth."""
+"""Metrics of learning and forgetting, of images, and of distilled sets."""
 
 from pdd_lightning.metrics.accuracies import (
     augmentation_robust_score,

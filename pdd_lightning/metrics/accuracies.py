@@ -1,7 +1,7 @@
-"""Measures made of accuracies in [0, 1]: of learning task after task, and DD-Ranking's scores of distilled sets.
+"""Metrics computed from accuracies in [0, 1]: of continual learning, and DD-Ranking's scores of distilled sets.
 
-DD-Ranking's scores say how much of a set's accuracy is due to its images rather than to labels and augmentation. The
-authors' code puts percent into the same exponential, which is then no longer in [0, 1], so that its scores cannot be
+DD-Ranking's scores measure how much of a set's accuracy is due to its images rather than to labels and augmentation.
+The authors' code applies the same exponential to percentages, so that its scores are not in [0, 1] and cannot be
 compared with these.
 
 Reference:
@@ -19,7 +19,7 @@ from pdd_lightning.errors import ConfigError
 
 
 def average_accuracy(accuracies: Tensor) -> Tensor:
-    """Mean accuracy over all tasks after the last one was learned, a scalar.
+    """Return the mean accuracy over all tasks after the last one was learned, a scalar.
 
     Args:
         accuracies: `[T, T]`; row i, column j is the accuracy on task j after task i was learned.
@@ -35,12 +35,12 @@ def average_accuracy(accuracies: Tensor) -> Tensor:
 
 
 def average_forgetting(accuracies: Tensor) -> Tensor:
-    """How much accuracy was lost, a scalar: the mean over earlier tasks of best former minus final accuracy.
+    """Return the mean over all tasks but the last of best earlier minus final accuracy, a scalar.
 
-    Negative where later tasks helped the earlier ones.
+    It is negative if later tasks improved the earlier ones.
 
     Args:
-        accuracies: See `average_accuracy`; NaN where nothing was measured, as usual for tasks not learned yet.
+        accuracies: See `average_accuracy`; NaN if it was not measured.
 
     Raises:
         ValueError: The matrix is not square, or there are fewer than two tasks.
@@ -62,28 +62,27 @@ def _check_square(accuracies: Tensor, tasks: int) -> None:
 def label_robust_score(
     full_hard: float, distilled_hard: float, distilled_any: float, random_any: float, weight: float = 0.5
 ) -> float:
-    """How good a set is whatever its labels: (e^a - e^-1) / (e - e^-1), a = w * IOR - (1 - w) * HLR.
+    """Return the label-robust score (e^a - e^-1) / (e - e^-1), a = w * IOR - (1 - w) * HLR.
 
-    The improvement over random is IOR = distilled_any - random_any, the hard label recovery (what is still missing)
+    The improvement over random is IOR = distilled_any - random_any, the hard label recovery (the gap to the full set)
     HLR = full_hard - distilled_hard.
 
     Args:
         full_hard: Accuracy with the full real set and its labels.
         distilled_hard: Accuracy with the distilled images and hard labels.
-        distilled_any: Accuracy with the distilled set as it is meant to be used.
-        random_any: Accuracy with as many random real images, used in the same way.
+        distilled_any: Accuracy with the distilled set as intended.
+        random_any: Accuracy with equally many random real images, used in the same way.
         weight: w, in [0, 1].
 
     Returns:
-        The score in [0, 1]; 0.269 where as much is gained over random images as is missing to the full set.
+        The score in [0, 1]; 0.269 if the gain over random images equals the gap to the full set.
 
     Raises:
         ConfigError: An argument is not in [0, 1].
     """
     _check_fractions(full_hard, distilled_hard, distilled_any, random_any, weight)
-    improvement = distilled_any - random_any
-    missing = full_hard - distilled_hard
-    return _normalised(weight * improvement - (1 - weight) * missing)
+    improvement, gap = distilled_any - random_any, full_hard - distilled_hard
+    return _normalize(weight * improvement - (1 - weight) * gap)
 
 
 def augmentation_robust_score(
@@ -93,13 +92,13 @@ def augmentation_robust_score(
     random_plain: float,
     weight: float = 0.5,
 ) -> float:
-    """How good a set is whatever the augmentation: (e^b - e^-1) / (e - e^-1).
+    """Return the augmentation-robust score (e^b - e^-1) / (e - e^-1).
 
     b = w * (distilled_augmented - random_augmented) + (1 - w) * (distilled_plain - random_plain).
 
     Args:
         distilled_augmented: Accuracy with the distilled set and augmentation.
-        random_augmented: Accuracy with as many random real images and augmentation.
+        random_augmented: Accuracy with equally many random real images and augmentation.
         distilled_plain: Accuracy with the distilled set without augmentation.
         random_plain: Accuracy with random real images without augmentation.
         weight: w, in [0, 1].
@@ -111,13 +110,12 @@ def augmentation_robust_score(
         ConfigError: An argument is not in [0, 1].
     """
     _check_fractions(distilled_augmented, random_augmented, distilled_plain, random_plain, weight)
-    augmented = distilled_augmented - random_augmented
-    plain = distilled_plain - random_plain
-    return _normalised(weight * augmented + (1 - weight) * plain)
+    augmented, plain = distilled_augmented - random_augmented, distilled_plain - random_plain
+    return _normalize(weight * augmented + (1 - weight) * plain)
 
 
-def _normalised(value: float) -> float:
-    """[-1, 1] to [0, 1]."""
+def _normalize(value: float) -> float:
+    """Map [-1, 1] to [0, 1]."""
     return (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 

@@ -1,4 +1,4 @@
-"""Forgetting of single examples in the course of a training."""
+"""Forgetting of individual examples during training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NEVER = -1
 
 
 class Forgetting(NamedTuple):
-    """What happened to each of `N` examples, by position.
+    """Forgetting of each of `N` examples.
 
     Attributes:
-        counts: How often it was forgotten `[N]`, int32: classified correctly at one time, wrongly at the next.
+        counts: Number of forgetting events `[N]`, int32: a correct classification followed by a wrong one.
         learned: Whether it was ever classified correctly `[N]`, bool.
-        first_learned: Epoch, from 0, in which it first was `[N]`, int32; `NEVER` (-1) where it never was.
-        errors: Epochs in which it was classified wrongly `[N]`, int32.
+        first_learned: First epoch, from 0, in which it was classified correctly `[N]`, int32; `NEVER` (-1) if none.
+        errors: Number of epochs in which it was misclassified `[N]`, int32.
     """
 
     counts: Tensor
@@ -29,14 +29,14 @@ class Forgetting(NamedTuple):
 
 
 class ForgettingScore(Metric):
-    """Counts the forgetting events of each example over the epochs of a training.
+    """Count the forgetting events of each example over the epochs of a training.
 
-    An example is forgotten when it was classified correctly the last time that it was seen, and wrongly now. Easy
-    examples are learned early and never forgotten. Epochs in which an example is not seen do not count.
+    An example is forgotten if it is misclassified after it was classified correctly the last time that it was seen.
+    Easy examples are learned early and never forgotten. Epochs in which an example is not seen do not count.
 
-    Examples are known by their position, and batches may come in any order: the score is the same if several
-    processes each saw a part of the examples, and after a restored `state_dict`. An example that is seen twice in an
-    epoch, as a distributed sampler may do, is correct there if it was correct once.
+    Examples are identified by position, so that batches may come in any order, and several processes may each see a
+    part of the examples. An example that is seen twice in an epoch, as by a distributed sampler, counts as correct if
+    it was correct once.
 
     Args:
         num_examples: Number of examples `N`.
@@ -46,7 +46,7 @@ class ForgettingScore(Metric):
     Raises:
         ValueError: A number is below 1.
 
-    Example:
+    Examples:
         >>> metric = ForgettingScore(num_examples=2, num_epochs=3)
         >>> for epoch, correct in enumerate([[True, False], [False, True], [True, True]]):
         ...     metric.update(torch.tensor(correct), torch.arange(2), epoch)
@@ -68,12 +68,12 @@ class ForgettingScore(Metric):
         for name, value in {"num_examples": num_examples, "num_epochs": num_epochs}.items():
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        # 1 right, 0 wrong: the maximum over processes is what whoever saw the example says.
+        # 1 is correct, 0 wrong: the maximum over processes is the value of those that saw the example.
         history = torch.full((num_examples, num_epochs), UNSEEN, dtype=torch.int8)
         self.add_state("history", history, dist_reduce_fx="max", persistent=True)
 
     def update(self, correct: Tensor, indices: Tensor, epoch: int) -> None:
-        """Takes a batch in.
+        """Add a batch.
 
         Args:
             correct: Whether each example of the batch was classified correctly `[B]`, bool.
@@ -81,7 +81,7 @@ class ForgettingScore(Metric):
             epoch: The epoch, from 0.
 
         Raises:
-            ValueError: The epoch is not one of the training.
+            ValueError: The epoch is out of range.
         """
         if not 0 <= epoch < self.history.shape[1]:
             raise ValueError(f"epoch must be in 0 to {self.history.shape[1] - 1}, got {epoch}")
@@ -89,20 +89,20 @@ class ForgettingScore(Metric):
         self.history[:, epoch].scatter_reduce_(0, indices.to(values.device), values, "amax")
 
     def compute(self) -> Forgetting:
-        """What happened to each example so far."""
+        """Return the forgetting of each example so far."""
         history = self.history
         counts = torch.zeros(len(history), dtype=torch.int32, device=history.device)
         last = torch.full_like(history[:, 0], UNSEEN)
-        for now in history.unbind(1):
-            counts += (last == 1) & (now == 0)
-            last = torch.where(now == UNSEEN, last, now)
-        right = history == 1
-        learned = right.any(1)
-        first = torch.where(learned, right.to(torch.int8).argmax(1), NEVER)
+        for current in history.unbind(1):
+            counts += (last == 1) & (current == 0)
+            last = torch.where(current == UNSEEN, last, current)
+        correct = history == 1
+        learned = correct.any(1)
+        first = torch.where(learned, correct.to(torch.int8).argmax(1), NEVER)
         return Forgetting(counts, learned, first.int(), (history == 0).sum(1).int())
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Restores a history, after which `compute` may follow at once."""
+        """Restore a history such that `compute` can be called."""
         super()._load_from_state_dict(*args, **kwargs)
-        self.history = self.history.clone()  # `update` must not change the tensor that was given
+        self.history = self.history.clone()  # `update` must not change the given tensor
         self._update_count, self._computed = 1, None

@@ -1,4 +1,4 @@
-"""What images look like, how clearly they show their class to a network, and how far they are from real ones."""
+"""Statistics of images, of their features in a network, and of their distance to real images."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import torch
 from torch import Tensor
 
 _LEVELS = 255
-_INVISIBLE = 1e-12
-"""Images of a smaller variance count as constant: what is left of them is rounding."""
+_MIN_VARIANCE = 1e-12
+"""Images of smaller variance count as constant up to rounding."""
 
 
-def colourfulness(images: Tensor) -> Tensor:
-    """Colourfulness of each image `[N]`: 0 for grey images, about 33 for moderate colours, 109 for extreme ones.
+def colorfulness(images: Tensor) -> Tensor:
+    """Return the colorfulness of each image `[N]`: 0 for gray, about 33 for moderate and 109 for extreme colors.
 
     With rg = R - G and yb = (R + G) / 2 - B on the scale 0..255, over the pixels of an image,
     sqrt(std(rg)^2 + std(yb)^2) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2).
 
     Args:
-        images: Pixels in [0, 1], `[N, 3, H, W]`; images of one channel are grey.
+        images: Pixels in [0, 1], `[N, 3, H, W]`; images of one channel are gray.
 
     Reference:
         Hasler and Suesstrunk, "Measuring Colourfulness in Natural Images", Human Vision and Electronic Imaging VIII,
         2003, the measure called M(3).
-
-    Example:
-        >>> colourfulness(torch.full((1, 3, 4, 4), 0.5))
-        tensor([0.])
     """
     red, green, blue = (images * _LEVELS).expand(-1, 3, -1, -1).flatten(2).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue])
@@ -36,12 +32,12 @@ def colourfulness(images: Tensor) -> Tensor:
 
 
 def spectral_bands(images: Tensor, edges: tuple[float, ...] = (1 / 3, 2 / 3)) -> Tensor:
-    """Share of each image's power in radial frequency bands `[N, bands]`, lowest band first.
+    """Return the share of each image's power in radial frequency bands `[N, bands]`, lowest band first.
 
-    The power spectrum is that of the two-dimensional discrete Fourier transform of the image less its mean, added up
-    over channels. A frequency's radius is its length in units of the Nyquist frequency (half a cycle per pixel), so
-    that the corners of the spectrum, with radii up to sqrt(2), belong to the last band. Shares add up to 1, or are all
-    0 for a constant image. In natural images power falls about as 1 / radius^2.
+    The power spectrum is that of the two-dimensional discrete Fourier transform of the image minus its mean, summed
+    over channels. Radii are in units of the Nyquist frequency (half a cycle per pixel), so that the corners of the
+    spectrum, with radii up to sqrt(2), belong to the last band. Shares sum to 1, or are all 0 for a constant image. In
+    natural images power falls about as 1 / radius^2.
 
     Args:
         images: Pixels in [0, 1], `[N, C, H, W]`.
@@ -52,22 +48,22 @@ def spectral_bands(images: Tensor, edges: tuple[float, ...] = (1 / 3, 2 / 3)) ->
         Journal of the Optical Society of America A, 1987.
     """
     height, width = images.shape[2:]
-    centred = images.double() - images.double().mean((2, 3), keepdim=True)
-    power = torch.fft.fft2(centred).abs().square().sum(1)
+    centered = images.double() - images.double().mean((2, 3), keepdim=True)
+    power = torch.fft.fft2(centered).abs().square().sum(1)
     rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64) * 2 for size in (height, width))
     radius = (rows[:, None].square() + columns.square()).sqrt()
     band = torch.bucketize(radius, torch.tensor(edges, dtype=torch.float64), right=True).flatten().to(images.device)
     shares = power.new_zeros(len(images), len(edges) + 1).index_add_(1, band, power.flatten(1))
     total = shares.sum(1, keepdim=True)
-    visible = total > _INVISIBLE * (height * width) ** 2
-    return torch.where(visible, shares / total.clamp_min(torch.finfo(total.dtype).tiny), 0).to(images.dtype)
+    varies = total > _MIN_VARIANCE * (height * width) ** 2
+    return torch.where(varies, shares / total.clamp_min(torch.finfo(total.dtype).tiny), 0).to(images.dtype)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels of each image `[N]`: 0 for constant images.
+    """Return the mean absolute difference of neighboring pixels of each image `[N]`: 0 for constant images.
 
-    The mean is over the pairs of vertical neighbours, over those of horizontal neighbours, and of the two; also over
-    channels. This is the anisotropic total variation per pair, so that images of different sizes compare.
+    This is the average of the means over vertical and over horizontal pairs, the anisotropic total variation per pair,
+    which can be compared between images of different sizes.
 
     Args:
         images: Pixels in [0, 1], `[N, C, H, W]`, of at least 2x2 pixels.
@@ -80,11 +76,11 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def centroid_silhouette(features: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
-    """Simplified silhouette of each example `[N]` in [-1, 1]: clear of its class is 1, between two classes 0.
+    """Return the simplified silhouette of each example `[N]` in [-1, 1].
 
-    With a the Euclidean distance to the centroid of its own class and b that to the nearest other one,
-    (b - a) / max(a, b); 0 where both are 0. Negative: nearest-centroid classification gets it wrong. The centroids are
-    given, so that sets with a single example per class can be judged by those of a large one.
+    With a the Euclidean distance to the centroid of its own class and b that to the nearest other one, it is
+    (b - a) / max(a, b), or 0 if both are 0: 0 between two classes, and negative if nearest-centroid classification is
+    wrong. The centroids of a large set can be used for sets with a single example per class.
 
     Args:
         features: `[N, F]`.
@@ -97,14 +93,14 @@ def centroid_silhouette(features: Tensor, labels: Tensor, centroids: Tensor) -> 
         Algorithms for Clustering Gene-Expression Data", ICDM 2004.
     """
     distances = torch.cdist(features, centroids, compute_mode="donot_use_mm_for_euclid_dist")
-    own = distances.gather(1, labels[:, None]).squeeze(1)
-    other = distances.scatter(1, labels[:, None], torch.inf).amin(1)
-    larger = torch.maximum(own, other)
-    return torch.where(larger > 0, (other - own) / larger, 0.0)
+    within = distances.gather(1, labels[:, None]).squeeze(1)
+    nearest = distances.scatter(1, labels[:, None], torch.inf).amin(1)
+    larger = torch.maximum(within, nearest)
+    return torch.where(larger > 0, (nearest - within) / larger, 0.0)
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probability `[N]` that a network gives each example's label: softmax of its logits at the label.
+    """Return the probability `[N]` of each example's label: the softmax of its logits at the label.
 
     Args:
         logits: `[N, classes]`.
@@ -114,7 +110,7 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def nearest_distance(images: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
-    """Distance `[N]` of each image to the nearest reference of its class: root mean square difference per pixel.
+    """Return the distance `[N]` of each image to the nearest reference of its class: root mean square per pixel.
 
     Args:
         images: `[N, ...]`.
@@ -123,14 +119,14 @@ def nearest_distance(images: Tensor, labels: Tensor, references: Tensor, referen
         reference_labels: Classes `[M]`.
 
     Returns:
-        min over references y of the class of sqrt(mean((x - y)^2)); infinite where the class has no reference.
+        min over references y of the class of sqrt(mean((x - y)^2)); infinite if the class has no reference.
     """
     flat, flat_references = images.flatten(1), references.flatten(1)
     nearest = flat.new_full((len(flat),), torch.inf)
     for label in labels.unique().tolist():
         members, candidates = labels == label, flat_references[reference_labels == label]
         if len(candidates):
-            # The fast form by matrix products loses small distances.
+            # The fast form by matrix products is inaccurate for small distances.
             distances = torch.cdist(flat[members], candidates, compute_mode="donot_use_mm_for_euclid_dist")
             nearest[members] = distances.amin(1)
     return nearest / math.sqrt(flat.shape[1])

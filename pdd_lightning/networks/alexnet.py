@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.features import Classifier
 
 _REDUCTION = 8
 
 
-class AlexNet(nn.Module):
+class AlexNet(Classifier):
     """Five convolutions with ReLU, 2x2 max pooling after the first two and the last, then one linear layer.
 
-    The first two kernels are 5x5, the others 3x3. It has no norms: its outputs start out small, and it learns more
-    slowly than the other networks. 1,872,202 parameters for 32 pixels, 3 channels and 10 classes.
-
-    Args:
-        in_channels: Number of image channels.
-        num_classes: Number of outputs.
-        image_size: Height and width of the (square) images, in pixels; at least 8.
-
-    Attributes:
-        features: Images `[N, C, H, W]` to flattened features `[N, 192 * (H // 8) * (W // 8)]`.
-        classifier: Features to logits `[N, num_classes]`.
+    The first two kernels are 5x5, the others 3x3. Without norms, its outputs are small at initialization, and it
+    learns more slowly than the other networks. 1,872,202 parameters for 32 pixels, 3 channels and 10 classes.
 
     Raises:
-        ConfigError: If the images are too small.
+        ConfigError: The images are smaller than 8 pixels.
 
     Reference:
         Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012, reduced as in
@@ -49,12 +41,7 @@ class AlexNet(nn.Module):
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.classifier = nn.Linear(192 * (image_size // _REDUCTION) ** 2, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
-
 
 def _convolution(in_channels: int, channels: int, kernel_size: int) -> list[nn.Module]:
-    """A convolution that keeps the size of its map, and ReLU."""
+    """Return a convolution that preserves the size of its input, and ReLU."""
     return [nn.Conv2d(in_channels, channels, kernel_size, padding=kernel_size // 2), nn.ReLU(inplace=True)]

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.features import Classifier
 from pdd_lightning.networks.norm import Norm, replace_batch_norms
 
 _BLOCKS = (6, 12, 24, 16)
 _REDUCTION = 8
 
 
-class DenseNet(nn.Module):
+class DenseNet(Classifier):
     """Densely connected network with the layers of DenseNet-121, growth rate 12, and a 3x3 stem without pooling.
 
     1,000,618 parameters for 3 channels and 10 classes.
 
     Args:
-        in_channels: Number of image channels.
-        num_classes: Number of outputs.
-        image_size: Height and width of the (square) images, in pixels; at least 8.
         growth_rate: Channels that each layer adds; the stem has twice as many.
         norm: `batch` to evaluate with, `instance` (one channel per group) to distil with.
 
-    Attributes:
-        features: Images `[N, C, H, W]` to features `[N, F]`.
-        classifier: Features to logits `[N, num_classes]`.
-
     Raises:
-        ConfigError: If the images are too small, for the network or for the norm, or the norm is unknown.
+        ConfigError: The images are too small, for the network or for the norm, or the norm is unknown.
 
     Reference:
         Huang et al., "Densely Connected Convolutional Networks", CVPR 2017; evaluated with distilled sets in Kim et
@@ -44,7 +38,6 @@ class DenseNet(nn.Module):
             raise ConfigError(
                 f"DenseNet with norm {norm!r} does not fit images of {image_size} pixels: it needs at least {smallest}"
             )
-        # torchvision is imported where it is used: importing the package stays light.
         from torchvision import models
 
         stem = 2 * growth_rate
@@ -58,8 +51,3 @@ class DenseNet(nn.Module):
         )
         replace_batch_norms(self.features, norm)
         self.classifier = network.classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits

@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and the statistics of batch norms."""
+"""Normalization layers by name, and the statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -11,27 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pdd_lightning.errors import ConfigError
 
 Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
-"""Name of a normalisation layer."""
+"""Name of a normalization layer."""
 
 GROUPS = 4
-"""Number of groups of the `group` norm."""
 
 STATISTICS_PER_CLASS = 16
-"""Real images of each class that matching methods take the statistics from."""
+"""Number of real images per class from which matching methods take batch norm statistics."""
 
 
 def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
-    """Return the normalisation named `norm` as a list of no or one layer.
+    """Return the normalization named `norm` as a list of at most one layer.
 
-    All but `batch` treat each sample on its own and are group norms with a learned scale and shift per
+    All but `batch` treat each sample independently and are group norms with a learned scale and shift per
     channel: `instance` with one channel per group, `layer` with one group, `group` with four groups.
 
-    Args:
-        norm: One of `instance`, `batch`, `layer`, `group`, `none`.
-        channels: Number of channels to normalise.
-
     Raises:
-        ConfigError: If the name is unknown, or `group` does not divide the channels.
+        ConfigError: The name is unknown, or `group` does not divide the channels.
     """
     if norm == "none":
         return []
@@ -46,7 +41,7 @@ def norm_layers(norm: Norm, channels: int) -> list[nn.Module]:
 
 
 def replace_batch_norms(network: nn.Module, norm: Norm) -> None:
-    """Puts the normalisation named `norm` in the place of every batch norm of a network.
+    """Replace every batch norm of a network by the normalization named `norm`.
 
     Raises:
         ConfigError: See `norm_layers`.
@@ -58,19 +53,19 @@ def replace_batch_norms(network: nn.Module, norm: Norm) -> None:
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Whether a network has batch norms, whose outputs depend on the whole batch in training mode."""
+    """Return whether a network has batch norms, whose outputs depend on the whole batch in training mode."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 def fix_statistics(network: nn.Module, images: Tensor) -> None:
-    """Puts a network in evaluation mode with the statistics of `images` in its batch norms.
+    """Put a network in evaluation mode, with the statistics of `images` in its batch norms.
 
-    Afterwards each image is treated by itself, also if it comes in a batch of one class, whose own statistics
-    would tell nothing of the other classes.
+    Afterwards each image is treated independently, also in a batch of one class, whose statistics differ from those of
+    the other classes.
 
     Args:
         network: The network; without batch norms only its mode changes.
-        images: Batch over all classes `[N, C, H, W]`.
+        images: Batch of all classes `[N, C, H, W]`.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     network.eval()
@@ -79,7 +74,7 @@ def fix_statistics(network: nn.Module, images: Tensor) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average, here over one batch
+        norm.momentum = None  # cumulative average, here over one batch
         norm.train()
     with torch.no_grad():
         network(images)

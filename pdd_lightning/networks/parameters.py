@@ -1,4 +1,4 @@
-"""Parameters of a network as one flat vector and back."""
+"""Conversion between the parameters of a network and a flat vector."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ from pdd_lightning.typing import Params
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate parameters, in their order, into one vector `[P]`; differentiable.
-
-    Args:
-        params: Parameters by name, for instance `dict(network.named_parameters())`.
-    """
+    """Concatenate parameters in their order to a vector `[P]`; differentiable."""
     return torch.cat([parameter.reshape(-1) for parameter in params.values()])
 
 
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
-    """Cut a vector `[P]` into parameters with the names and shapes of `like`; differentiable.
+    """Split a vector `[P]` into parameters with the names and shapes of `like`; differentiable.
 
-    The results are views of `vector`, in its dtype and on its device.
-
-    Args:
-        vector: All parameters one after another `[P]`.
-        like: Parameters that give the names, the shapes and the order.
+    The results are views of `vector`.
 
     Raises:
-        ConfigError: If the vector has another number of elements than `like`.
+        ConfigError: The vector has another number of elements than `like`.
     """
     expected = sum(parameter.numel() for parameter in like.values())
     if vector.shape != (expected,):
@@ -43,7 +35,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
 
 
 def load_flat(network: nn.Module, vector: Tensor) -> None:
-    """Sets all parameters of a network from a vector `[P]`.
+    """Set all parameters of a network from a vector `[P]`.
 
     Raises:
         ConfigError: The vector does not fit, see `unflatten`.

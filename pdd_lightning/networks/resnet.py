@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.features import Classifier
 from pdd_lightning.networks.norm import Norm, norm_layers
 
 _REDUCTION = 8
@@ -38,13 +39,10 @@ class _BasicBlock(nn.Module):
         return F.relu(self.residual(maps) + self.shortcut(maps))
 
 
-class _ResNet(nn.Module):
+class _ResNet(Classifier):
     """Residual network with a 3x3 stem, four groups of basic blocks and global average pooling.
 
     Args:
-        in_channels: Number of image channels.
-        num_classes: Number of outputs.
-        image_size: Height and width of the (square) images, in pixels.
         width: Channels of the first group; each later group doubles them. 64 is the usual network, 32 the
             narrow one (1.23 million parameters for ResNet-10 and 2.80 million for ResNet-18, 3 channels
             and 10 classes).
@@ -53,11 +51,9 @@ class _ResNet(nn.Module):
 
     Attributes:
         blocks: Number of blocks in each of the four groups.
-        features: Images `[N, C, H, W]` to features `[N, 8 * width]`.
-        classifier: Features to logits `[N, num_classes]`.
 
     Raises:
-        ConfigError: If the images are too small, for pooling or for the norm, or the norm is unknown.
+        ConfigError: The images are too small, for pooling or for the norm, or the norm is unknown.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; narrow form: Kim et al.,
@@ -77,7 +73,14 @@ class _ResNet(nn.Module):
         average_pool: bool = False,
     ) -> None:
         super().__init__()
-        _check_size(image_size, norm, average_pool)
+        # Three reductions by 2; the instance norm of a single pixel is always zero.
+        pixels = 2 if norm == "instance" else 1
+        smallest = pixels * _REDUCTION if average_pool else (pixels - 1) * _REDUCTION + 1
+        if image_size < smallest:
+            raise ConfigError(
+                f"{type(self).__name__} with norm {norm!r} and average_pool {average_pool} does not fit images of"
+                f" {image_size} pixels: it needs at least {smallest}"
+            )
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
         layers += [*norm_layers(norm, width), nn.ReLU(inplace=True)]
         channels = width
@@ -88,27 +91,6 @@ class _ResNet(nn.Module):
                 channels = width << group
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
-
-
-def _check_size(image_size: int, norm: Norm, average_pool: bool) -> None:
-    """Raise `ConfigError` unless the last maps have pixels enough for the norm."""
-    if average_pool and image_size < _REDUCTION:
-        raise ConfigError(
-            f"a ResNet with average_pool halves maps three times: it needs images of at least {_REDUCTION} pixels, "
-            f"got {image_size}"
-        )
-    last = image_size // _REDUCTION if average_pool else -(-image_size // _REDUCTION)
-    if norm == "instance" and last <= 1:
-        smallest = f"at least {2 * _REDUCTION}" if average_pool else f"more than {_REDUCTION}"
-        raise ConfigError(
-            f"a ResNet reduces images of {image_size} pixels to one pixel, whose instance norm "
-            f"is always zero; use norm 'batch' or images of {smallest} pixels"
-        )
 
 
 class ResNet10(_ResNet):

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from pdd_lightning.errors import ConfigError
+from pdd_lightning.networks.features import Classifier
 from pdd_lightning.networks.norm import Norm, norm_layers
 
 _GROUPS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
-class VGG11(nn.Module):
+class VGG11(Classifier):
     """Eight 3x3 convolutions with norm and ReLU in five groups, each closed by 2x2 max pooling, then one linear layer.
 
-    9,231,114 parameters for 3 channels and 10 classes, whatever the size of the images. A group but the last is not
-    pooled where that would leave later norms a single pixel: below 32 pixels. Maps larger than a pixel at the
-    end, above 63 pixels, are averaged.
+    9,231,114 parameters for 3 channels and 10 classes, whatever the size of the images. For images below 32 pixels,
+    some groups are not pooled, so that norms see more than a single pixel. For images above 63 pixels, the last maps
+    are averaged.
 
     Args:
-        in_channels: Number of image channels.
-        num_classes: Number of outputs.
-        image_size: Height and width of the (square) images, in pixels.
         norm: `batch` to evaluate with, `instance` (one channel per group) to distil with.
 
-    Attributes:
-        features: Images `[N, C, H, W]` to features `[N, 512]`.
-        classifier: Features to logits `[N, num_classes]`.
-
     Raises:
-        ConfigError: If the images are too small, or the norm is unknown.
+        ConfigError: The images are too small, or the norm is unknown.
 
     Reference:
         Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
@@ -51,8 +45,3 @@ class VGG11(nn.Module):
                 side //= 2
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits

@@ -1,4 +1,4 @@
-"""Matching objectives as pure functions: tensors in, a scalar out."""
+"""Matching objectives as pure functions of tensors."""
 
 from pdd_lightning.objectives.class_gradients import ClassSides, Distance, class_distance
 from pdd_lightning.objectives.distances import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from pdd_lightning.typing import OffersLossGradient, Params
 
 Distance: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-"""Distance between two gradients, each one tensor per parameter: first the synthetic, then the real images'."""
+"""Distance between the gradients on synthetic and on real images, each one tensor per parameter."""
 
 
 class ClassSides(NamedTuple):
@@ -23,8 +24,8 @@ class ClassSides(NamedTuple):
         label: The class, a scalar int64.
         real: Real images `[B, C, H, W]`.
         weights: Weight of each real image `[B]`, of sum 1.
-        frozen: Synthetic images that are constants `[f, C, H, W]`, f >= 0.
-        new: Synthetic images that are learned `[n, C, H, W]`.
+        frozen: Constant synthetic images `[f, C, H, W]`, f >= 0.
+        new: Learned synthetic images `[n, C, H, W]`.
     """
 
     label: Tensor
@@ -37,9 +38,9 @@ class ClassSides(NamedTuple):
 def class_distance(network: nn.Module, params: Params, sides: ClassSides, distance: Distance) -> Tensor:
     """Return the distance between the cross-entropy gradients on the synthetic and on the real images of a class.
 
-    The gradient on all synthetic images is the sum of two, so that only that of the new images is differentiated
-    again. This is exact for networks that treat each image by itself, as all do whose batch norms are in
-    evaluation mode; others need all synthetic images among the new ones. The network's buffers stay as they are.
+    The gradients on frozen and new images are computed separately, so that only the latter is differentiated again.
+    This is exact for networks that treat each image independently, as those without batch norms in training mode do;
+    others need all synthetic images among the new ones. The network's buffers are not changed.
 
     Args:
         network: The network.
@@ -52,43 +53,30 @@ def class_distance(network: nn.Module, params: Params, sides: ClassSides, distan
     """
     frozen, new = sides.frozen, sides.new
     share = 1 / (len(frozen) + len(new))
-    real = _constant_gradient(network, params, sides.real, sides.label, sides.weights)
-    synthetic = _gradient(network, params, new, sides.label, sides.weights.new_full((len(new),), share))
+    real = _gradient(network, params, sides.real, sides.label, sides.weights, is_constant=True)
+    weights = sides.weights.new_full((len(frozen) + len(new),), share)
+    synthetic = _gradient(network, params, new, sides.label, weights[: len(new)], is_constant=False)
     if len(frozen):
-        weights = sides.weights.new_full((len(frozen),), share)
-        constant = _constant_gradient(network, params, frozen, sides.label, weights)
+        constant = _gradient(network, params, frozen, sides.label, weights[len(new) :], is_constant=True)
         synthetic = tuple(s + c for s, c in zip(synthetic, constant, strict=True))
     return distance(synthetic, real)
 
 
-def _gradient(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-    """Gradient of the weighted cross-entropy by the parameters, differentiable in the images."""
-    offered = _offered_gradient(network, params, images, label, weights)
-    if offered is not None:
-        return offered
-    gradient: Params = grad(lambda at: _loss(network, at, images, label, weights))(params)
-    return tuple(gradient.values())
-
-
-def _constant_gradient(
-    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
+def _gradient(
+    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor, is_constant: bool
 ) -> tuple[Tensor, ...]:
-    """The same as a constant: without a graph of the backward pass it takes half the time."""
-    with torch.no_grad():
-        offered = _offered_gradient(network, params, images, label, weights)
-    if offered is not None:
-        return offered
+    """Return the gradient of the weighted cross-entropy, differentiable in the images unless it is constant."""
+    if isinstance(network, OffersLossGradient):
+        with torch.no_grad() if is_constant else nullcontext():
+            gradient = network.loss_gradient(params, images, label.expand(len(images)), weights)
+        if gradient is not None:
+            return gradient
+    if not is_constant:
+        gradients: Params = grad(lambda values: _loss(network, values, images, label, weights))(params)
+        return tuple(gradients.values())
+    # Without a graph of the backward pass, it takes half the time.
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    loss = _loss(network, leaves, images.detach(), label, weights)
-    return torch.autograd.grad(loss, tuple(leaves.values()))
-
-
-def _offered_gradient(
-    network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor
-) -> tuple[Tensor, ...] | None:
-    if not isinstance(network, OffersLossGradient):
-        return None
-    return network.loss_gradient(params, images, label.expand(len(images)), weights)
+    return torch.autograd.grad(_loss(network, leaves, images.detach(), label, weights), tuple(leaves.values()))
 
 
 def _loss(network: nn.Module, params: Params, images: Tensor, label: Tensor, weights: Tensor) -> Tensor:

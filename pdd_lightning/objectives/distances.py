@@ -1,4 +1,4 @@
-"""Distances that the methods minimise: of gradients, of mean features, and of ends of trajectories."""
+"""Distances that the methods minimize: of gradients, of features, and of trajectories."""
 
 from __future__ import annotations
 
@@ -34,26 +34,17 @@ def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metri
         metric: One of the above.
 
     Raises:
-        ConfigError: Unknown metric.
+        ConfigError: The metric is unknown.
 
     Reference:
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equation 10 (`ours`).
-
-    Example:
-        >>> import torch
-        >>> gradient_distance([torch.eye(2)], [torch.tensor([[2.0, 0.0], [0.0, -1.0]])]).round(decimals=3)
-        tensor(2.)
     """
     check_metric(metric)
     return _METRICS[metric](synthetic, real)
 
 
 def check_metric(metric: str) -> None:
-    """Refuses an unknown metric.
-
-    Raises:
-        ConfigError: It is not one of `Metric`.
-    """
+    """Raise `ConfigError` for an unknown metric."""
     if metric not in _METRICS:
         raise ConfigError(f"unknown metric {metric!r}: choose one of {', '.join(get_args(Metric))}")
 
@@ -67,13 +58,13 @@ def _squared(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     return torch.stack([(s - r).square().sum() for s, r in zip(synthetic, real, strict=True)]).sum()
 
 
-def _whole(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+def _joint(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     vectors = [torch.cat([part.flatten() for part in parts]) for parts in (synthetic, real)]
     return 1 - _cosine(vectors[0], vectors[1])
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine along the last dimension; 0 where a vector is zero, with gradient 0."""
+    """Return the cosine along the last dimension; 0 with gradient 0 for zero vectors."""
     lengths = vector_norm(first, dim=-1) * vector_norm(second, dim=-1)
     cosine: Tensor = (first * second).sum(-1) / (lengths + _EPS)
     return cosine
@@ -82,15 +73,14 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 _METRICS: dict[str, Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]] = {
     "ours": _layer_wise,
     "mse": _squared,
-    "cos": _whole,
+    "cos": _joint,
 }
 
 
 def kernel_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], metric: KernelMetric = "mse") -> Tensor:
     """Return the distance between two gradients, summed over all entries of convolution kernels; a scalar.
 
-    Tensors of other than four dimensions (biases, norm layers, the classifier) are passed over. Differentiable in
-    both gradients.
+    Only tensors of four dimensions count (not biases, norms, and the classifier). Differentiable in both gradients.
 
     Args:
         real: Gradients of a network's parameters on real images, one tensor per parameter.
@@ -100,11 +90,6 @@ def kernel_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor], metric:
     Reference:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 5
         and appendix C.
-
-    Example:
-        >>> real, synthetic = [torch.ones(1, 1, 2, 2), torch.ones(3)], [torch.zeros(1, 1, 2, 2), torch.zeros(3)]
-        >>> kernel_distance(real, synthetic)
-        tensor(4.)
     """
     differences = [(a - b).flatten() for a, b in zip(real, synthetic, strict=True) if a.dim() == 4]
     flat = torch.cat(differences)
@@ -120,11 +105,6 @@ def distribution_distance(synthetic: Tensor, real: Tensor) -> Tensor:
 
     Reference:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 6.
-
-    Example:
-        >>> import torch
-        >>> distribution_distance(torch.zeros(2, 3), torch.ones(2, 3))
-        tensor(6.)
     """
     return (synthetic - real).square().sum()
 
@@ -138,8 +118,8 @@ def characteristic_distance(
 
         sqrt(alpha (|Phi_s| - |Phi_r|)^2 + beta 2 |Phi_s| |Phi_r| (1 - cos(arg Phi_s - arg Phi_r)))
 
-    which for alpha = beta = 1 is |Phi_s(t) - Phi_r(t)|. Differentiable in all three, also where both functions are
-    equal or zero.
+    which for alpha = beta = 1 is |Phi_s(t) - Phi_r(t)|. Differentiable in all three, even if both functions are equal
+    or zero.
 
     Args:
         synthetic: Features `[n, F]`, n >= 1.
@@ -150,45 +130,31 @@ def characteristic_distance(
 
     Reference:
         Wang et al., Dataset Distillation with Neural Characteristic Function: A Minmax Perspective (CVPR 2025).
-
-    Example:
-        >>> import torch
-        >>> one, other = torch.zeros(3, 1), torch.full((2, 1), torch.pi)
-        >>> characteristic_distance(one, other, torch.ones(4, 1), 1.0, 1.0)  # |1 - (-1)|
-        tensor(2.)
     """
-    with torch.autocast(frequencies.device.type, enabled=False):  # a phase needs all digits
+    with torch.autocast(frequencies.device.type, enabled=False):  # phases need full precision
         angles = [features @ frequencies.T for features in (synthetic, real)]
-    (first, second), (other_first, other_second) = [(one.cos().mean(0), one.sin().mean(0)) for one in angles]
-    amplitude, other = (
-        (one.square() + two.square() + _EPS**2).sqrt() for one, two in ((first, second), (other_first, other_second))
+    (cos, sin), (real_cos, real_sin) = [(angle.cos().mean(0), angle.sin().mean(0)) for angle in angles]
+    amplitude, real_amplitude = (
+        (x.square() + y.square() + _EPS**2).sqrt() for x, y in ((cos, sin), (real_cos, real_sin))
     )
-    phase = 2 * (amplitude * other - first * other_first - second * other_second)
-    return (alpha * (amplitude - other).square() + beta * phase + _EPS**2).clamp(min=_EPS**2).sqrt().mean()
+    phase = 2 * (amplitude * real_amplitude - cos * real_cos - sin * real_sin)
+    return (alpha * (amplitude - real_amplitude).square() + beta * phase + _EPS**2).clamp(min=_EPS**2).sqrt().mean()
 
 
 def trajectory_distance(student: Tensor, start: Tensor, target: Tensor) -> Tensor:
     """Return ||student - target||^2 / ||start - target||^2, a scalar; differentiable in `student`.
 
-    1 means that the student is as far from the expert's later parameters as where both began, 0 that it is
-    there.
+    The distance is 1 if the student is as far from the target as the start, and 0 at the target.
 
     Args:
         student: Parameters of the student after its steps `[P]`.
-        start: Parameters of the expert where the student started `[P]`.
+        start: Parameters of the expert from which the student started `[P]`.
         target: Parameters of the expert some epochs later `[P]`.
 
     Returns:
-        The distance. If the expert did not move (`start` equals `target`) it is infinite or not a number:
-        drawing such a segment is an error that the caller can name, for it knows the expert and the epoch.
+        The distance; infinite or NaN if `start` equals `target`.
 
     Reference:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2.
-
-    Example:
-        >>> import torch
-        >>> start, target = torch.zeros(2), torch.ones(2)
-        >>> trajectory_distance(torch.tensor([1.0, 0.0]), start, target)
-        tensor(0.5000)
     """
     return (student - target).square().sum() / (start - target).square().sum()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from pydantic import model_validator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pdd_lightning import distributed, endings, kernels
 from pdd_lightning.data import DiscardSettings
@@ -19,7 +18,8 @@ from pdd_lightning.data.progressive import RunState
 from pdd_lightning.data.synthetic import StoredSet, SyntheticSet
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import ExpertSettings, TrajectoryStore
-from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages, run_settings
+from pdd_lightning.progress import print_above_bars
+from pdd_lightning.progression.checks import check_method, check_unchanged, given_stages
 from pdd_lightning.progression.examples import ExampleChoice
 from pdd_lightning.progression.meter import StageMeter
 from pdd_lightning.progression.observer import observers, stage_module
@@ -27,26 +27,26 @@ from pdd_lightning.progression.transition import PoolSettings, StageNetworks, Tr
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.results.tables import stage_line, stages_table
 from pdd_lightning.stages import DistillationStage
-from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, checked
+from pdd_lightning.stored import Count, Json, Name, Seconds, Stored, array, validate
 from pdd_lightning.training import check_at_once
 
 
 class StageAdvance(Callback):
     """Runs all stages of a progressive distillation.
 
-    Before the first stage it has the experts recorded, where the method follows trajectories. When a stage's
-    iterations are done it freezes the images into the union, trains every expert's start point on the union (theta_i),
-    scores theta_i on the validation part, has the next experts recorded from there, and begins the next stage with new
-    images. Processes share the networks to train. Everything that takes long is stored as soon as it is done, so that
-    a run can be stopped at any moment and continued.
+    Before the first stage it records the experts, if the method follows trajectories. When a stage's iterations are
+    done it freezes the images into the union, trains every expert's start point on the union (theta_i), scores theta_i
+    on the validation part, records the next experts from there, and begins the next stage with new images. Processes
+    share the networks to train. Everything that takes long is stored as soon as it is done, so that a run can be
+    stopped at any moment and continued.
 
     It owns the state of the run, which the data module shows to everybody else, and saves it in checkpoints.
 
     Args:
         num_stages: Number of stages P; 1 is the base method.
         iterations: Iterations of a stage.
-        begin_with: A distilled set whose stages are the first ones of this run, so that the others may have settings of
-            their own, such as another `ipc`; null begins with none. Networks are trained through its unions.
+        begin_with: A distilled set whose stages are the first ones of this run, so that later ones may have other
+            settings, such as another `ipc`; null begins with none. Networks are trained through its unions.
         experts: Number and training of the experts.
         transition: Training on the union between stages.
         discard: Leaving easy real examples out of stages.
@@ -92,14 +92,14 @@ class StageAdvance(Callback):
         self._clock = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begins the run's state, and refuses settings that cannot work."""
+        """Start the run's state, and refuse settings that cannot work."""
         self._module = module = stage_module(pl_module)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            # The union says when the run is over. Lightning's count of epochs does not: it is one too low after a
-            # transition that was interrupted and made up for.
+            # The union determines the end. Lightning's epoch count is one too low after a transition that was
+            # interrupted and completed later.
             trainer.fit_loop.max_epochs = -1
         check_method(module, trainer.precision, self.experts, self.pool)
-        # From the beginning, whatever this callback did before; a checkpoint brings the run to where it was.
+        # From the beginning, whatever this callback did before; a checkpoint restores the position.
         union = SyntheticSet.empty(module.data.real.image_shape, module.decode_factor)
         if self.begin_with is not None:
             union = given_stages(self.begin_with, module, self.num_stages)
@@ -114,31 +114,24 @@ class StageAdvance(Callback):
         self._examples.setup(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the fit of a finished run before it begins; refuses to continue a run with other settings.
-
-        Raises:
-            ConfigError: The checkpoint was made with other settings; the message lists them. Or the networks cannot
-                be trained at once, as asked for, or the set to begin with has labels of another kind.
-        """
+        """End the fit of a finished run at once; refuse to continue a run with other settings."""
         module = self._module
         if self.transition.at_once > 1:
             check_at_once(module.build_network, module.data.real.image_shape, module.device)
         if self._given.num_stages and self._given.labels.ndim != module.distilled[1].ndim:
             raise ConfigError(f"{self.begin_with} has soft labels and the method has hard ones, or the other way round")
-        settings = run_settings(
-            module, self.iterations, self.experts, self.transition, self.pool, self._examples, self._given
-        )
+        settings = self._run_settings()
         check_unchanged(self._settings, settings, module.state, module.rates)
         self._settings = settings
         if self._reported >= self.num_stages:
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records or re-opens the current stage's experts; makes up for a transition that was interrupted."""
+        """Record or open the current stage's experts; complete a transition that was interrupted."""
         module = self._module
         for optimizer in trainer.optimizers:
             for group, configured in zip(optimizer.param_groups, module.parameter_groups(), strict=True):
-                group["lr"] = configured["lr"]  # the checkpoint restored the former ones
+                group["lr"] = configured["lr"]  # the checkpoint restored the former rates
         self._change(union=module.data.union.to(module.device))
         given = self._given.num_stages
         self._networks = StageNetworks(trainer, module, self.num_stages, self.experts, self.transition, given)
@@ -154,24 +147,20 @@ class StageAdvance(Callback):
         self._clock = time.perf_counter()  # a continued run does not start an epoch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """A signal has to wait for the end of the iteration, where a checkpoint is saved, unless others would wait."""
-        endings.finish_first(0.0 if distributed.is_distributed() else endings.PATIENCE)
+        """Delay signals to the end of the iteration, where a checkpoint is saved, unless other processes would wait."""
+        endings.delay_stop(0.0 if distributed.is_distributed() else endings.MAX_DELAY)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the stage's iterations."""
+        """Start the clock of the stage's iterations."""
         self._clock = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the iteration.
-
-        Raises:
-            NonFiniteLossError: The update ruined the images or the learned rate.
-        """
+        """Check the update and count the iteration."""
         module, iteration = self._module, self._module.state.iteration
         module.check_parameters()
-        trainer.should_stop = trainer.should_stop or endings.asked()
+        trainer.should_stop = trainer.should_stop or endings.stop_requested()
         self._meter.add(float(module.last_loss), iteration, self._length(trainer))
         self._change(iteration=iteration + 1)
         if self.pool.generation(iteration + 1) != self.pool.generation(iteration):
@@ -181,17 +170,17 @@ class StageAdvance(Callback):
         self._clock = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Advances, unless the stage was left early (time limit)."""
+        """Advance, unless the stage was left early (time limit)."""
         self._advance_if_done(trainer)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the table of the stages."""
+        """Print the table of the stages."""
         if self.history:
             print("\n" + stages_table(self.history).text())
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the run, reports of the finished stages, and loss and time of the current one."""
+        """Return the position of the run, see `Position`."""
         assert self.state is not None
         return {
             "union": self.state.union.state_dict(),
@@ -199,59 +188,74 @@ class StageAdvance(Callback):
             "iteration": self.state.iteration,
             "settings": self._settings,
             "history": [report.model_dump() for report in self.history],
-            "meter": asdict(self._meter),
+            "meter": self._meter.model_dump(),
             "scoring_seconds": self._scoring_seconds,
             "scores": self._examples.state_dict(),
             "kernels": kernels.taken(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        check_position(state_dict, "the checkpoint")
-        self._change(union=checkpointed_union(state_dict), iteration=state_dict["iteration"])
-        self._settings = state_dict["settings"]
-        self.history = [StageReport(**report) for report in state_dict["history"]]
-        self._meter = StageMeter(**state_dict["meter"])
-        self._scoring_seconds = state_dict["scoring_seconds"]
-        self._examples.load_state_dict(state_dict["scores"])
-        if state_dict.get("kernels") not in (None, kernels.library() is not None):
+        """Restore a `state_dict`."""
+        position = validate(Position, state_dict, "the checkpoint")
+        self._change(union=checkpointed_union(state_dict), iteration=position.iteration)
+        self._settings = position.settings
+        self.history = position.history
+        self._meter = position.meter
+        self._scoring_seconds = position.scoring_seconds
+        self._examples.load_state_dict(position.scores)
+        if position.kernels not in (None, kernels.library() is not None):
             rank_zero_info(
-                f"Note: the run was begun {'with' if state_dict['kernels'] else 'without'} the fused CPU kernels, and"
+                f"Note: the run was begun {'with' if position.kernels else 'without'} the fused CPU kernels, and"
                 " continues otherwise: the images will not be equal bit for bit to those of a run without interruption"
             )
 
+    def _run_settings(self) -> dict[str, Any]:
+        """Return all settings that the images depend on, by more than rounding, as JSON."""
+        module, transition, experts = self._module, asdict(self.transition), asdict(self.experts)
+        del transition["at_once"], experts["folder"]
+        stages = {"iterations": self.iterations, "experts": experts, "transition": transition}
+        if self.pool.renew_every:
+            stages["pool"] = asdict(self.pool)
+        if self._given.num_stages:
+            stages["begin_with"] = self._given.sha256()
+        stages |= self._examples.description()
+        model = {name: value for name, value in module.settings.items() if name not in module.equivalent}
+        settings = {"model": model, "stages": stages, "precision": module.trainer.precision}
+        # As it is read back from a checkpoint, so that the two compare equal.
+        return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
+
     @property
     def _reported(self) -> int:
-        """Stages that are finished, transition included, with those that the run began with."""
+        """Number of stages that are finished, including their transitions, and those that the run began with."""
         return self._given.num_stages + len(self.history)
 
     def _change(self, **changes: Any) -> None:
-        """Replaces the run's state by one with other values, and shows it to everybody."""
+        """Change values of the run's state, and show it to everybody."""
         assert self.state is not None
         self.state = replace(self.state, **changes)
         self._module.data.state = self.state
 
     def _length(self, trainer: Trainer) -> int:
-        """Iterations of a stage, which `limit_train_batches` and `fast_dev_run` make shorter."""
+        """Return the iterations of a stage, which `limit_train_batches` and `fast_dev_run` reduce."""
         return int(min(self.iterations, trainer.num_training_batches))
 
     def _advance_if_done(self, trainer: Trainer) -> None:
-        """Freezes the images of a stage whose iterations are done, and makes the transition to the next stage."""
+        """Freeze the images of a stage whose iterations are done, and make the transition to the next stage."""
         module = self._module
         if module.state.iteration >= self._length(trainer):
-            # At once: a checkpoint that is saved in the middle of the transition must not freeze them a second time.
+            # First, so that a checkpoint within the transition does not freeze them a second time.
             self._change(union=module.data.union.append(*module.distilled, module.learned_lr), iteration=0)
             self._finish_transition(trainer)
 
     def _finish_transition(self, trainer: Trainer) -> None:
-        """Trains on the union, records the next experts, reports the stage, and begins the next one."""
+        """Train on the union, record the next experts, report the stage, and begin the next one."""
         module, finished = self._module, self._module.data.union.num_stages
         matched = self._networks.after(finished - 1)
         recorded = self._open_experts(trainer)
         assert recorded is not None  # a stage is finished
         scoring_seconds = self._scoring_seconds if finished == 1 else 0.0
         self.history.append(self._meter.report(finished, module, matched, recorded, scoring_seconds))
-        _print_above_bars(stage_line(self.history[-1], self.num_stages))
+        print_above_bars(stage_line(self.history[-1], self.num_stages))
         for observer in observers(trainer):
             observer.on_stage_end(trainer, module, self.history)
         self._begin_stage()
@@ -259,7 +263,7 @@ class StageAdvance(Callback):
             trainer.should_stop = True
 
     def _begin_stage(self) -> None:
-        """New images and an empty optimiser."""
+        """Begin with new images and an empty optimizer."""
         module = self._module
         if not module.state.finished:
             module.restart(module.data.generator("initial images", module.state.stage))
@@ -269,7 +273,7 @@ class StageAdvance(Callback):
         optimizer.state.clear()
 
     def _open_experts(self, trainer: Trainer) -> TrajectoryStore | None:
-        """Records or opens the trajectories that start where training on the union ended, if there are any."""
+        """Record or open the trajectories that start where training on the union ended, if any."""
         finished = self._module.data.union.num_stages
         store = self._networks.after(finished)
         self._change(trajectories=store)
@@ -279,7 +283,7 @@ class StageAdvance(Callback):
         return store
 
     def _choose_examples(self, trainer: Trainer) -> None:
-        """Says which real examples each stage uses, and tells the observers by which scores."""
+        """Choose the real examples of each stage, and tell the observers the scores."""
         module = self._module
         self._examples.make_scores(module, lambda: self._networks.after(0), self._scoring_networks)
         scores = self._examples.scores
@@ -295,42 +299,32 @@ class StageAdvance(Callback):
         return store
 
     def _renew_pool(self, trainer: Trainer) -> None:
-        """Draws from the pool of the current iteration, where that is not the one of the transition."""
+        """Draw from the pool of the current iteration, if it is not the one of the transition."""
         state = self._module.state
         generation, finished = self.pool.generation(state.iteration), state.union.num_stages
         if generation and finished and state.iteration < self._length(trainer):
             self._change(trajectories=self._networks.renewed(finished, generation))
 
 
-class _Meter(Stored):
-    """What a `StageMeter` holds."""
-
-    first_sum: float
-    first_count: Count
-    last_sum: float
-    last_count: Count
-    latest: float
-    seconds: Seconds
-
-
-class _Position(Stored):
-    """What `StageAdvance.state_dict` gives, as it may come back from a file."""
+class Position(Stored):
+    """The position of a run in its checkpoint."""
 
     union: StoredSet
-    given: Count = 0
+    given: Count
     iteration: Count
     settings: Json
     history: list[StageReport]
-    meter: _Meter
+    meter: StageMeter
     scoring_seconds: Seconds
     scores: dict[Name, Annotated[Tensor, array("N: int64 float64", finite=False)]]
+    kernels: bool | None = None
 
     @model_validator(mode="after")
-    def fit(self) -> _Position:
-        """Refuses a position that no run comes to."""
+    def check_history(self) -> Position:
+        """Refuse a position that no run reaches."""
         finished, stages = len(self.union.learning_rates), self.settings.get("stages", {})
-        own = [list(range(self.given + 1, last + 1)) for last in (finished, finished - 1)]
-        if [report.stage for report in self.history] not in own:
+        complete = list(range(self.given + 1, finished + 1))
+        if [report.stage for report in self.history] not in (complete, complete[:-1]):
             expected = f"reports of stages {self.given + 1} to {finished}"
             raise ValueError(f"history: expected {expected}, the last of which may be missing")
         iterations = stages.get("iterations", self.iteration) if isinstance(stages, dict) else None
@@ -339,31 +333,6 @@ class _Position(Stored):
         return self
 
 
-def check_position(state_dict: Any, where: str | Path) -> None:
-    """Refuses what `StageAdvance.state_dict` does not give.
-
-    Args:
-        state_dict: What a checkpoint holds of it.
-        where: Name of the checkpoint.
-
-    Raises:
-        ConfigError: An earlier version of the package made it.
-        DamagedFileError: It is something else.
-    """
-    if isinstance(state_dict, dict) and "settings" in state_dict and "union" not in state_dict:
-        raise ConfigError(
-            "the checkpoint was made by an earlier version of pdd_lightning, which this one cannot continue: begin a"
-            " new run in another folder. `pdd evaluate` takes the stages that are finished: distilled.safetensors in"
-            " the run folder."
-        )
-    checked(_Position, state_dict, where)
-
-
 def checkpointed_union(state_dict: dict[str, Any]) -> SyntheticSet:
-    """The union in what `StageAdvance.state_dict` gave."""
+    """Return the union in a `StageAdvance.state_dict`."""
     return SyntheticSet.from_state_dict(state_dict["union"])
-
-
-@rank_zero_only
-def _print_above_bars(line: str) -> None:
-    tqdm.write(line)

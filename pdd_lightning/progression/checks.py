@@ -1,10 +1,9 @@
-"""What a run is refused for before it begins: settings that cannot work, and a continued run's other settings."""
+"""Checks before a run begins: settings that cannot work, and changed settings of a continued run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.errors import ConfigError, DataError, differences
 from pdd_lightning.evaluation.subject import check_match
 from pdd_lightning.experts import ExpertSettings
-from pdd_lightning.progression.examples import ExampleChoice
-from pdd_lightning.progression.transition import PoolSettings, TransitionSettings
+from pdd_lightning.progression.transition import PoolSettings
 from pdd_lightning.stages import DistillationStage
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -25,7 +23,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def check_method(module: DistillationStage, precision: str, experts: ExpertSettings, pool: PoolSettings) -> None:
-    """Refuses settings of the run that the method cannot work with.
+    """Refuse settings of the run that the method cannot work with.
 
     Raises:
         ConfigError: The precision is not supported, experts record fewer epochs than the method needs, or there are
@@ -53,42 +51,12 @@ def check_method(module: DistillationStage, precision: str, experts: ExpertSetti
         )
 
 
-def run_settings(
-    module: DistillationStage,
-    iterations: int,
-    experts: ExpertSettings,
-    transition: TransitionSettings,
-    pool: PoolSettings,
-    examples: ExampleChoice,
-    given: SyntheticSet,
-) -> dict[str, Any]:
-    """All settings that the images depend on, by more than rounding, as JSON."""
-    between, recorded = asdict(transition), asdict(experts)
-    del between["at_once"], recorded["folder"]
-    stages = {"iterations": iterations, "experts": recorded, "transition": between}
-    if pool.renew_every:
-        stages["pool"] = asdict(pool)
-    if given.num_stages:
-        stages["begin_with"] = given.sha256()
-    stages |= examples.description()
-    model = {name: value for name, value in module.settings.items() if name not in module.equivalent}
-    settings = {"model": model, "stages": stages, "precision": module.trainer.precision}
-    # As it comes back from a checkpoint or a file, so that the two compare equal.
-    comparable: dict[str, Any] = json.loads(json.dumps(settings))
-    return comparable
-
-
 def given_stages(path: str, module: DistillationStage, num_stages: int) -> SyntheticSet:
-    """The distilled set that a run begins with.
-
-    Args:
-        path: The set.
-        module: The method, with its data set up.
-        num_stages: Number of stages of the run, those of the set included.
+    """Return the distilled set at `path` with which a run of `num_stages` stages begins.
 
     Raises:
         ConfigError: The run has no stage beyond those of the set.
-        DataError: The set is missing, or its images do not go with those of the run.
+        DataError: The set is missing, or its images do not fit those of the run.
         DamagedFileError: The set is truncated or altered.
     """
     real = module.data.real
@@ -108,19 +76,14 @@ def given_stages(path: str, module: DistillationStage, num_stages: int) -> Synth
 
 
 def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) -> None:
-    """Refuses to evaluate a run with another method, or another kind of network, than it was distilled with.
-
-    Args:
-        stored: `run_settings` of the checkpoint.
-        module: The method now.
+    """Refuse to evaluate a run with another method, or other networks, than in the `stored` settings of its checkpoint.
 
     Raises:
         ConfigError: The settings of the method differ; the message lists how.
     """
-    leave_out = {*module.rates, *module.equivalent}
-    now = json.loads(json.dumps(module.settings))
-    both = [{name: one[name] for name in one.keys() - leave_out} for one in (stored.get("model", {}), now)]
-    if changes := differences(both[0], both[1], "model"):
+    ignored = {*module.rates, *module.equivalent}
+    before, now = stored["model"], json.loads(json.dumps(module.settings))
+    if changes := differences(_without(before, ignored), _without(now, ignored), "model"):
         listed = "\n  ".join(changes)
         raise ConfigError(
             f"the checkpoint was made with other settings:\n  {listed}\nRestore them; `pdd evaluate` evaluates the"
@@ -129,11 +92,11 @@ def check_method_unchanged(stored: dict[str, Any], module: DistillationStage) ->
 
 
 def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: RunState, rates: Sequence[str]) -> None:
-    """Refuses to continue a run with other settings, or to call a finished one again with them, to no effect.
+    """Refuse to continue a run with other settings, or to repeat a finished one with them, to no effect.
 
     Args:
-        stored: `run_settings` of the checkpoint; empty for a new run.
-        settings: `run_settings` now.
+        stored: Settings in the checkpoint; empty for a new run.
+        settings: Settings now.
         state: Where the run stands. What later stages leave out may change.
         rates: Settings of the method that may change while the run is not finished.
 
@@ -142,11 +105,10 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: Run
     """
     if not stored:
         return
-    before, now = (as_of_stage(each, state.stage) for each in (stored, settings))
-    # Earlier checkpoints do not have all of them.
-    free = [("model", name) for name in rates if not state.finished or name not in stored.get("model", {})]
-    free += [("stages", "experts")] if "experts" not in stored.get("stages", {}) else []
-    before, now = ({part: _without(one, part, free) for part in one} for one in (before, now))
+    free = () if state.finished else rates
+    before, now = (
+        {**_until_stage(each, state.stage), "model": _without(each["model"], free)} for each in (stored, settings)
+    )
     changes = differences(before, now)
     if not changes:
         return
@@ -163,16 +125,12 @@ def check_unchanged(stored: dict[str, Any], settings: dict[str, Any], state: Run
     )
 
 
-def _without(settings: dict[str, Any], part: str, names: Sequence[tuple[str, str]]) -> Any:
-    """A part of the settings without some of them."""
-    values = settings[part]
-    if not isinstance(values, dict):
-        return values
-    return {name: value for name, value in values.items() if (part, name) not in names}
+def _without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
-def as_of_stage(settings: dict[str, Any], stage: int) -> dict[str, Any]:
-    """Described settings of a run without what stages after `stage` leave out, which may still change."""
+def _until_stage(settings: dict[str, Any], stage: int) -> dict[str, Any]:
+    """Return the settings of a run without what stages after `stage` leave out, which may still change."""
     stages = settings.get("stages", {})
     if "discard" not in stages:
         return settings

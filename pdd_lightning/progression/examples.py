@@ -1,4 +1,4 @@
-"""Which real examples the stages of a run use: the schedule, and the scores that it goes by."""
+"""The real examples that the stages of a run use, by a schedule and forgetting scores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pdd_lightning.stages import DistillationStage
 class ExampleChoice:
     """Leaves easy real examples out of stages.
 
-    The scores are made once, from networks trained on the whole training part from random initialisation, and hold for
-    all stages: networks of later stages no longer see every example.
+    The scores are computed once, from networks trained on the whole training part from random initialization, and hold
+    for all stages, since networks of later stages do not see every example.
 
     Args:
         settings: The schedule.
 
     Attributes:
-        scores: Scores of the training part, in its order, once they are known.
+        scores: Scores of the training part, in its order, once known.
     """
 
     def __init__(self, settings: DiscardSettings) -> None:
@@ -32,7 +32,7 @@ class ExampleChoice:
         self.scores: ForgettingScores | None = None
 
     def setup(self, module: DistillationStage) -> None:
-        """Reads scores that were given, and refuses a schedule that cannot work."""
+        """Read given scores, and refuse a schedule that cannot work."""
         real = module.data.real
         self.settings.check_classes(real, module.init_images)
         if self.settings.scores is not None:
@@ -44,13 +44,7 @@ class ExampleChoice:
         first_experts: Callable[[], TrajectoryStore | None],
         scoring_networks: Callable[[], TrajectoryStore],
     ) -> None:
-        """Makes the scores that the run lacks: by the experts of the first stage, or by networks of their own.
-
-        Args:
-            module: The method.
-            first_experts: Opens the experts of the first stage, or None where the method has none.
-            scoring_networks: Records networks for the scores alone.
-        """
+        """Compute missing scores from the experts of the first stage, if any, or from networks trained for them."""
         needed = bool(self.settings.schedule)
         if self.scores is not None or not (needed or module.state.stage == 1):
             return
@@ -61,45 +55,41 @@ class ExampleChoice:
             self.scores = forgetting_scores(scoring_networks(), indices)
 
     def kept(self, module: DistillationStage, num_stages: int) -> dict[int, Tensor]:
-        """By stage, indices `[n]` into the training part of the examples that are kept, where some are left out."""
+        """Return, for each stage that leaves out examples, the indices `[n]` of the others in the training part."""
         assert self.scores is not None
         labels, least = module.data.real.train.labels, self.settings.least(module.init_images)
         dropping = [stage for stage in range(1, num_stages + 1) if self.settings.drops(stage)]
         return {stage: self.settings.kept(stage, self.scores, labels, least) for stage in dropping}
 
     def description(self) -> dict[str, Any]:
-        """What a continued run must not change, as plain data; empty where nothing is left out."""
+        """Return what a continued run must not change; empty if nothing is left out."""
         if not self.settings.schedule:
             return {}
         given = self.scores.sha256() if self.scores and self.settings.scores else None
         return {"discard": {**self.settings.description(), "scores": given}}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Scores that were made in the run, where it depends on them."""
+        """Return scores that were computed in the run, if it depends on them."""
         made = self.scores and self.settings.schedule and not self.settings.scores
         return self.scores.tensors() if self.scores and made else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `state_dict` gave; scores from a file are read from there."""
+        """Restore a `state_dict`; scores from a file are read from there."""
         if state and not self.settings.scores:
             self.scores = ForgettingScores(**state)
 
 
 def forgetting_scores(store: TrajectoryStore, indices: Tensor) -> ForgettingScores | None:
-    """Scores of the examples that experts were trained on, averaged over the experts.
+    """Return the scores of the examples that experts were trained on, averaged over the experts, if they are recorded.
 
     Args:
         store: Experts that were all trained on these examples.
-        indices: Where the examples stand in the source's train order `[N]`.
-
-    Returns:
-        The scores, or None where the experts' files hold no forgetting.
+        indices: Positions of the examples in the source's train order `[N]`.
     """
     found = [store.forgetting(expert) for expert in range(store.number)]
-    known = [forgetting for forgetting in found if forgetting is not None]
-    if len(known) < len(found):
+    if None in found:
         return None
-    each = Forgetting(*map(torch.stack, zip(*known, strict=True)))
+    each = Forgetting(*map(torch.stack, zip(*found, strict=True)))
     counts, learned = each.counts.double(), each.learned
     epochs = len(store.records[0].losses)
     scores = torch.where(learned, counts, epochs // 2).mean(0)  # to be forgotten takes two epochs

@@ -5,17 +5,16 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
-from dataclasses import dataclass
 
 import torch
 
 from pdd_lightning.experts import TrajectoryStore
 from pdd_lightning.results.schema import StageReport
 from pdd_lightning.stages import DistillationStage
+from pdd_lightning.stored import Count, Seconds, Stored
 
 
-@dataclass
-class StageMeter:
+class StageMeter(Stored, frozen=False):
     """Loss and time of a stage's iterations.
 
     The loss is averaged over the first and over the last twentieth of the iterations (at least one). Only sums are
@@ -31,14 +30,14 @@ class StageMeter:
     """
 
     first_sum: float = 0.0
-    first_count: int = 0
+    first_count: Count = 0
     last_sum: float = 0.0
-    last_count: int = 0
+    last_count: Count = 0
     latest: float = 0.0
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
 
     def add(self, loss: float, iteration: int, iterations: int) -> None:
-        """Takes the loss of an iteration (from 0) of a stage of so many `iterations`."""
+        """Add the loss of an iteration (from 0) of a stage of `iterations`."""
         few = max(1, iterations // 20)
         if iteration < few:
             self.first_sum += loss
@@ -51,11 +50,11 @@ class StageMeter:
     @property
     def first_loss(self) -> float:
         """Mean over the first twentieth."""
-        return self.first_sum / self.first_count
+        return self.first_sum / max(self.first_count, 1)
 
     @property
     def last_loss(self) -> float:
-        """Mean over the last twentieth; the latest loss if a stage was cut shorter than it set out to be."""
+        """Mean over the last twentieth; the latest loss if a stage ended early."""
         return self.last_sum / self.last_count if self.last_count else self.latest
 
     def report(
@@ -66,14 +65,9 @@ class StageMeter:
         recorded: TrajectoryStore,
         scoring_seconds: float,
     ) -> StageReport:
-        """The report of a stage that has just entered the union.
+        """Return the report of a stage that has just entered the union.
 
-        Args:
-            stage: Number of the stage, from 1.
-            module: The method.
-            matched: Experts whose trajectories the stage matched, if any.
-            recorded: Experts that start from the networks trained on the union with the stage.
-            scoring_seconds: Time of networks trained in the stage for forgetting scores alone.
+        It matched the trajectories of `matched`, if any; `recorded` starts from networks trained on the new union.
         """
         accuracies = [record.start_accuracy for record in recorded.records]
         matched_seconds = sum(record.record_seconds for record in matched.records) if matched else 0.0

@@ -1,18 +1,17 @@
-"""Folders of runs and studies: which there are, and what can be shown of them.
+"""Read folders of runs and studies, with limits on what is shown of each, so that none can spoil the page."""
 
-Whatever is in a folder, the others are shown: what is read and shown of each is bounded here and in `page.py`.
-"""
+# ruff: noqa: PTH110, PTH112  (the methods of Path raise an error where access is denied)
 
 from __future__ import annotations
 
 import base64
 import io
 import os
-import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,41 +19,36 @@ from markupsafe import Markup
 from PIL import Image
 
 from pdd_lightning.data.distilled import DistilledDataset
-from pdd_lightning.data.folder import bombs_refused
-from pdd_lightning.errors import ConfigError, DamagedFileError, DataError
-from pdd_lightning.results.grids import labelled_grid, png_of, ranks
+from pdd_lightning.data.folder import refuse_large_images
+from pdd_lightning.data.synthetic import hard_labels
+from pdd_lightning.errors import ConfigError, DataError
+from pdd_lightning.results.grids import count_previous, encode_png, labeled_grid
 from pdd_lightning.results.schema import RunSummary, StudyResult
-from pdd_lightning.results.tables import flatten
-from pdd_lightning.stored import load_yaml, read_bytes, read_stored
+from pdd_lightning.results.tables import settings_as_text
+from pdd_lightning.stored import MAX_YAML_BYTES, load_yaml, one_line, read_bytes, read_stored
 
-OF_A_RUN = ("summary.json", "config.yaml", "checkpoints", "experts", "distilled.safetensors")
-MOST_CLASSES, MOST_IMAGES, MOST_STAGES = 20, 5, 10
-"""More classes, images of a class and stage, and stages are not among the distilled images that are shown."""
-MOST_SIDE = 96
-"""Pixels per side of a distilled image; larger ones are reduced."""
-MOST_PIXELS = 2**24
-"""Pixels of a picture."""
-MOST_PICTURES = 24
-"""Pictures of a folder."""
-MOST_PICTURE_BYTES = 2**21
-"""Bytes of a picture."""
-MOST_PAGE_BYTES = 2**24
-"""Characters of all pictures, which the folders share equally; each has a million at least."""
-MOST_JSON_BYTES, MOST_CONFIG_BYTES, MOST_SET_BYTES = 2**24, 2**18, 2**30
-"""Bytes of a summary or study, of a configuration, and of a distilled set that are read."""
-MOST_SETTINGS = 500
-MOST_ROWS = 300
-"""Evaluated rows of a run, and rows of a study."""
+T = TypeVar("T")
+
+RUN_FILES = ("summary.json", "config.yaml", "checkpoints", "experts", "distilled.safetensors")
+MAX_CLASSES, MAX_IMAGES, MAX_STAGES = 20, 5, 10
+"""Limits of the grid of distilled images: classes, images per class and stage, stages."""
+MAX_IMAGE_SIZE = 96
+"""Side of a distilled image in pixels; larger ones are reduced."""
+MAX_PICTURES, MAX_PIXELS, MAX_PICTURE_BYTES = 24, 2**24, 2**21
+"""Pictures of a folder, and pixels and bytes of each."""
+MAX_PAGE_BYTES = 2**24
+"""Bytes of all pictures, shared equally by the folders; each may use a MiB in any case."""
+MAX_SETTINGS, MAX_ROWS = 500, 300
 SEED = "seed_everything"
-NOT_OF_THE_METHOD = (
+RECORDING_SETTINGS = (
     "checkpoint_every", "ckpt_path", "pictures.", "trainer.default_root_dir", "trainer.enable_",
     "trainer.log_every_n_steps", "trainer.logger",
 )  # fmt: skip
-"""Beginnings of the names of settings that say where and how a run was recorded, not what it computed."""
+"""Prefixes of settings that do not affect what a run computes."""
 
 
 class Picture(NamedTuple):
-    """What a picture shows, and its bytes as a `data:` URI."""
+    """A picture as a `data:` URI, with its caption."""
 
     caption: str
     uri: Markup
@@ -62,233 +56,217 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, by its name, and notes on what is missing or damaged."""
+    """A folder: its pictures, and notes on what is missing, damaged or left out."""
 
     name: str
     path: Path
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Run(Folder):
-    """A run: its figures, settings by dotted name, distilled images, and what else there are pictures of."""
-
-    summary: RunSummary
-    settings: dict[str, str]
     pictures: list[Picture]
 
 
 @dataclass(frozen=True)
+class Run(Folder):
+    """A run, with its settings as text by dotted name."""
+
+    summary: RunSummary
+    settings: dict[str, str]
+
+    def count(self, setting: str) -> int | None:
+        """Return a setting that is a whole number, or None if it is not."""
+        text = self.settings.get(setting, "")
+        return int(text) if text.isdecimal() and len(text) <= 12 else None
+
+
+@dataclass(frozen=True)
 class Study(Folder):
-    """A study: its results, and its plot where it can be read."""
+    """A study."""
 
     result: StudyResult
-    plot: list[Picture]
 
 
 class Folders(NamedTuple):
-    """All that a page is made of; of broken folders nothing can be shown but why."""
+    """What a page shows; of broken folders only the reason."""
 
     runs: list[Run]
     studies: list[Study]
     broken: list[Folder]
 
 
-def read_folders(paths: Sequence[str | Path]) -> Folders:
-    """Reads folders of runs and studies; a folder that is neither stands for those in it. Files are passed over.
+def read_folders(paths: Sequence[str | Path], check: Callable[[Folder], object] | None = None) -> Folders:
+    """Read folders of runs and studies.
+
+    Args:
+        paths: Folders; one that holds neither a run nor a study stands for those inside it. Files are skipped.
+        check: Called for each folder; folders for which it raises an error are broken.
 
     Raises:
         ConfigError: A path does not exist, or there is no run and no study.
     """
-    candidates = [folder for path in paths for folder in _candidates(Path(path))]
-    folders = list({os.path.realpath(folder): folder for folder in candidates}.values())
-    if not any(map(_is_ours, folders)):
+    found = [folder for path in paths for folder in _candidates(Path(path))]
+    unique = list({os.path.realpath(folder): folder for folder in found}.values())
+    if not any(map(_has_results, unique)):
         raise ConfigError(f"no run found in {', '.join(map(str, paths))}: name folders that `pdd fit` wrote")
-    read = [_read(folder, _share(len(folders))) for folder in folders]
-    names = [one.name for one in read]
-    # Folders of the same name are told apart by the paths that were given.
-    read = [one if names.count(one.name) == 1 else replace(one, name=str(one.path)) for one in read]
+    max_bytes = max(MAX_PAGE_BYTES // len(unique), 2**20)
+    folders = [_read(path, max_bytes, check) for path in unique]
+    names = Counter(folder.name for folder in folders)
+    folders = [folder if names[folder.name] == 1 else replace(folder, name=str(folder.path)) for folder in folders]
     return Folders(
-        [one for one in read if isinstance(one, Run)],
-        [one for one in read if isinstance(one, Study)],
-        [one for one in read if not isinstance(one, (Run, Study))],
+        [folder for folder in folders if isinstance(folder, Run)],
+        [folder for folder in folders if isinstance(folder, Study)],
+        [folder for folder in folders if not isinstance(folder, Run | Study)],
     )
 
 
-def reason_of(error: Exception) -> str:
-    """What went wrong, in one line."""
-    line = str(error).partition("\n")[0] or type(error).__name__
-    return line if len(line) <= 300 else f"{line[:300]} .."
+def first_items(items: list[T], limit: int, name: str, notes: list[str]) -> list[T]:
+    """Return the first items of a list, and add a note if there are more."""
+    if len(items) > limit:
+        notes.append(f"the first {limit} of {len(items)} {name} are shown")
+    return items[:limit]
 
 
-def _share(count: int) -> int:
-    """Bytes of the pictures of each of so many folders."""
-    return max(MOST_PAGE_BYTES // count, 2**20)
+def encode_picture(caption: str, png: bytes) -> Picture:
+    """Return the content of a PNG file as a picture."""
+    return Picture(caption, Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}"))
 
 
 def _candidates(path: Path) -> list[Path]:
-    if not _there(path):
+    if not os.path.exists(path):
         raise ConfigError(f"there is no folder {path}: name folders that `pdd fit` wrote")
-    if not os.path.isdir(path):  # noqa: PTH112  (Path's raises where one may not look)
+    if not os.path.isdir(path):
         return []
-    try:
-        inside = [] if _is_ours(path) else sorted(folder for folder in path.iterdir() if _is_shown(folder))
-    except OSError:
-        inside = []
+    inside = [] if _has_results(path) else sorted(filter(_has_results, path.iterdir()))
     return inside or [path]
 
 
-def _is_shown(folder: Path) -> bool:
-    """Whether a folder inside another is ours, or may be: one cannot tell."""
-    return _is_ours(folder) or _is_closed(folder)
+def _has_results(folder: Path) -> bool:
+    """Return whether a folder holds a run or a study, which is assumed where access to it is denied."""
+    return _is_closed(folder) or any(os.path.exists(folder / name) for name in ("study.json", *RUN_FILES))
 
 
 def _is_closed(folder: Path) -> bool:
-    """Whether one may not look into a folder."""
-    return os.path.isdir(folder) and not os.path.exists(f"{folder}/.")  # noqa: PTH110, PTH112
+    effective = os.access in os.supports_effective_ids
+    return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, effective_ids=effective)
 
 
-def _is_ours(folder: Path) -> bool:
-    return any(_there(folder / name) for name in ("study.json", *OF_A_RUN))
-
-
-def _there(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110  (Path's raises where one may not look)
-
-
-def _read(path: Path, share: int) -> Folder:
-    name = Path(os.path.realpath(path)).name
+def _read(path: Path, max_bytes: int, check: Callable[[Folder], object] | None) -> Folder:
+    name, notes = Path(os.path.realpath(path)).name, list[str]()
     try:
-        return _read_study(path, name, share) if _there(path / "study.json") else _read_run(path, name, share)
-    except Exception as error:  # of whatever type: it must not cost the other folders their place
-        return Folder(name, path, [reason_of(error)])
+        folder = (_read_study if os.path.exists(path / "study.json") else _read_run)(path, name, notes)
+        if check:
+            check(folder)
+        return replace(folder, pictures=_limited(folder.pictures, max_bytes, notes))
+    except Exception as error:  # of any type: the other folders must be shown
+        return Folder(name, path, [one_line(error)], [])
 
 
-def _read_study(path: Path, name: str, share: int) -> Study:
-    notes: list[str] = []
-    result = read_stored(StudyResult, _bounded(path / "study.json", MOST_JSON_BYTES))
-    if len(result.rows) > MOST_ROWS:
-        notes.append(f"the first {MOST_ROWS} of {len(result.rows)} rows are shown")
-        result = result.model_copy(update={"rows": result.rows[:MOST_ROWS]})
-    return Study(name, path, notes, result, _within(share, _read_png(path / "plot.png", notes), notes))
+def _read_study(path: Path, name: str, notes: list[str]) -> Study:
+    result = read_stored(StudyResult, path / "study.json")
+    result = result.model_copy(update={"rows": first_items(result.rows, MAX_ROWS, "rows", notes)})
+    return Study(name, path, notes, _read_png(path / "plot.png", notes), result)
 
 
-def _read_run(path: Path, name: str, share: int) -> Run:
-    """Reads a run folder; what cannot be read is noted, as long as there are figures to show."""
-    if not _is_ours(path):
-        raise DataError("one may not look into it" if _is_closed(path) else "it holds no run and no study")
-    if not _there(path / "summary.json"):
-        if _there(path / "distilled.safetensors"):
-            raise DataError("it holds a distilled set, but no run: there is no summary.json")
-        raise DataError("no stage is finished yet: there is no summary.json")
-    notes: list[str] = []
-    summary = read_stored(RunSummary, _bounded(path / "summary.json", MOST_JSON_BYTES))
-    if len(summary.evaluation) > MOST_ROWS:
-        notes.append(f"the first {MOST_ROWS} of {len(summary.evaluation)} evaluated rows are shown")
-        summary = summary.model_copy(update={"evaluation": summary.evaluation[:MOST_ROWS]})
-    settings = _settings(path, summary, notes)
-    run = Run(name, path, notes, summary, settings, _within(share, _pictures(path, notes), notes))
-    planned = run.settings.get("stages.num_stages", "")
-    if planned.isdecimal() and len(summary.stages) < int(planned):
-        notes.append(f"{len(summary.stages)} of {planned} stages are finished")
-        if _there(path / "last_good.safetensors"):
+def _read_run(path: Path, name: str, notes: list[str]) -> Run:
+    """Read a run; what cannot be read besides its summary is noted."""
+    if not os.path.exists(path / "summary.json"):
+        raise DataError(_reason_for_no_summary(path))
+    summary = read_stored(RunSummary, path / "summary.json")
+    rows = first_items(summary.evaluation, MAX_ROWS, "evaluated rows", notes)
+    summary = summary.model_copy(update={"evaluation": rows})
+    run = Run(name, path, notes, _read_pictures(path, notes), summary, _read_settings(path, summary, notes))
+    finished, planned = len(summary.stages), run.count("stages.num_stages")
+    if planned is not None and finished < planned:
+        notes.append(f"{finished} of {planned} stages are finished")
+        if os.path.exists(path / "last_good.safetensors"):
             notes.append("a loss was not finite: the last good images are in last_good.safetensors")
     return run
 
 
-def _bounded(path: Path, most: int) -> Path:
-    """The path of a file, if it is one and not too large to be read for a page."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise DataError(f"cannot read {path.name}: {error.strerror}") from error
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
-        raise DamagedFileError(f"{path.name} is not read: it is no file, or has more than {most} bytes")
-    return path
+def _reason_for_no_summary(path: Path) -> str:
+    if _is_closed(path):
+        return "access is denied"
+    if not _has_results(path):
+        return "it holds no run and no study"
+    has_set = os.path.exists(path / "distilled.safetensors")
+    reason = "it holds a distilled set, but no run" if has_set else "no stage is finished yet"
+    return f"{reason}: there is no summary.json"
 
 
-def _settings(path: Path, summary: RunSummary, notes: list[str]) -> dict[str, str]:
-    """Settings by dotted name; those of the method alone, from the summary, where the configuration cannot be read."""
+def _read_settings(path: Path, summary: RunSummary, notes: list[str]) -> dict[str, str]:
+    """Read the configuration; if that fails, take the method and its settings from the summary."""
     try:
-        config: Any = load_yaml(read_bytes(path / "config.yaml", MOST_CONFIG_BYTES).decode())
+        config: Any = load_yaml(read_bytes(path / "config.yaml", MAX_YAML_BYTES).decode())
         if not isinstance(config, dict):
-            raise DamagedFileError("it holds no mapping")
-        settings = flatten(config)
+            raise DataError("it holds no mapping")
+        settings = settings_as_text(config)
     except Exception as error:  # many unrelated types
-        notes.append(f"config.yaml cannot be read: {reason_of(error)}")
-        model = {"class_path": summary.settings.get("method", "not stated"), "init_args": dict(summary.settings)}
-        model["init_args"].pop("method", None)
-        settings = flatten({SEED: summary.seed, "model": model})
-    kept = {name: text for name, text in settings.items() if not name.startswith(NOT_OF_THE_METHOD)}
-    if len(kept) > MOST_SETTINGS:
-        notes.append(f"the first {MOST_SETTINGS} of {len(kept)} settings are shown")
-    return dict(list(kept.items())[:MOST_SETTINGS])
+        notes.append(f"config.yaml cannot be read: {one_line(error)}")
+        method = summary.settings.get("method", "not stated")
+        init_args = {name: value for name, value in summary.settings.items() if name != "method"}
+        settings = settings_as_text({SEED: summary.seed, "model": {"class_path": method, "init_args": init_args}})
+    relevant = [item for item in settings.items() if not item[0].startswith(RECORDING_SETTINGS)]
+    return dict(first_items(relevant, MAX_SETTINGS, "settings", notes))
 
 
-def _pictures(path: Path, notes: list[str]) -> list[Picture]:
-    """The distilled images, and pictures that show something else; of a set that cannot be read, all pictures."""
+def _read_pictures(path: Path, notes: list[str]) -> list[Picture]:
+    """Return the distilled images and the run's other pictures; if the set cannot be read, all pictures."""
     try:
         files = sorted(file for file in (path / "images").iterdir() if file.suffix == ".png")
     except OSError:
         files = []
+    pictures = []
     try:
-        distilled = [_distilled_images(path / "distilled.safetensors")]
+        pictures.append(_draw_distilled(path / "distilled.safetensors"))
         files = [file for file in files if not file.stem.startswith(("union", "stage_"))]
     except Exception as error:  # many unrelated types
-        distilled = []
-        notes.append(reason_of(error))
-    most = MOST_PICTURES - len(distilled)
-    if len(files) > most:
-        notes.append(f"the first {most} of {len(files)} pictures in images/ are shown")
-    return distilled + [picture for file in files[:most] for picture in _read_png(file, notes)]
+        notes.append(one_line(error))
+    for file in first_items(files, MAX_PICTURES - len(pictures), "pictures in images/", notes):
+        pictures += _read_png(file, notes)
+    return pictures
 
 
-def _within(share: int, pictures: list[Picture], notes: list[str]) -> list[Picture]:
-    """Those pictures that fit the share of a folder, in order."""
-    kept = []
+def _limited(pictures: list[Picture], max_bytes: int, notes: list[str]) -> list[Picture]:
+    """Return the pictures that fit into a number of bytes, in order."""
+    fitting = []
     for picture in pictures:
-        if len(picture.uri) <= share:
-            share -= len(picture.uri)
-            kept.append(picture)
+        if len(picture.uri) <= max_bytes:
+            max_bytes -= len(picture.uri)
+            fitting.append(picture)
         else:
             notes.append(f"left out, since the page would become too large: {picture.caption}")
-    return kept
+    return fitting
 
 
-def _distilled_images(path: Path) -> Picture:
-    """The stored images of a distilled set, or as many of them as a page has room for."""
-    dataset = DistilledDataset(_bounded(path, MOST_SET_BYTES), stored=True)
-    channels, side = dataset.images.shape[1], dataset.images.shape[-1]
+def _draw_distilled(path: Path) -> Picture:
+    """Draw the stored images of a distilled set, within the limits of the grid."""
+    dataset = DistilledDataset(path, stored=True)
+    channels, size = dataset.images.shape[1], dataset.images.shape[-1]
     if channels not in (1, 3):
         raise DataError(f"{path.name}: images of {channels} channels are not shown")
-    classes = dataset.labels if dataset.labels.ndim == 1 else dataset.labels.argmax(1)
-    rank = torch.tensor(ranks(zip(dataset.stages.tolist(), classes.tolist(), strict=True)))
-    kept = (classes < MOST_CLASSES) & (rank < MOST_IMAGES) & (dataset.stages <= MOST_STAGES)
-    names = [name[:40] for name in dataset.class_names[:MOST_CLASSES]]
-    part = "" if bool(kept.all()) else f", the first {MOST_IMAGES} of each stage and class, of {len(names)} classes"
-    if dataset.num_stages > MOST_STAGES:
-        part += f" and {MOST_STAGES} stages"
-    pixels = dataset.pixels.decode(dataset.images[kept]).clamp(0, 1)
-    if side > MOST_SIDE:
-        pixels, part = F.interpolate(pixels, size=MOST_SIDE, mode="area"), f"{part}, reduced from {side} pixels"
-    picture = labelled_grid(pixels, classes[kept], dataset.stages[kept], names, "")
-    return picture_of(f"distilled images{part}", png_of(picture))
-
-
-def picture_of(caption: str, png: bytes) -> Picture:
-    """The content of a PNG file, to be shown inside a page."""
-    return Picture(caption, Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}"))
+    classes, stages = hard_labels(dataset.labels), dataset.stages
+    index = torch.tensor(count_previous(zip(stages.tolist(), classes.tolist(), strict=True)))
+    shown = (classes < MAX_CLASSES) & (index < MAX_IMAGES) & (stages <= MAX_STAGES)
+    names = [name[:40] for name in dataset.class_names[:MAX_CLASSES]]
+    caption = "distilled images"
+    if not bool(shown.all()):
+        caption += f", the first {MAX_IMAGES} of each stage and class, of {len(names)} classes"
+    if dataset.num_stages > MAX_STAGES:
+        caption += f" and {MAX_STAGES} stages"
+    pixels = dataset.pixels.decode(dataset.images[shown]).clamp(0, 1)
+    if size > MAX_IMAGE_SIZE:
+        pixels = F.interpolate(pixels, size=MAX_IMAGE_SIZE, mode="area")
+        caption += f", reduced from {size} pixels"
+    return encode_picture(caption, encode_png(labeled_grid(pixels, classes[shown], stages[shown], names, "")))
 
 
 def _read_png(path: Path, notes: list[str]) -> list[Picture]:
-    """The picture in a file, or a note why there is none."""
+    """Return the picture in a file; if it cannot be read, add a note."""
     try:
-        data = read_bytes(path, MOST_PICTURE_BYTES)
-        with bombs_refused(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+        data = read_bytes(path, MAX_PICTURE_BYTES)
+        with refuse_large_images(), Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"it has {picture.width} x {picture.height} pixels")
             picture.load()
     except Exception as error:  # the decoder raises many unrelated types
-        notes.append(f"the picture {path.name} cannot be read: {reason_of(error)}")
+        notes.append(f"the picture {path.name} cannot be read: {one_line(error)}")
         return []
-    return [picture_of(path.stem.replace("_", " "), data)]
+    return [encode_picture(path.stem.replace("_", " "), data)]

@@ -1,4 +1,4 @@
-"""What a run, a stage, an evaluated row and a study are, in memory and in their JSON files."""
+"""Models of runs, stages, evaluated rows and studies, in memory and in JSON files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from pdd_lightning.files import atomic_write_json
-from pdd_lightning.stored import MOST_CLASSES, MOST_STAGES, Count, Json, Name, Rate, Seconds, Share, Stored
+from pdd_lightning.stored import MAX_CLASSES, MAX_STAGES, Count, Json, Name, Rate, Seconds, Share, Stored
 
 DISTILLED, RANDOM, FULL = "distilled", "random real", "full real"
-"""Names of the rows that every evaluation may have: what the networks were trained on."""
+"""Names of rows: what the networks were trained on."""
 ACCURACIES = ("mean", "std", "seed_std", "forgetting", "val_accuracy")
-"""Columns that hold accuracies in [0, 1], differences of them, or their spread."""
+"""Columns that hold accuracies in [0, 1], their differences or standard deviations."""
 AFTER = "after_"
-"""How columns begin that hold the accuracy after so many tasks."""
+"""Prefix of columns that hold the accuracy after a number of tasks."""
 
 
-def _row(row: Json) -> Json:
-    """Refuses columns that are shown as numbers, and are none."""
+def _check_numbers(row: Json) -> Json:
+    """Refuse a row with anything but numbers in the columns that are shown as numbers."""
     for name, value in row.items():
         accuracy = name in ACCURACIES or name.startswith(AFTER)
         if value is None or not (accuracy or name.endswith("_std")):
@@ -30,32 +30,30 @@ def _row(row: Json) -> Json:
     return row
 
 
-Row = Annotated[Json, AfterValidator(_row)]
-"""A row of any table, by name of the column."""
+Row = Annotated[Json, AfterValidator(_check_numbers)]
+"""A row of any table, by column."""
 
 
 class StageReport(Stored):
-    """Figures of one finished stage.
+    """Results of a finished stage.
 
     Attributes:
-        stage: Number of the stage, from 1.
         images: Images in the union after the stage.
         learned_lr: Learning rate learned in the stage, if any.
         lr_img: Learning rate of the images at the end of the stage.
         first_loss: Mean matching loss over the first twentieth of the iterations.
         last_loss: Mean matching loss over the last twentieth of the iterations.
-        val_accuracy: Start-point accuracy: of the networks trained through all sets so far, from which the next stage
-            starts, on the validation part; mean over the networks, in [0, 1].
+        val_accuracy: Start-point accuracy: mean validation accuracy in [0, 1] of the networks from which the next stage
+            starts, which were trained on all sets so far.
         val_std: Standard deviation of that accuracy over the networks.
-        val_networks: Number of networks.
-        seconds: Time by part, summed over the networks: `experts` (training those that the stage matched on real
-            images, and in the first stage networks for forgetting scores alone), `distil` (with renewing the pool of
-            networks, where that is done), and `transition` (training on the union after the stage).
+        seconds: Time summed over the networks: `experts` (training experts, and in the first stage networks for
+            forgetting scores), `distil` (including renewals of the pool of networks), and `transition` (training on
+            the union after the stage).
         peak_memory_mb: Highest memory use so far, of the GPU or else of the process, in MB.
         real_images: Real training examples that the stage used; unknown in reports of earlier versions.
     """
 
-    stage: Annotated[int, Field(ge=1, le=MOST_STAGES)]
+    stage: Annotated[int, Field(ge=1, le=MAX_STAGES)]
     images: Count
     learned_lr: Rate | None = None
     lr_img: Annotated[float, Field(gt=0)]
@@ -69,28 +67,25 @@ class StageReport(Stored):
     real_images: Count | None = None
 
     def row(self) -> dict[str, Any]:
-        """The report as a row of a table."""
+        """Return the report as a row of a table."""
         return {**self.model_dump(), **{f"{part}_seconds": time for part, time in self.seconds.items()}}
 
 
 class EvaluatedRow(Stored, extra="allow"):
-    """Networks that were trained on the same images in the same way, and scored.
+    """Scores of networks that were trained on the same images in the same way.
 
     Further entries say how they were trained and scored, see `pdd_lightning.evaluation.plan.PlannedRow.about`.
 
     Attributes:
-        row: Name of what they were trained on.
-        part: The real images that they were scored on.
-        protocol: How networks are trained on a set in stages.
+        row: What they were trained on.
+        protocol: How networks are trained on a staged set.
         stage: The stage after which they were scored, of `num_stages`.
-        images: Number of training images, as they are stored.
-        steps: Optimiser steps of each network.
+        images: Number of stored training images.
+        steps: Optimizer steps of each network.
         mean: Mean accuracy in [0, 1].
-        std: Its sample standard deviation over the networks; 0 for a single one.
+        std: Sample standard deviation of the accuracy over the networks; 0 for a single one.
         n: Number of networks.
-        accuracies: Accuracy of each network.
-        per_class: Mean accuracy on each class.
-        seconds: Time, summed over the networks.
+        seconds: Time summed over the networks.
     """
 
     __pydantic_extra__: Json = Field(init=False)
@@ -105,20 +100,20 @@ class EvaluatedRow(Stored, extra="allow"):
     std: Share | None = None
     n: Count | None = None
     accuracies: list[Share] = Field(default=[])
-    per_class: dict[Name, Share] = Field(default={}, max_length=MOST_CLASSES)
+    per_class: dict[Name, Share] = Field(default={}, max_length=MAX_CLASSES)
     seconds: Seconds | None = None
 
     @model_validator(mode="after")
-    def fit(self) -> EvaluatedRow:
-        """Refuses numbers that are none, and another number of accuracies than of networks."""
-        _row(self.model_extra or {})
+    def check(self) -> EvaluatedRow:
+        """Refuse entries that are not numbers, and a number of accuracies other than that of networks."""
+        _check_numbers(self.model_extra or {})
         if self.n is not None and self.accuracies and self.n != len(self.accuracies):
             raise ValueError(f"n: {len(self.accuracies)} accuracies are not those of {self.n} networks")
         return self
 
 
 class StepRow(Stored):
-    """A row of `pdd evaluate` that a study summarises, with the entries that it needs."""
+    """The entries of a row of `pdd evaluate` that a study summarizes."""
 
     row: Name
     protocol: Name
@@ -147,34 +142,30 @@ class StatisticsRow(Stored, extra="allow", allow_inf_nan=True):
     images: Count
 
 
-def _in_order(reports: list[StageReport]) -> list[StageReport]:
+def _check_order(reports: list[StageReport]) -> list[StageReport]:
     if [report.stage for report in reports] != list(range(1, len(reports) + 1)):
         raise ValueError("stages must be 1, 2, .. in order")
     return reports
 
 
 class RunSummary(Stored):
-    """What `summary.json` says of a run.
+    """The content of a run's `summary.json`.
 
     Attributes:
-        package_version: Version of this package that wrote it.
         dataset: `name` of the real images, and `fingerprint`, a hash of their content.
-        seed: Seed of the run.
         settings: Settings of the method.
-        stages: Reports of the finished stages.
-        evaluation: Evaluated rows.
     """
 
     package_version: Name | None = None
     dataset: dict[Name, Name] = Field(default={})
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     settings: Json = Field(default={})
-    stages: Annotated[list[StageReport], AfterValidator(_in_order)] = Field(default=[])
+    stages: Annotated[list[StageReport], AfterValidator(_check_order)] = Field(default=[])
     evaluation: list[EvaluatedRow] = Field(default=[])
 
 
 class StudyStep(Stored):
-    """One step of a study: its command line, and the time that it took in seconds."""
+    """A step of a study: its command line, and the seconds that it took."""
 
     name: str = ""
     command: str
@@ -182,15 +173,12 @@ class StudyStep(Stored):
 
 
 class StudyResult(Stored, allow_inf_nan=True):
-    """What `study.json` says of a study, in whose table numbers may be missing (NaN).
+    """The content of a study's `study.json`.
 
     Attributes:
-        study: Name of its kind.
-        title: What it shows.
-        notes: Sentences that a reader of the table must know.
-        package_version: Version of this package that wrote it.
-        rows: Rows of its table, by name of the column.
-        steps: What was run.
+        study: Name of its class.
+        notes: Remarks below the table.
+        rows: Rows of the table, in which numbers may be missing (NaN).
     """
 
     study: Name | None = None
@@ -202,5 +190,5 @@ class StudyResult(Stored, allow_inf_nan=True):
 
 
 def write_stored(path: Path, stored: Stored) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     atomic_write_json(path, stored.model_dump())

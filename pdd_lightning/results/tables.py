@@ -1,4 +1,4 @@
-"""Tables of rows: as text, Markdown and CSV, and cell by cell for the page."""
+"""Tables of rows, as text, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pdd_lightning.results.schema import ACCURACIES, AFTER, StageReport
 
 Row = Mapping[str, Any]
 
-SPREADS = {"mean": "std", "val_accuracy": "val_std"}
-"""Columns with the standard deviation of another one; by default it is `<name>_std`."""
+STD_COLUMNS = {"mean": "std", "val_accuracy": "val_std"}
+"""Columns that hold the standard deviation of another one, if not named `<name>_std`."""
 PARTS = {"val": "validation part", "test": "test part"}
 STATISTICS = {
     "colourfulness": "Colourfulness",
@@ -33,7 +33,7 @@ STATISTICS = {
     "silhouette": "Silhouette of features",
     "nearest_real": "Distance to nearest real image",
 }
-"""The statistics that describe the images of a stage, and what plots call them."""
+"""Titles of the statistics that describe the images of a stage."""
 HEADINGS = {
     "row": "training images",
     "budget": "iterations",
@@ -56,93 +56,85 @@ HEADINGS = {
     "val_networks": "networks",
     "peak_memory_mb": "memory MB",
 }
-"""What columns are called whose names do not say it."""
+"""Headings of columns, if not their names."""
 STAGE = [
     "stage", "images", "learned_lr", "first_loss", "last_loss", "val_accuracy", "experts_seconds", "distil_seconds",
     "transition_seconds", "peak_memory_mb",
 ]  # fmt: skip
-"""Columns of a table of stages; further ones only where stages differ in them."""
+"""Columns of a table of stages."""
 EVALUATION = ["row", "protocol", "images", "steps", "mean", "n", "seconds"]
 """Columns of a table of evaluated rows."""
 CONDITIONS = [
     "part", "scored", "network", "init", "augment", "training", "labels", "epochs", "learning_rates", "seed",
 ]  # fmt: skip
-"""Further ones, which say how networks were trained and scored, only where rows differ in them."""
+"""Columns that say how networks were trained and scored, shown only if rows differ in them."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text.
-
-    Attributes:
-        headings: Names of the columns.
-        lines: Cells, line by line; empty where a row does not say.
-        common: What all rows have in common, by heading.
-    """
+    """A table of text, with the values that all rows share by heading."""
 
     headings: list[str]
     lines: list[list[str]]
     common: dict[str, str]
 
     def text(self) -> str:
-        """For the terminal: the table under a sentence with what all rows have in common."""
+        """Return the table for a terminal, below a sentence with the common values."""
         if not self.lines:
             return "nothing to show"
-        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._laid_out(self.lines, 'simple', 14)}".lstrip()
+        return f"{textwrap.fill(self.facts(), 120)}\n\n{self._format(self.lines, 'simple', 14)}".lstrip()
 
     def markdown(self) -> str:
-        """In Markdown: the table above a sentence with what all rows have in common."""
+        """Return the table in Markdown, above a sentence with the common values."""
         escaped = [[cell.replace("|", "\\|") for cell in line] for line in self.lines]
-        return f"{self._laid_out(escaped, 'pipe')}\n\n{self.facts()}".rstrip()
+        return f"{self._format(escaped, 'pipe')}\n\n{self.facts()}".rstrip()
 
     def facts(self) -> str:
-        """What all rows have in common, as a sentence; empty where that is nothing."""
+        """Return a sentence with the common values; empty if there are none."""
         facts = "; ".join(f"{heading}: {cell}" for heading, cell in self.common.items())
         return f"In all rows: {facts}." if facts else ""
 
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
+        """Return for each column whether it holds numbers."""
         number = re.compile(r"(-?\d\S*( ± \S+)?( %)?)?")
         return [all(map(number.fullmatch, column)) for column in zip(*self.lines, strict=True)]
 
-    def _laid_out(self, lines: list[list[str]], form: str, width: int | None = None) -> str:
+    def _format(self, lines: list[list[str]], style: str, width: int | None = None) -> str:
         align = ["right" if numeric else "left" for numeric in self.numeric()]
-        return tabulate(lines, self.headings, form, disable_numparse=True, colalign=align, maxheadercolwidths=width)
+        return tabulate(lines, self.headings, style, disable_numparse=True, colalign=align, maxheadercolwidths=width)
 
 
-def table_of(rows: Sequence[Row], columns: Sequence[str] | None = None, always: Sequence[str] | None = None) -> Table:
-    """A table of the columns in which rows differ, and of what they have in common.
+def make_table(rows: Sequence[Row], columns: Sequence[str] = (), always: Sequence[str] = ()) -> Table:
+    """Make a table of the columns in which rows differ; values that they share are stated once.
 
     Args:
-        rows: Rows by name of the column; not all need have all columns.
-        columns: Names of the columns, in order; by default all but those that are the spread of another one.
+        rows: Rows by column; not all need have all columns.
+        columns: Columns in order; by default all but those that hold the standard deviation of another one.
         always: Columns that are shown even if rows do not differ in them; by default what was trained on and the
             accuracy, or all of a single row. Columns without any value are never shown.
     """
-    every = dict.fromkeys(name for row in rows for name in row)
-    names = columns or [name for name in every if name not in {spread_of(each) for each in every}]
-    kept: Sequence[str] = always or (("row", "mean") if len(rows) > 1 else names)
-    cells = {name: [cell_of(row, name) for row in rows] for name in names}
-    same = {name: column[0] for name, column in cells.items() if len(set(column)) == 1}
-    shown = [name for name in names if name not in same or (name in kept and same[name])]
+    names = list(columns)
+    if not names:
+        every = dict.fromkeys(name for row in rows for name in row)
+        std_columns = set(map(std_column, every))
+        names = [name for name in every if name not in std_columns]
+    always = always or (("row", "mean") if len(rows) > 1 else names)
+    cells = {name: [format_cell(row, name) for row in rows] for name in names}
+    shared = {name: column[0] for name, column in cells.items() if len(set(column)) == 1}
+    shown = [name for name in names if name not in shared or (name in always and shared[name])]
     lines = [list(line) for line in zip(*(cells[name] for name in shown), strict=True)]
-    common = {heading_of(name): cell for name, cell in same.items() if cell and name not in kept}
+    common = {heading_of(name): cell for name, cell in shared.items() if cell and name not in always}
     return Table([heading_of(name) for name in shown], lines, common)
 
 
-def whole_table(rows: Sequence[Row], columns: Sequence[str] = ()) -> Table:
-    """A table of columns, by default all, whether or not rows differ in them."""
+def full_table(rows: Sequence[Row], columns: Sequence[str] = ()) -> Table:
+    """Make a table of columns (by default all) whether or not rows differ in them."""
     names = columns or list(dict.fromkeys(name for row in rows for name in row))
-    return table_of(rows, names, names)
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Rows as a table in Markdown, see `table_of`."""
-    return table_of(rows).markdown()
+    return make_table(rows, names, names)
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """All columns as comma-separated values, accuracies in [0, 1]."""
+    """Return all columns as comma-separated values, with accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
     writer.writeheader()
@@ -151,100 +143,110 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 
 def evaluation_table(rows: Sequence[Row]) -> Table:
-    """Evaluated rows; the stage is a column where some were scored before the last one."""
+    """Make a table of evaluated rows, with their stage if some were scored before the last one."""
     stage = ["stage"] if any(row.get("stage") != row.get("num_stages") for row in rows) else []
     rows = [{**row, "stage": None} if row["protocol"] == "all images" else row for row in rows]
-    return table_of(rows, [*EVALUATION, *stage, *CONDITIONS], EVALUATION)
+    return make_table(rows, [*EVALUATION, *stage, *CONDITIONS], EVALUATION)
 
 
 def stages_table(reports: Sequence[StageReport]) -> Table:
-    """Reports of stages."""
-    return table_of([report.row() for report in reports], [*STAGE, "real_images", "val_networks"], STAGE)
+    """Make a table of stages."""
+    return make_table([report.row() for report in reports], [*STAGE, "real_images", "val_networks"], STAGE)
 
 
 def stage_line(report: StageReport, num_stages: int) -> str:
-    """A finished stage in one line."""
+    """Describe a finished stage in one line."""
     rate = "" if report.learned_lr is None else f", learned lr {report.learned_lr:.4g}"
     return (
         f"Stage {report.stage}/{num_stages} done: {report.images} images, matching loss"
         f" {report.first_loss:.3f} -> {report.last_loss:.3f}{rate}, start-point accuracy"
-        f" {cell_of(report.row(), 'val_accuracy')} % ({report.val_networks} networks)"
+        f" {format_cell(report.row(), 'val_accuracy')} % ({report.val_networks} networks)"
     )
 
 
 def description_table(rows: Sequence[Row]) -> Table:
-    """Means over images, of rows of `pdd_lightning.evaluation.describe.describe_stages`."""
-    return whole_table([{name: row[name] for name in ("row", "images", *STATISTICS)} for row in rows])
+    """Make a table of the means in rows of `pdd_lightning.evaluation.describe.describe_stages`."""
+    return full_table([{name: row[name] for name in ("row", "images", *STATISTICS)} for row in rows])
 
 
 def continual_table(rows: Sequence[Row]) -> Table:
-    """Rows of `pdd_lightning.evaluation.continual.learn_tasks`."""
-    return whole_table(rows, ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds"))
+    """Make a table of rows of `pdd_lightning.evaluation.continual.learn_tasks`."""
+    return full_table(rows, ("row", "protocol", "images", "part", "mean", "forgetting", "n", "seconds"))
 
 
-def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean and spread of accuracies, one list of networks' accuracies per distillation seed.
+def summarize_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return mean and standard deviation of accuracies, one list of networks' accuracies per distillation seed.
 
-    `mean` and `std` are over all networks, `seed_std` is the spread of the seeds' means, see `mean_and_spread`.
+    `mean` and `std` are over all networks; `seed_std` is over the means of the seeds.
     """
-    mean, std = mean_and_spread([value for one in accuracies for value in one])
-    _, seed_std = mean_and_spread([statistics.fmean(one) for one in accuracies])
+    mean, std = mean_and_std([value for values in accuracies for value in values])
+    _, seed_std = mean_and_std([statistics.fmean(values) for values in accuracies])
     counts = {"seeds": len(accuracies), "networks": len(accuracies[0])}
     return {"mean": mean, "std": std, "seed_std": seed_std, **counts}
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation, which is None for a single value and for values that are not all finite."""
-    several = len(values) > 1 and all(map(math.isfinite, values))
-    return statistics.fmean(values), statistics.stdev(values) if several else None
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation, which is None for a single value or if not all are finite."""
+    defined = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.fmean(values), statistics.stdev(values) if defined else None
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as text by dotted name; a class stands under the name of what it is for.
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, without `init_args`.
 
-    Example:
+    Examples:
         >>> flatten({"model": {"class_path": "package.DM", "init_args": {"ipc": 1}}})
-        {'model': 'DM', 'model.ipc': '1'}
+        {'model.class_path': 'package.DM', 'model.ipc': 1}
     """
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if name == "class_path":
-            flat[prefix.rstrip(".")] = str(value).rpartition(".")[2]
-        elif isinstance(value, Mapping):
-            flat |= flatten(value, prefix if name == "init_args" else f"{prefix}{name}.")
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + str(key).replace("init_args.", "")
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, prefix if key == "init_args" else f"{name}.")
         else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[name] = value
     return flat
 
 
+def settings_as_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested settings as text by dotted name; in place of `model.class_path`, `model` has the class's name."""
+    texts = {}
+    for name, value in flatten(settings).items():
+        parent, _, key = name.rpartition(".")
+        if key == "class_path":
+            texts[parent] = str(value).rpartition(".")[2]
+        else:
+            texts[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return texts
+
+
 def heading_of(name: str) -> str:
-    """What a column is called."""
+    """Return the heading of a column."""
     return HEADINGS.get(name, name.replace("_", " "))
 
 
-def spread_of(name: str) -> str:
-    """The column with the standard deviation of another one."""
-    return SPREADS.get(name, f"{name}_std")
+def std_column(name: str) -> str:
+    """Return the column with the standard deviation of another one."""
+    return STD_COLUMNS.get(name, f"{name}_std")
 
 
-def cell_of(row: Row, name: str) -> str:
-    """What a table shows of a row in a column; nothing where the row does not say."""
-    value, spread = row.get(name), row.get(spread_of(name))
+def format_cell(row: Row, name: str) -> str:
+    """Return the text of a row in a column; empty if the row has no value."""
+    value, std = row.get(name), row.get(std_column(name))
     if value is None or value != value:
         return ""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {text}".strip() for key, text in flatten(value).items())
+        return ", ".join(f"{key} {text}".strip() for key, text in settings_as_text(value).items())
     if isinstance(value, list):
-        texts = [cell_of({"": one}, "") for one in value]
+        texts = [format_cell({"": item}, "") for item in value]
         return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else ", ".join(texts)
-    in_percent = name in ACCURACIES or name.startswith(AFTER)
-    if not in_percent and not isinstance(value, float):
+    is_accuracy = name in ACCURACIES or name.startswith(AFTER)
+    if not is_accuracy and not isinstance(value, float):
         return PARTS.get(str(value), str(value)) if name == "part" else str(value)
-    single = 1 in (row.get("n"), row.get("val_networks"))  # a single network has no spread
-    shown = [value] if spread is None or single else [value, spread]
-    return " ± ".join(f"{100 * figure:.1f}" if in_percent else _short(figure) for figure in shown)
+    is_single = 1 in (row.get("n"), row.get("val_networks"))  # a single network has no spread
+    numbers = [value] if std is None or is_single else [value, std]
+    return " ± ".join(f"{100 * number:.1f}" if is_accuracy else _format_number(number) for number in numbers)
 
 
-def _short(value: float) -> str:
-    """Three digits, or whole numbers."""
+def _format_number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -12,7 +12,6 @@ from pdd_lightning import distributed
 from pdd_lightning.augment import DSA, DSADraw
 from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import check_at_least, check_positive
-from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
 from pdd_lightning.networks.features import features_and_logits
 from pdd_lightning.networks.parameters import load_flat
 from pdd_lightning.objectives import characteristic_distance
@@ -50,12 +49,11 @@ class CharacteristicFunctionMatching(DecodedImages):
     earlier stages; the end is `epochs` epochs on real images later. The synthetic side is the union. Each stage begins
     with a new sampling network.
 
-    Features are scaled such that those of the real images have length 1 on average, which the paper leaves open, as it
-    does the sampling network's architecture: here a frequency is normal noise, each of whose entries is multiplied by
-    exp(u), u in [-`LOG_SCALE`, `LOG_SCALE`] made by two layers from further noise, that is, a scale mixture of normal
-    distributions. Batch norms, if any, take their statistics from a joint batch of real images. Dropout is off.
-
-    Every process has its own batches and its own sampling network.
+    The paper leaves open the scale of features and the sampling network's architecture. Here features are scaled such
+    that those of the real images have length 1 on average, and a frequency is normal noise, each of whose entries is
+    multiplied by exp(u), where two layers make u in [-`LOG_SCALE`, `LOG_SCALE`] from further noise. Batch norms, if
+    any, take their statistics from a joint batch of real images. Dropout is off. Every process has its own batches and
+    its own sampling network.
 
     Args:
         network: See `DistillationStage`; must end with a linear layer, whose input are the features.
@@ -117,39 +115,36 @@ class CharacteristicFunctionMatching(DecodedImages):
 
     @property
     def trajectory_epochs(self) -> int:
-        """Epochs on real images that are recorded of each network."""
+        """Epochs on real images to record of each network."""
         return self.epochs
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, and a new sampling network."""
+        """Begin a new stage with new images and a new sampling network."""
         super().restart(generator)
         self._sampler = self._stored = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds every process's sampling network, with its optimizer."""
+        """Add every process's sampling network and its optimizer."""
         state = self._stored if self._sampler is None else self._sampler.state_dict()
         checkpoint["frequency_samplers"] = distributed.gather(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes this process's sampling network over, see `DistillationStage` for what is refused."""
+        """Restore this process's sampling network; see `DistillationStage` for what is refused."""
         super().on_load_checkpoint(checkpoint)
         stored = checkpoint.get("frequency_samplers", [None])
         self._sampler, self._stored = None, stored[distributed.rank() % len(stored)]
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> CharacteristicBatch:
-        """A network between its start and its end, real images of each class, and augmentations."""
+        """Draw a network between its start and its end, real images of each class, and augmentations."""
         trajectories = self.state.trajectories
         assert trajectories is not None
         expert = int(torch.randint(trajectories.number, (), generator=generator))
         start, end = trajectories.segment(expert, 0, self.epochs)
         params = start.lerp(end, float(torch.rand((), generator=generator)))
-        real = self.data.class_sampler(self.device).draw(self.real_batch, generator)
-        size = self.data.real.image_shape[1:]
-        draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
-        return CharacteristicBatch(params, real, draws)
+        return CharacteristicBatch(params, *self.draw_real(self.real_batch, generator))
 
     def matching_loss(self, batch: CharacteristicBatch) -> Tensor:
-        """Mean over classes of the distance between characteristic functions, after a step of the sampling network."""
+        """Return the mean over classes of the distance, after a step of the sampling network."""
         network, union = self._network(batch), self.data.union
         with torch.no_grad():
             real = self._real_features(network, batch)
@@ -157,7 +152,7 @@ class CharacteristicFunctionMatching(DecodedImages):
             frozen = [self._features_by_class(network, union.images, union.labels, batch.draws)] if len(union) else []
         learned = self._features_by_class(network, self.learned_images(), self.labels, batch.draws)
         synthetic = torch.cat([*frozen, learned], 1) * scale
-        sides = [(one, target * scale) for one, target in zip(synthetic, real, strict=True)]
+        sides = [(features, target * scale) for features, target in zip(synthetic, real, strict=True)]
 
         def distance(frequencies: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:
             values = [characteristic_distance(*side, frequencies, self.alpha, self.beta) for side in sides]
@@ -167,7 +162,7 @@ class CharacteristicFunctionMatching(DecodedImages):
         return distance(self._frequencies(lambda at: distance(at, constant), real[0].shape[1]), sides)
 
     def _frequencies(self, distance: Callable[[Tensor], Tensor], features: int) -> Tensor:
-        """Frequencies `[frequencies, features]`, after a step of the sampling network that increases the distance."""
+        """Return frequencies `[frequencies, features]` after a step that increases the distance."""
         if self._sampler is None:
             with seeded(self.data.seed, "sampling network", self.state.stage):
                 self._sampler = FrequencySampler(features, self.width, self.lr_sampler, self.device)
@@ -177,41 +172,29 @@ class CharacteristicFunctionMatching(DecodedImages):
         return self._sampler.climb(distance, self.frequencies)
 
     def _real_features(self, network: nn.Module, batch: CharacteristicBatch) -> tuple[Tensor, ...]:
-        """Features `[n, F]` of each class's real images."""
+        """Return features `[n, F]` of each class's real images."""
         images = self.data.class_sampler(self.device).images
         parts = [self.augment(images[batch.real.of_class(c)], draw) for c, draw in enumerate(batch.draws)]
         return torch.split(_features(network, torch.cat(parts)), batch.real.counts)
 
     def _features_by_class(self, network: nn.Module, images: Tensor, labels: Tensor, draws: list[DSADraw]) -> Tensor:
-        """Features `[classes, n * factor^2, F]` of stored images `[classes * n, C, H, W]`."""
+        """Return features `[classes, n * factor^2, F]` of stored images `[classes * n, C, H, W]`."""
         parts = by_class(images, labels, len(draws))
         decoded = [self.augment(self.decoded(part), draw) for part, draw in zip(parts, draws, strict=True)]
         features = _features(network, torch.cat(decoded))
         return features.view(len(draws), -1, features.shape[1])
 
     def _network(self, batch: CharacteristicBatch) -> nn.Module:
-        """The network of an iteration, in evaluation mode."""
+        """Return the network of an iteration, in evaluation mode."""
         with seeded(0, "matching network"):
             network = self.build_network().requires_grad_(False)
         load_flat(network, batch.params)
-        network.eval()
-        if has_batch_norm(network):
-            real = self.data.class_sampler(self.device).images
-            fix_statistics(network, real[batch.real.joint(STATISTICS_PER_CLASS)])
+        self.prepare_statistics(network, batch.real)
         return network
 
 
 class FrequencySampler:
-    """Draws frequencies, and learns which ones to draw.
-
-    A frequency is standard normal noise times exp(u), entry by entry; two layers make u from normal noise of their own.
-
-    Args:
-        features: Entries of a frequency.
-        width: Hidden units.
-        lr: Learning rate of Adam.
-        device: Where frequencies are wanted.
-    """
+    """Draws frequencies: normal noise times exp(u), where two layers of `width` units learn u from further noise."""
 
     def __init__(self, features: int, width: int, lr: float, device: torch.device) -> None:
         last = nn.Linear(width, features)
@@ -223,15 +206,7 @@ class FrequencySampler:
         self.features, self.width, self.device = features, width, device
 
     def climb(self, distance: Callable[[Tensor], Tensor], number: int) -> Tensor:
-        """Takes a step that increases a distance, and gives frequencies from the same noise.
-
-        Args:
-            distance: The distance at frequencies `[number, features]`, differentiable in them.
-            number: Number of frequencies.
-
-        Returns:
-            Frequencies `[number, features]`, constants.
-        """
+        """Take a step that increases a distance, and return frequencies `[number, features]` from the same noise."""
         noise = torch.randn(number, self.features, device=self.device)
         latent = torch.randn(number, self.width, device=self.device)
         parameters = tuple(self.network.parameters())
@@ -247,16 +222,16 @@ class FrequencySampler:
         return frequencies
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and the state of the optimizer, on the CPU."""
+        """Return the weights, on the CPU, and the state of the optimizer."""
         weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         return {"network": weights, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:
-    """Features `[N, F]`, float32."""
+    """Return features `[N, F]`, float32."""
     return features_and_logits(network, images).features.float()

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from pdd_lightning import distributed
 from pdd_lightning.errors import ConfigError, check_momentum, check_positive
 from pdd_lightning.experts.panel import ExpertPanel
-from pdd_lightning.experts.segments import StartWindow
 from pdd_lightning.stages.trajectory_matching import TrajectoryMatching
 from pdd_lightning.typing import NetworkFactory
 
 
 class DATM(TrajectoryMatching):
-    """Trajectory matching that begins with early segments, and learns the labels, too.
+    """Trajectory matching that begins with early segments, and also learns the labels.
 
     Segments start in [min_start_epoch, end), where the end grows from `first_max_start_epoch` to `max_start_epoch`
-    over the share `window_growth` of a stage's iterations; every stage begins anew with the small window.
+    over the share `window_growth` of a stage's iterations, each value holding for equally many; every stage begins
+    again with the small window.
 
-    Labels are learned as logits; students see their softmax, and so does whoever uses the distilled set. A stage starts
-    from real images that one expert of the stage, drawn at random, classifies correctly, with the mean logits of all
-    experts that do; experts are taken at the last epoch that segments reach. DATM's authors also skip updates whose
-    loss is above a threshold of 1; here all are made.
+    Labels are learned as logits; students, and the distilled set, have their softmax. A stage starts from real images
+    that a random expert of the stage classifies correctly, with the mean logits of all experts that do; experts are
+    taken at the last epoch of the latest segments. DATM's authors also skip updates whose loss is above 1; here all are
+    made.
 
     Args:
         network: See `DistillationStage`.
@@ -66,12 +66,19 @@ class DATM(TrajectoryMatching):
             raise ConfigError(
                 "soft labels start from experts' logits on real images: set init to real, or lr_label null"
             )
+        if not 0 < window_growth <= 1:
+            raise ConfigError(f"window_growth must be in (0, 1], got {window_growth}")
+        first = self.max_start_epoch if first_max_start_epoch is None else first_max_start_epoch
+        if not 0 <= min_start_epoch < first <= self.max_start_epoch:
+            raise ConfigError(
+                "start epochs need 0 <= min_start_epoch < first_max_start_epoch <= max_start_epoch, got"
+                f" {min_start_epoch}, {first_max_start_epoch}, {self.max_start_epoch}"
+            )
         self.min_start_epoch = min_start_epoch
         self.first_max_start_epoch = first_max_start_epoch
         self.window_growth = window_growth
         self.lr_label = lr_label
         self.momentum_label = momentum_label
-        self.start_window = StartWindow(min_start_epoch, first_max_start_epoch, self.max_start_epoch, window_growth)
 
     @property
     def distilled(self) -> tuple[Tensor, Tensor]:
@@ -85,30 +92,33 @@ class DATM(TrajectoryMatching):
         return (self.images,) if self.lr_label is None else (self.images, self.label_logits)
 
     def new_labels(self, *learned: Tensor) -> Tensor:
-        """Classes, or class probabilities by the logits."""
+        """Return classes, or class probabilities by the logits."""
         return learned[0].softmax(1) if learned else self.labels
 
     def start_epochs(self, iteration: int) -> tuple[int, int]:
-        """The window of the iteration."""
-        return self.start_window.at(iteration, self.state.iterations)
+        """Return the window of an iteration."""
+        end = self.max_start_epoch
+        first = end if self.first_max_start_epoch is None else self.first_max_start_epoch
+        grown = int((end - first + 1) * iteration / (self.window_growth * self.state.iterations))
+        return self.min_start_epoch, min(first + grown, end)
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters and the student network."""
+        """Create the parameters and the student network."""
         super().setup(stage)
         if self.lr_label is not None and not hasattr(self, "label_logits"):
             shape = (len(self.labels), self.data.real.num_classes)
             self.label_logits = nn.Parameter(torch.zeros(shape, device=self.device))
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images and labels, and the learning rate at `lr_teacher` again."""
+        """Begin a new stage with new images and labels, and the learning rate at `lr_teacher`."""
         super().restart(generator)
         if self.lr_label is not None:
             logits = self._panel().mean_logits(self.images.detach(), self.labels)
-            # Processes may round differently, and their labels must not differ in a single bit.
+            # Processes may round differently, but their labels must be equal bit for bit.
             self.label_logits.data.copy_(distributed.broadcast(logits.cpu()))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Images, learning rate and labels, each at its own rate."""
+        """Return images, learning rate and labels, each with its rate."""
         groups = super().parameter_groups()
         if self.lr_label is not None:
             groups += [{"params": [self.label_logits], "lr": self.lr_label, "momentum": self.momentum_label}]
@@ -117,7 +127,7 @@ class DATM(TrajectoryMatching):
     def _initial_images(self, generator: torch.Generator) -> Tensor:
         if self.lr_label is None:
             return super()._initial_images(generator)
-        images = self._panel().recognised_images(self.data.real, self.data.kept, self.ipc, generator)
+        images = self._panel().recognized_images(self.data.real, self.data.kept, self.ipc, generator)
         return distributed.broadcast(images)
 
     def _panel(self) -> ExpertPanel:

@@ -1,4 +1,4 @@
-"""Stages whose stored images stand for several training images each, as in IDC."""
+"""Stages whose stored images are decoded to several training images each, as in IDC."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from pdd_lightning.typing import NetworkFactory
 class DecodedImages(DistillationStage):
     """Learns images of `factor`^2 pieces, each of which is enlarged to a training image.
 
-    The images live in [0, 1], yet are kept in model space like those of every method, so that pictures, files,
-    evaluation and transitions need no second kind of image. For per-channel standardisation this is exact: decoding
-    commutes with it, the images are clamped to what black and white are in each channel, and their gradient is
-    scaled by 1/std^2, which makes `lr_img` the rate of the pixels on the [0, 1] scale. ZCA mixes pixels, has no such
-    bounds, and is refused.
+    The pixels are in [0, 1], but the images are kept in model space like those of every method. For per-channel
+    standardization this is exact: decoding commutes with it, the images are clamped to black and white of each channel,
+    and their gradient is scaled by 1/std^2, which makes `lr_img` the rate of the pixels on the [0, 1] scale. ZCA, which
+    mixes pixels and has no such bounds, is refused.
 
     Args:
         network: See `DistillationStage`.
@@ -68,34 +67,30 @@ class DecodedImages(DistillationStage):
         return super().init_images * (self.factor**2 if self.init == "mix" else 1)
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters.
-
-        Raises:
-            ConfigError: The data is whitened, or the factor does not suit the image size.
-        """
+        """Create the parameters; refuse whitened data, and a factor that does not suit the image size."""
         real = self.data.real
         real.pixels.level(GREY)  # refuses whitened data
         piece_side(real.image_shape[1], self.factor)
         super().setup(stage)
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images within the bounds."""
+        """Begin a new stage with new images within the bounds."""
         super().restart(generator)
         self._clamp()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Takes the step and brings the images back into [0, 1]."""
+        """Take the step and clamp the images to [0, 1]."""
         super().optimizer_step(*args, **kwargs)
         self._clamp()
 
     def learned_images(self) -> Tensor:
-        """The images `[num_classes * ipc, C, H, W]`, with the gradient of pixels on the [0, 1] scale, over std."""
+        """Return the images `[num_classes * ipc, C, H, W]`, with their gradient scaled by 1/std^2."""
         pixels = self.data.real.pixels
         scale = (pixels.level(1.0) - pixels.level(0.0)).square().to(self.images)
         return self.images + (scale - 1) * (self.images - self.images.detach())
 
     def decoded(self, images: Tensor) -> Tensor:
-        """The training images `[n * factor^2, C, H, W]` of stored ones: the first piece of all, then the second, .."""
+        """Return the training images `[n * factor^2, C, H, W]`: the first piece of all images, then the second, .."""
         return decode(images, self.labels[:0], self.factor, self.data.real.pixels.level(GREY))[0]
 
     def _initial_images(self, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,6 @@ from pdd_lightning.augment import DSADraw
 from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError, check_at_least
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
-from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
 from pdd_lightning.objectives import distribution_distance
 from pdd_lightning.randomness import seeded
 from pdd_lightning.stages.stage import DistillationStage
@@ -35,8 +34,8 @@ class DistributionBatch(NamedTuple):
 class DistributionMatching(DistillationStage):
     """Learns images whose mean features, in many networks, are those of real images.
 
-    Each iteration has a network of its own, which is not trained: a random one in stage 1, later one of the
-    theta_{i-1}, the networks trained on the unions of earlier stages. The loss is the sum over classes of the
+    Each iteration has another network, which is not trained: a random one in stage 1, later one of the theta_{i-1},
+    the networks trained on the unions of earlier stages. The loss is the sum over classes of the
     squared distance between the mean features (before the classifier) of `real_batch` real images of the class and
     of all its synthetic images, those of earlier stages and the new ones, under the same augmentation.
 
@@ -76,11 +75,7 @@ class DistributionMatching(DistillationStage):
         self.real_batch = real_batch
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters.
-
-        Raises:
-            ConfigError: The network has no part that gives features.
-        """
+        """Create the parameters; refuse a network without a part `features`."""
         super().setup(stage)
         with seeded(0, "trial"):
             network = self.build_network()
@@ -91,20 +86,15 @@ class DistributionMatching(DistillationStage):
             )
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> DistributionBatch:
-        """A network's start, real images of each class, and augmentations."""
+        """Draw the start of a network, real images of each class, and augmentations."""
         start = draw_start(self.state, generator)
-        real = self.data.class_sampler(self.device).draw(self.real_batch, generator)
-        size = self.data.real.image_shape[1:]
-        draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
-        return DistributionBatch(start, real, draws)
+        return DistributionBatch(start, *self.draw_real(self.real_batch, generator))
 
     def matching_loss(self, batch: DistributionBatch) -> Tensor:
-        """Sum over classes of the squared distance between mean features."""
+        """Return the sum over classes of the squared distance between mean features."""
         network = start_network(self.build_network, batch.start).requires_grad_(False)
+        self.prepare_statistics(network, batch.real)
         real = self.data.class_sampler(self.device).images
-        network.eval()
-        if has_batch_norm(network):
-            fix_statistics(network, real[batch.real.joint(STATISTICS_PER_CLASS)])
         classes = len(batch.draws)
         frozen = self._augmented(by_class(self.data.union.images, self.data.union.labels, classes), batch.draws)
         new = self._augmented(by_class(self.images, self.labels, classes), batch.draws)
@@ -114,18 +104,18 @@ class DistributionMatching(DistillationStage):
         return distribution_distance(_class_means(network, frozen, new, classes), means)
 
     def _augmented(self, images: Tensor, draws: list[DSADraw]) -> Tensor:
-        """Images of all classes `[classes * n, C, H, W]`, each class under its own draw."""
+        """Augment the images of each class by its draw; return `[classes * n, C, H, W]`."""
         return torch.cat([self.augment(part, draw) for part, draw in zip(images, draws, strict=True)])
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:
-    """Features `[N, F]`."""
+    """Return features `[N, F]`."""
     features: Tensor = network.get_submodule("features")(images).flatten(1)
     return features
 
 
 def _class_means(network: nn.Module, frozen: Tensor, new: Tensor, classes: int) -> Tensor:
-    """Mean features of each class `[classes, F]`; images are class-major, the frozen ones constants."""
+    """Return the mean features of each class `[classes, F]` of class-major images; the frozen ones are constants."""
     count = (len(frozen) + len(new)) // classes
     total = _features(network, new).unflatten(0, (classes, -1)).sum(1)
     if len(frozen):

@@ -13,9 +13,9 @@ from pdd_lightning.typing import NetworkFactory
 
 
 class FTD(TrajectoryMatching):
-    """Trajectory matching whose stages give the average of their images to the union.
+    """Trajectory matching whose stages add the exponential moving average of their images to the union.
 
-    The students see the images themselves; frozen is their exponential moving average, begun at the initial images.
+    The students see the images themselves; the average begins at the initial images.
     FTD's flat trajectories are a setting of the experts (`rho`, `alpha`), see `pdd_lightning.experts.ExpertSettings`.
 
     Args:
@@ -24,7 +24,7 @@ class FTD(TrajectoryMatching):
         kwargs: See `TrajectoryMatching`.
 
     Attributes:
-        averaged_images: The images' average, shaped as they are.
+        averaged_images: The images' average, of the same shape.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -47,18 +47,18 @@ class FTD(TrajectoryMatching):
         return self.averaged_images, self.labels
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters, the average and the student network."""
+        """Create the parameters, the average and the student network."""
         super().setup(stage)
         if not hasattr(self, "averaged_images"):
             self.register_buffer("averaged_images", torch.zeros_like(self.images))
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: the average is that of the new initial images."""
+        """Begin a new stage with new images, at which the average begins."""
         super().restart(generator)
         self.averaged_images.copy_(self.images.detach())
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Takes the step; then the images enter their average."""
-        # Not in a hook at the end of the batch, for checkpoints are saved before that.
+        """Take the step and update the average."""
+        # Not in a hook at the end of the batch, since checkpoints are saved before that.
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.averaged_images.lerp_(self.images.detach(), 1 - self.image_average)

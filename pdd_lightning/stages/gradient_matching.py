@@ -14,14 +14,8 @@ from pdd_lightning.augment import DSADraw
 from pdd_lightning.data import ClassBatches, by_class
 from pdd_lightning.errors import ConfigError, check_at_least, check_positive
 from pdd_lightning.experts import NetworkStart, draw_start, start_network
-from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, flatten, has_batch_norm, load_flat
-from pdd_lightning.objectives import (
-    ClassSides,
-    Metric,
-    check_metric,
-    class_distance,
-    gradient_distance,
-)
+from pdd_lightning.networks import flatten, load_flat
+from pdd_lightning.objectives import ClassSides, Metric, check_metric, class_distance, gradient_distance
 from pdd_lightning.randomness import generator_for, seeded
 from pdd_lightning.stages.stage import DistillationStage
 from pdd_lightning.training import TrainingSettings, train_network
@@ -32,13 +26,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 
 
 def published_loops(ipc: int) -> tuple[int, int]:
-    """Image steps in a network's life, and its training epochs after each: the entry of `LOOPS` nearest to `ipc`.
-
-    Of two that are equally near, the larger one: 15 images per class have the loops of 20.
-
-    Args:
-        ipc: Images per class of the union, frozen and new.
-    """
+    """Return the entry of `LOOPS` nearest to `ipc` images per class of the union; of two equally near, the larger."""
     return LOOPS[min(LOOPS, key=lambda known: (abs(known - ipc), -known))]
 
 
@@ -46,7 +34,7 @@ class GradientBatch(NamedTuple):
     """One image step.
 
     Attributes:
-        start: The network's start where a new one is due; None where the current one lives on.
+        start: Start of a new network if one is due, or None.
         seed: Seed of the current network's training on the union before this step.
         real: Real images of each class.
         draws: Per class, the augmentation of its real and its synthetic images.
@@ -59,7 +47,7 @@ class GradientBatch(NamedTuple):
 
 
 class GradientMatching(DistillationStage):
-    """Learns images on which a network gets the gradients that real images give it.
+    """Learns images on which a network has the gradients that it has on real images.
 
     One iteration is one image step: the sum over classes of the distance between the cross-entropy gradients on
     `real_batch` real images of the class and on all its synthetic images, those of earlier stages and the new ones,
@@ -69,8 +57,8 @@ class GradientMatching(DistillationStage):
     (`init`) and does not augment (`augment: none`).
 
     Batch norms are in evaluation mode while gradients are matched, since a batch of one class has misleading
-    statistics: as published, a joint batch of 16 real images of each class gives them (published code mixes them
-    into a running average, here they replace it, so that a network is its parameters alone). Dropout is off.
+    statistics: as published, these are of a joint batch of 16 real images of each class (published code mixes them into
+    a running average, here they replace it, so that a network is its parameters alone). Dropout is off.
 
     Args:
         network: See `DistillationStage`.
@@ -123,81 +111,68 @@ class GradientMatching(DistillationStage):
         self.real_batch = real_batch
         self.lr_net = lr_net
         self.batch_net = batch_net
-        # In a tuple, so that Lightning and DDP do not take the network's parameters for the module's own.
+        # In a tuple, so that the network's parameters are not those of the module.
         self._network: tuple[nn.Module, ...] = ()
         self._stored: Tensor | None = None
 
     def loops(self, stage: int) -> tuple[int, int]:
-        """Image steps in a network's life and epochs of its training after each, in a stage counted from 1."""
+        """Return image steps per network, and epochs of its training after each, in a stage (from 1)."""
         outer, inner = published_loops(stage * self.ipc)
         return self.outer or outer, self.inner or inner
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, and no network yet."""
+        """Begin a new stage with new images, and no network yet."""
         super().restart(generator)
         self._network, self._stored = (), None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the parameters of every process's current network, which lives for several iterations."""
+        """Add the parameters of every process's current network, which is used for several iterations."""
         params = flatten(dict(self._network[0].named_parameters())).detach().cpu() if self._network else self._stored
         checkpoint["matching_networks"] = distributed.gather(params)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes this process's network over, see `DistillationStage` for what is refused."""
+        """Restore this process's network; see `DistillationStage` for what is refused."""
         super().on_load_checkpoint(checkpoint)
         stored = checkpoint.get("matching_networks", [None])
         self._network, self._stored = (), stored[distributed.rank() % len(stored)]
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> GradientBatch:
-        """Real images of each class, augmentations, and a new network's start where one is due."""
+        """Draw real images of each class, augmentations, and the start of a new network if one is due."""
         due = iteration % self.loops(self.state.stage)[0] == 0
         start = draw_start(self.state, generator) if due else None
         seed = int(torch.randint(2**62, (), generator=generator))
-        real = self.data.class_sampler(self.device).draw(self.real_batch, generator)
-        size = self.data.real.image_shape[1:]
-        draws = [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
-        return GradientBatch(start, seed, real, draws)
+        return GradientBatch(start, seed, *self.draw_real(self.real_batch, generator))
 
     def matching_loss(self, batch: GradientBatch) -> Tensor:
-        """Sum over classes of the distance between the gradients."""
+        """Return the sum over classes of the distance between the gradients."""
         network = self._current_network(batch)
-        network.eval()
-        if has_batch_norm(network):
-            fix_statistics(network, self.data.class_sampler(self.device).images[batch.real.joint(STATISTICS_PER_CLASS)])
+        self.prepare_statistics(network, batch.real)
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
         distance = partial(gradient_distance, metric=self.metric)
-        return torch.stack([class_distance(network, params, one, distance) for one in self._sides(batch)]).sum()
+        return torch.stack([class_distance(network, params, sides, distance) for sides in self._sides(batch)]).sum()
 
     def _current_network(self, batch: GradientBatch) -> nn.Module:
-        """A new network where one is due; else the current one, trained on the union as it is now."""
+        """Return a new network if one is due, or else the current one, trained on the current union."""
         if batch.start is not None:
             self._network = (start_network(self.build_network, batch.start),)
             return self._network[0]
         if not self._network:
-            self._network = (self._restored_network(),)
+            if self._stored is None:
+                raise ConfigError("the checkpoint holds no matching network: start afresh")
+            with seeded(0, "restored"):
+                self._network = (self.build_network(),)
+            load_flat(self._network[0], self._stored)
         network = self._network[0]
         images = torch.cat([self.data.union.images, self.images.detach()])
         labels = torch.cat([self.data.union.labels, self.labels])
         generator = generator_for(batch.seed, "matching network")
-        train_network(network, images, labels, self._training(), self.augment, generator)
-        return network
-
-    def _restored_network(self) -> nn.Module:
-        """The network of the checkpoint."""
-        if self._stored is None:
-            raise ConfigError("the checkpoint holds no matching network: start afresh")
-        with seeded(0, "restored"):
-            network = self.build_network()
-        load_flat(network, self._stored)
-        return network
-
-    def _training(self) -> TrainingSettings:
-        """Training of a network between two image steps."""
         epochs = self.loops(self.state.stage)[1]
-        return TrainingSettings(epochs, self.lr_net, 0.0, 0.0, self.batch_net, milestones=())
+        training = TrainingSettings(epochs, self.lr_net, 0.0, 0.0, self.batch_net, milestones=())
+        train_network(network, images, labels, training, self.augment, generator)
+        return network
 
     def _sides(self, batch: GradientBatch) -> Iterator[ClassSides]:
-        """What is compared for each class."""
+        """Yield what is compared for each class."""
         real, frozen = self.data.class_sampler(self.device).images, self.data.union
         old = by_class(frozen.images, frozen.labels, len(batch.draws))
         new = by_class(self.images, self.labels, len(batch.draws))

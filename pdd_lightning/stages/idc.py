@@ -24,7 +24,7 @@ class IDCBatch(NamedTuple):
     """One image step.
 
     Attributes:
-        iteration: Iterations done in the stage; says which class and which network.
+        iteration: Iterations done in the stage, which determine class and network.
         real: Positions of the class's real images in the train part `[<= batch_real]`.
         frozen: Which of the class's decoded union images take part, of earlier stages `[n]`.
         new: The same of this stage `[m]`; n + m <= batch_syn.
@@ -43,15 +43,15 @@ class IDC(DecodedImages):
 
     One iteration is one image step for one class, classes in turn: the distance between the gradients, over
     convolution kernels, of cross-entropy on `batch_real` real and on up to `batch_syn` decoded images of the union,
-    both under one shared augmentation. When each class had its turn, the network is trained on `net_images` real
-    images; after `inner` such rounds a new network takes over: a randomly initialised one in the first stage, one of
-    the networks trained through all former unions (theta_{i-1}) later. `stages.iterations` counts image steps: with C
-    classes, the published count of n outer iterations is n * inner * C here.
+    both under one shared augmentation. After each round over the classes the network is trained on `net_images` real
+    images; after `inner` rounds follows a new network: a randomly initialized one in the first stage, one of the
+    networks trained through all former unions (theta_{i-1}) later. `stages.iterations` counts image steps: with C
+    classes, n published outer iterations are n * inner * C here.
 
-    Two details are not as published: the images are clamped after every step, not once per network, and those that are
-    mixed are reduced with antialiasing, not by their nearest pixel.
+    Two details differ from the published code: the images are clamped after every step, not once per network, and mixed
+    images are reduced with antialiasing, not by their nearest pixel.
 
-    All processes hold the same network, drawn and trained from the run's seed alone; each has batches of its own.
+    All processes hold the same network, determined by the run's seed; each has its own batches.
 
     Args:
         network: See `DistillationStage`.
@@ -70,8 +70,8 @@ class IDC(DecodedImages):
         cutmix: Probability of mixing a batch of that training.
         match_augment: Augmentation of the matched images, applied together.
         net_augment: Augmentation of the training of matching networks, applied together.
-        augment: Augmentation at transitions and in evaluation, applied together; without flip for digits. Without
-            cutout, which CutMix takes the place of.
+        augment: Augmentation at transitions and in evaluation, applied together; without flip for digits. CutMix
+            replaces cutout.
         align_corners: Sampling of scale and rotation.
 
     Raises:
@@ -123,34 +123,29 @@ class IDC(DecodedImages):
         self._stored_training: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters.
-
-        Raises:
-            ConfigError: See `DecodedImages`; or the network has no convolution.
-        """
+        """Create the parameters; refuse a network without convolutions."""
         super().setup(stage)
         with seeded(0, "trial"):
-            _kernels(self.build_network())
+            _check_kernels(self.build_network())
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, and no network yet."""
+        """Begin a new stage with new images, and no network yet."""
         super().restart(generator)
         self._training = self._stored_training = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the network that is being matched, with its momentum."""
+        """Add the current network and its momentum."""
+        # A continued run may be saved again before its first iteration.
         training = self._training
-        # A run that is saved again before it has gone on still holds what it was continued with.
-        network = self._stored_training if training is None else training.state_dict()
-        checkpoint["matching_network"] = network
+        checkpoint["matching_network"] = self._stored_training if training is None else training.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the network that was being matched, see `DistillationStage` for what is refused."""
+        """Restore the current network; see `DistillationStage` for what is refused."""
         super().on_load_checkpoint(checkpoint)
         self._training, self._stored_training = None, checkpoint.get("matching_network")
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> IDCBatch:
-        """Real images of the class whose turn it is, decoded images of its union, and an augmentation."""
+        """Draw real images of the current class, decoded images of its union, and an augmentation."""
         data, classes = self.data, self.data.real.num_classes
         members = data.kept.images_of_class(iteration % classes)
         real = members[torch.randperm(len(members), generator=generator)[: self.batch_real]]
@@ -164,14 +159,14 @@ class IDC(DecodedImages):
         return IDCBatch(iteration, real, chosen[of_frozen], chosen[~of_frozen], draw)
 
     def matching_loss(self, batch: IDCBatch) -> Tensor:
-        """Distance between the gradients of one class's real and decoded union images."""
+        """Return the distance between the gradients of one class's real and decoded union images."""
         network = self._matching_network(batch.iteration)
         params = {name: parameter.detach() for name, parameter in network.named_parameters()}
         sides = self._sides(batch, one_by_one=not has_batch_norm(network))
         return class_distance(network, params, sides, partial(kernel_distance, metric=self.metric))
 
     def _sides(self, batch: IDCBatch, one_by_one: bool) -> ClassSides:
-        """What is compared; images of earlier stages are constants if the network treats images one by one."""
+        """Return what is compared; images of earlier stages are constants if the network treats images one by one."""
         label = batch.iteration % self.data.real.num_classes
         real = self.match_augment(self._real[0][batch.real], batch.draw)
         synthetic = self.match_augment(self._union_images(label)[torch.cat([batch.frozen, batch.new])], batch.draw)
@@ -182,14 +177,14 @@ class IDC(DecodedImages):
         return ClassSides(label_here, real, weights, synthetic[:constants], synthetic[constants:])
 
     def _union_images(self, label: int) -> Tensor:
-        """Decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
+        """Return decoded images of one class, frozen and new `[n * factor^2, C, H, W]`."""
         images = self.learned_images()[label * self.ipc : (label + 1) * self.ipc]
         frozen = self.data.union
         order = frozen.labels.argsort(stable=True).view(self.data.real.num_classes, -1)
         return self.decoded(torch.cat([frozen.images[order[label]], images]))
 
     def _matching_network(self, iteration: int) -> nn.Module:
-        """The network of an iteration: at its beginning a new one, or the former after its training."""
+        """Return the network of an iteration: a new one, or the current one, trained after each round."""
         classes = self.data.real.num_classes
         life, done = divmod(iteration, classes * self.inner)
         if self._training is None or done == 0:
@@ -203,7 +198,7 @@ class IDC(DecodedImages):
         return self._training.network
 
     def _new_training(self, life: int) -> OngoingTraining:
-        """A network at random in the first stage, at a theta of the former stage later."""
+        """Return a random network in the first stage, later one of the networks trained on the union."""
         data, state = self.data, self.state
         with seeded(data.seed, "matching network", state.stage, life):
             network = self.build_network()
@@ -217,7 +212,7 @@ class IDC(DecodedImages):
 
     @property
     def _real(self) -> tuple[EncodedImages, Tensor]:
-        """Images and labels of the stage's real examples on this device."""
+        """Images and labels of the stage's real examples, on this device."""
         kept = self.data.kept
         if self._encoded is None or self._encoded[0] is not kept:
             images = EncodedImages(kept.images, self.data.real.pixels, self.device)
@@ -225,16 +220,10 @@ class IDC(DecodedImages):
         return self._encoded[1:]
 
 
-def _kernels(network: nn.Module) -> list[nn.Parameter]:
-    """The convolution kernels of a network.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    found = [parameter for parameter in network.parameters() if parameter.dim() == 4]
-    if not found:
+def _check_kernels(network: nn.Module) -> None:
+    """Refuse a network without convolution kernels."""
+    if not any(parameter.dim() == 4 for parameter in network.parameters()):
         raise ConfigError(
             f"IDC matches gradients of convolution kernels, and {type(network).__name__} has none: choose a"
             " convolutional model.init_args.network"
         )
-    return found

@@ -1,8 +1,7 @@
-"""What every distillation method shares: the learnable images of the current stage and their optimisation."""
+"""The base class of all distillation methods: the learnable images of the current stage and their optimization."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -12,7 +11,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from pdd_lightning import distributed, endings
-from pdd_lightning.augment import DSA
+from pdd_lightning.augment import DSA, DSADraw
+from pdd_lightning.data import ClassBatches
 from pdd_lightning.data.progressive import ProgressiveDataModule, RunState
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.errors import (
@@ -23,25 +23,26 @@ from pdd_lightning.errors import (
     check_momentum,
     check_positive,
 )
-from pdd_lightning.networks.spec import check_size, network_spec
+from pdd_lightning.networks import STATISTICS_PER_CLASS, fix_statistics, has_batch_norm
+from pdd_lightning.networks.spec import argument_names, check_size, network_spec
 from pdd_lightning.randomness import seeded
 from pdd_lightning.typing import NetworkFactory
 
 
 class DistillationStage(LightningModule, ABC):
-    """Optimises the synthetic images of one stage after another, `ipc` per class in each.
+    """Optimizes the synthetic images of one stage after another, `ipc` per class in each.
 
-    A method is a subclass with `draw_batch` (what one iteration works on) and `matching_loss` (the objective).
-    The only parameters are the current stage's images, and what else the method learns; images of earlier
-    stages stay frozen in the union, `self.data.union`. Optimisation is Lightning's automatic one. Every argument of
-    the constructor is kept as an attribute of its own name, from which `settings` takes it.
+    A method is a subclass with `draw_batch` (the batch of an iteration) and `matching_loss` (the objective). The only
+    parameters are the current stage's images, and what else the method learns; images of earlier stages are frozen in
+    the union, `self.data.union`. Every argument of the constructor is kept as an attribute of the same name, from which
+    `settings` takes it.
 
     Args:
-        network: Makes the networks that are matched; called with (in_channels, num_classes, image_size).
+        network: Builds the networks that are matched; called with (in_channels, num_classes, image_size).
         ipc: Images per class and stage.
         lr_img: Learning rate of the images.
         momentum: Momentum of the images' SGD, and of the other learned quantities'.
-        init: Start from real images of the class, or from standard normal noise; further ways are a method's own.
+        init: Start from real images of the class, or from standard normal noise; methods may add others.
         augment: Augmentation operations joined by `_`, see `pdd_lightning.augment.DSA`; `none` for none.
         align_corners: How scaling and rotation sample; true as MTT does, false as DC and IDC do.
 
@@ -55,11 +56,11 @@ class DistillationStage(LightningModule, ABC):
     """
 
     rates: ClassVar[tuple[str, ...]] = ("lr_img",)
-    """Learning rates, which may be changed when a run is continued: they may have turned out too high."""
+    """Learning rates, which may change when a run is continued, since they may turn out too high."""
     equivalent: ClassVar[tuple[str, ...]] = ()
     """Settings that change the images by no more than rounding."""
     inits: ClassVar[tuple[str, ...]] = ("real", "noise")
-    """What images may start from."""
+    """Values of `init`."""
 
     images: nn.Parameter
     labels: Tensor
@@ -100,22 +101,22 @@ class DistillationStage(LightningModule, ABC):
 
     @property
     def state(self) -> RunState:
-        """Where the run stands: finished stages, iterations done, trajectories."""
+        """Finished stages, iterations done, and trajectories of the run."""
         return self.data.state
 
     @property
     def trajectory_epochs(self) -> int:
-        """Epochs on real images that the method needs recorded per expert; 0: networks at theta only."""
+        """Epochs on real images to record of each expert; 0: networks at theta only."""
         return 0
 
     @property
     def learned_lr(self) -> float | None:
-        """The learning rate that networks should train with on the images, where the method learns one."""
+        """The learning rate for training on the images, if the method learns one."""
         return None
 
     @property
     def default_lr(self) -> float:
-        """The learning rate of training on the images where none is learned."""
+        """The learning rate for training on the images if none is learned."""
         return 0.01
 
     @property
@@ -125,16 +126,12 @@ class DistillationStage(LightningModule, ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method and all arguments of its constructor, as data that can be stored.
-
-        A continued run must have the same, and a distilled set carries them along.
-        """
-        names = dict.fromkeys(name for kind in type(self).__mro__ for name in _argument_names(kind))
-        arguments = {name: self._setting(name) for name in names}
+        """The method and all arguments of its constructor, as JSON, for continued runs and distilled sets."""
+        arguments = {name: self._setting(name) for name in argument_names(type(self))}
         return {"method": type(self).__name__, **arguments, "augment_together": self.augment.together}
 
     def _setting(self, name: str) -> Any:
-        """An argument of the constructor as data that can be stored."""
+        """Return an argument of the constructor as JSON."""
         try:
             value = getattr(self, name)
             plain = value.strategy if isinstance(value, DSA) else network_spec(value) if callable(value) else value
@@ -147,19 +144,14 @@ class DistillationStage(LightningModule, ABC):
 
     @property
     def init_images(self) -> int:
-        """Real images of each class that the initial images of a stage are made of."""
+        """Real images per class that the initial images of a stage are made of."""
         return 0 if self.init == "noise" else self.ipc
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters, whose shapes depend on the data; keeps those that are there.
-
-        Raises:
-            ConfigError: The trainer has no `StageAdvance`.
-            DataError: A class has fewer real images than the initial images are made of.
-        """
+        """Create the parameters, whose shapes depend on the data, unless they exist."""
         if hasattr(self, "images"):
             return
-        _ = self.state  # without it, Lightning would run an epoch without any batches and say nothing
+        _ = self.state  # without a state, Lightning would run an epoch without batches
         self._check_real_images()
         real = self.data.real
         check_size(self.network, real.image_shape, real.num_classes)
@@ -172,76 +164,57 @@ class DistillationStage(LightningModule, ABC):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of other images, or of other learned quantities.
-
-        Raises:
-            ConfigError: The method, an option that adds a parameter, `ipc`, the number of classes or the image size
-                has changed.
-        """
-        if "images" not in checkpoint["state_dict"]:
-            raise ConfigError("the checkpoint is not one of a distillation: correct --ckpt_path")
-        stored = checkpoint["state_dict"]["images"].shape
-        if stored != self.images.shape:
+        """Refuse a checkpoint with parameters of other names or shapes."""
+        stored, needed = (
+            {name: list(getattr(value, "shape", ())) for name, value in sorted(state.items())}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        if stored != needed:
             raise ConfigError(
-                f"the checkpoint holds images {list(stored)} for a stage, these settings need"
-                f" {list(self.images.shape)} (ipc {self.ipc}): set ipc and the image size back, or start afresh"
-            )
-        there, needed = (", ".join(sorted(state)) for state in (checkpoint["state_dict"], self.state_dict()))
-        if there != needed:
-            raise ConfigError(
-                f"the checkpoint is of a run with another method or other options: it holds {there}, these settings"
-                f" need {needed}: set them back, or start afresh"
+                f"the checkpoint is of a run with another method or other options: it holds {stored}, these settings"
+                f" need {needed} (ipc {self.ipc}): set them back, or start afresh"
             )
 
     def build_network(self) -> nn.Module:
-        """A network for the data at hand, initialised from torch's global generator, on this device."""
+        """Return a network for the data, initialized from torch's global generator, on this device."""
         real = self.data.real
         channels, size, _ = real.image_shape
         return self.network(channels, real.num_classes, size).to(self.device)
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, the same on all processes."""
+        """Begin a new stage with new initial images, the same on all processes."""
         with torch.no_grad():
             self.images.copy_(self._initial_images(generator))
         self._last_finite = None
 
     @property
     def distilled(self) -> tuple[Tensor, Tensor]:
-        """What the stage adds to the union when it is done, without gradients.
+        """What the stage adds to the union: images `[N, C, H, W]` and hard `[N]` or soft `[N, classes]` labels.
 
-        By default the images and their classes. A method that makes something else of its parameters (learned
-        labels, an average of the images) says so here, and `StageAdvance` freezes that.
-
-        Returns:
-            Images `[num_classes * ipc, C, H, W]` in model space, and hard `[N]` or soft `[N, classes]` labels.
+        By default the images and their classes; a method may add learned labels or an average of the images.
         """
         return self.images.detach(), self.labels
 
     @property
     def last_finite(self) -> tuple[Tensor, Tensor]:
-        """What `distilled` was in the last iteration whose loss was finite."""
+        """`distilled` in the last iteration whose loss was finite."""
         return self.distilled if self._last_finite is None else self._last_finite
 
     @abstractmethod
     def draw_batch(self, iteration: int, generator: torch.Generator) -> Any:
-        """What one iteration works on: a NamedTuple (or other collection) of CPU tensors.
+        """Draw the batch of an iteration: a NamedTuple (or other collection) of CPU tensors.
 
         Args:
-            iteration: Iteration of the current stage, from 0. It may be ahead of `self.state.iteration`, where batches
-                are fetched early.
+            iteration: Iteration of the current stage, from 0; may be ahead of `self.state.iteration` by prefetching.
             generator: Generator of this iteration and process; nothing else random may be used.
         """
 
     @abstractmethod
     def matching_loss(self, batch: Any) -> Tensor:
-        """The scalar objective, differentiable in the parameters of this module."""
+        """Return the scalar objective, differentiable in the parameters of this module."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One iteration.
-
-        Raises:
-            NonFiniteLossError: The loss is infinite or not a number (on any process).
-        """
+        """Return the loss of one iteration."""
         with seeded(self.data.seed, "step", self.state.stage, self.state.iteration, distributed.rank()):
             loss = self.matching_loss(batch)
         self._require(bool(loss.isfinite()), "the matching loss is")
@@ -252,32 +225,40 @@ class DistillationStage(LightningModule, ABC):
         return loss
 
     def check_parameters(self) -> None:
-        """Makes sure, after an update, that what was learned can be used.
-
-        Raises:
-            NonFiniteLossError: A parameter is infinite or not a number, or the learned rate is 0 or infinite (on any
-                process).
-        """
+        """Check, after an update, that the parameters are finite and the learned rate can be used, on all processes."""
         finite = bool(torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all())
         rate = self.learned_lr
         usable = rate is None or 0 < rate < float("inf")
         self._require(finite and usable, "after the update, the images or the learned rate are")
 
+    def draw_real(self, count: int, generator: torch.Generator) -> tuple[ClassBatches, list[DSADraw]]:
+        """Draw `count` real images of each class, and for each class an augmentation of real and synthetic images."""
+        real = self.data.class_sampler(self.device).draw(count, generator)
+        size = self.data.real.image_shape[1:]
+        return real, [self.augment.draw(1, size, generator, shared=True) for _ in real.counts]
+
+    def prepare_statistics(self, network: nn.Module, real: ClassBatches) -> None:
+        """Put a network into evaluation mode, with batch norm statistics of a joint batch of real images."""
+        network.eval()
+        if has_batch_norm(network):
+            images = self.data.class_sampler(self.device).images
+            fix_statistics(network, images[real.joint(STATISTICS_PER_CLASS)])
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Ends the process, after the checkpoint was saved, if a signal asked for it in the iteration."""
-        endings.leave_if_asked()
+        """End the process, after the checkpoint was saved, if a signal arrived in the iteration."""
+        endings.stop_if_requested()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the norm of the images' gradient."""
+        """Log the norm of the images' gradient."""
         if self.images.grad is not None:
             self.log("grad_norm", self.images.grad.norm())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD with momentum over all parameter groups."""
+        """Return SGD with momentum over all parameter groups."""
         return torch.optim.SGD(self.parameter_groups(), lr=self.lr_img, momentum=self.momentum)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the optimiser."""
+        """Return the parameter groups of the optimizer."""
         return [{"params": [self.images], "lr": self.lr_img}]
 
     def _initial_images(self, generator: torch.Generator) -> Tensor:
@@ -312,11 +293,3 @@ class DistillationStage(LightningModule, ABC):
             f" {listed}, and continue with --ckpt_path last; if that fails at once, begin anew in another"
             f" folder{experts}."
         )
-
-
-def _argument_names(kind: type) -> list[str]:
-    """Names of the arguments of a stage's constructor, without those that it passes on as `*args` or `**kwargs`."""
-    if kind in LightningModule.__mro__ or "__init__" not in vars(kind):
-        return []
-    parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
-    return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from pdd_lightning import distributed
 from pdd_lightning.augment import DSADraw
 from pdd_lightning.data.progressive import Trajectories
-from pdd_lightning.errors import ConfigError, check_at_least, check_positive
-from pdd_lightning.experts.segments import draw_segment
+from pdd_lightning.errors import ConfigError, DataError, check_at_least, check_positive
 from pdd_lightning.memory import total_memory
 from pdd_lightning.networks.parameters import flatten, unflatten
 from pdd_lightning.objectives import trajectory_distance
@@ -48,7 +47,7 @@ class TrajectoryMatching(DistillationStage):
     target. The gradient flows into the new images and the learning rate only.
 
     The learning rate is the exponential of a parameter, hence positive. To first order it moves as under plain
-    SGD with rate `lr_lr`, but in one step by no more than a factor of 2.
+    SGD with rate `lr_lr`, but by at most a factor of 2 per step.
 
     Args:
         network: See `DistillationStage`.
@@ -65,8 +64,8 @@ class TrajectoryMatching(DistillationStage):
         augment: Augmentation of the student's mini-batches, per sample.
         align_corners: Sampling of scale and rotation.
         unroll_mode: How the student's steps are differentiated: `stored` is fastest, `constant` needs the memory of
-            one step, `higher` is the library's, see `pdd_lightning.unroll.unroll`; `auto` takes the first or the
-            second, see `pdd_lightning.unroll.choose_mode`, and says which.
+            one step, `higher` is the library's, see `pdd_lightning.unroll.unroll`; `auto` chooses one of the first
+            two, see `pdd_lightning.unroll.choose_mode`, and logs which.
 
     Attributes:
         log_lr: Logarithm of the student's learning rate.
@@ -117,7 +116,7 @@ class TrajectoryMatching(DistillationStage):
 
     @property
     def trajectory_epochs(self) -> int:
-        """Epochs that segments can reach into."""
+        """Last epoch of the latest segments."""
         return self.max_start_epoch + self.expert_epochs
 
     @property
@@ -127,37 +126,33 @@ class TrajectoryMatching(DistillationStage):
 
     @property
     def trajectories(self) -> Trajectories:
-        """The experts of the current stage.
-
-        Raises:
-            ConfigError: None were recorded.
-        """
+        """The experts of the current stage."""
         if self.state.trajectories is None:
             raise ConfigError("trajectory matching needs expert trajectories, which StageAdvance records")
         return self.state.trajectories
 
     @property
     def student(self) -> nn.Module:
-        """The student network, on this device; its own parameters are not used."""
+        """The student network, on this device; its parameters are not used."""
         return self._student[0].to(self.device)
 
     def setup(self, stage: str) -> None:
-        """Makes the parameters and the student network."""
+        """Create the parameters and the student network."""
         super().setup(stage)
         if hasattr(self, "log_lr"):
             return
         self.log_lr = nn.Parameter(torch.tensor(math.log(self.lr_teacher), device=self.device))
-        # In a tuple, so that Lightning and DDP do not take the student's parameters for the module's own.
+        # In a tuple, so that the student's parameters are not those of the module.
         self._student = (self.build_network(),)
 
     def restart(self, generator: torch.Generator) -> None:
-        """Begins a new stage: new initial images, and the learning rate at `lr_teacher` again."""
+        """Begin a new stage with new images, and the learning rate at `lr_teacher`."""
         super().restart(generator)
         with torch.no_grad():
             self.log_lr.fill_(math.log(self.lr_teacher))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where `lr_teacher` was lowered, takes it for the learned rate of the unfinished stage, if that is higher."""
+        """If `lr_teacher` was lowered, clamp the learned rate of the unfinished stage to it."""
         super().on_load_checkpoint(checkpoint)
         position = checkpoint.get("callbacks", {}).get("StageAdvance", {})
         former = position.get("settings", {}).get("model", {}).get("lr_teacher", self.lr_teacher)
@@ -165,11 +160,11 @@ class TrajectoryMatching(DistillationStage):
             checkpoint["state_dict"]["log_lr"].clamp_(max=math.log(self.lr_teacher))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Images and learning rate, each at its own rate."""
+        """Return images and learning rate, each with its rate."""
         return [*super().parameter_groups(), {"params": [self.log_lr], "lr": self._log_rate(self.lr_teacher)}]
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Takes the step, in which the learned rate at most doubles or halves."""
+        """Take the step, in which the learned rate at most doubles or halves."""
         before = self.log_lr.detach().clone()
         optimizer.param_groups[1]["lr"] = self._log_rate(self.learned_lr)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -177,24 +172,23 @@ class TrajectoryMatching(DistillationStage):
             self.log_lr.clamp_(before - math.log(2), before + math.log(2))
 
     def _log_rate(self, lr: float) -> float:
-        """Rate of the logarithm that moves a rate `lr` as plain SGD with `lr_lr` does: d lr = lr * d log(lr)."""
+        """Return the rate of the logarithm that moves a rate `lr` as SGD with `lr_lr`: d lr = lr * d log(lr)."""
         return min(self.lr_lr / lr**2, 1e30)  # a vanished rate is reported by `check_parameters`, not by an overflow
 
     def start_epochs(self, iteration: int) -> tuple[int, int]:
-        """First epoch, and end (excluded), that segments may start at in an iteration of a stage."""
+        """Return the first and the end (excluded) of the epochs where segments may start in an iteration."""
         return 0, self.max_start_epoch
 
     def draw_batch(self, iteration: int, generator: torch.Generator) -> TrajectoryBatch:
-        """An expert, a start epoch, shuffled passes over the union, and augmentation parameters."""
-        window = self.start_epochs(iteration)
-        start, target = draw_segment(self.trajectories, window, self.expert_epochs, generator)
+        """Draw an expert, a start epoch, shuffled passes over the union, and augmentation parameters."""
+        start, target = self._draw_segment(self.start_epochs(iteration), generator)
         indices = self._student_batches(len(self.data.union.labels) + len(self.labels), generator)
         height, width = self.data.real.image_shape[1:]
         draws = [self.augment.draw(len(chunk), (height, width), generator) for chunk in indices]
         return TrajectoryBatch(start, target, indices, draws)
 
     def matching_loss(self, batch: TrajectoryBatch) -> Tensor:
-        """Normalised distance of the student to the expert after the student's steps."""
+        """Return the normalized distance of the student to the expert after the student's steps."""
         params = unflatten(batch.start, dict(self.student.named_parameters()))
         lr = self.log_lr.exp()
         self.log("learned_lr", lr, prog_bar=True)
@@ -205,19 +199,15 @@ class TrajectoryMatching(DistillationStage):
 
     @property
     def student_inputs(self) -> tuple[Tensor, ...]:
-        """What the student's training is differentiated in, beside the learning rate: the images first."""
+        """What the student's training is differentiated in besides the learning rate: the images first."""
         return (self.images,)
 
     def new_labels(self, *learned: Tensor) -> Tensor:
-        """Labels of the new images as the student sees them.
-
-        Args:
-            learned: What follows the images in `student_inputs`.
-        """
+        """Return the student's labels of the new images; `learned` is what follows the images in `student_inputs`."""
         return self.labels
 
     def _chosen_mode(self, problem: InnerProblem, params: dict[str, Tensor]) -> Mode:
-        """The mode of the inner loop, chosen at the first iteration where it is `auto`."""
+        """Return the mode of the inner loop, chosen in the first iteration if it is `auto`."""
         if self._mode is None:
             memory = total_memory(self.device)
             if memory is not None and self.device.type == "cpu":
@@ -226,8 +216,18 @@ class TrajectoryMatching(DistillationStage):
             rank_zero_info(f"Trajectory matching: {reason}")
         return self._mode
 
+    def _draw_segment(self, window: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return parameters `[P]` of a random expert at a random epoch of the window, and `expert_epochs` later."""
+        expert = int(torch.randint(self.trajectories.number, (), generator=generator))
+        first = int(torch.randint(*window, (), generator=generator))
+        last = first + self.expert_epochs
+        start, target = self.trajectories.segment(expert, first, last)
+        if torch.equal(start, target):
+            raise DataError(f"expert {expert} did not move between epochs {first} and {last}: raise stages.experts.lr")
+        return start, target
+
     def _student_batches(self, count: int, generator: torch.Generator) -> list[Tensor]:
-        """Indices of each student step: passes over `count` images, shuffled anew and cut into chunks."""
+        """Return the indices of each student step: shuffled passes over `count` images, cut into chunks."""
         size = self.batch_syn or len(self.labels)
         chunks: list[Tensor] = []
         while len(chunks) < self.syn_steps:
@@ -237,7 +237,7 @@ class TrajectoryMatching(DistillationStage):
     def _student_batch(
         self, batch: TrajectoryBatch, step: int, images: Tensor, *learned: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Augmented images and labels of one student step."""
+        """Return augmented images and labels of one student step."""
         frozen, labels = self.data.union, self.new_labels(*learned)
         union = torch.cat([frozen.images, images])
         labels = torch.cat([frozen.labels, labels]) if len(frozen) else labels

@@ -1,4 +1,4 @@
-"""Comparisons that one command makes: several runs, their evaluation, a table and a plot.
+"""Studies: comparisons of several runs with their evaluation, a table and a plot.
 
-Nothing is imported here: workers of a cluster need `pdd_lightning.studies.engine` alone.
+Nothing is imported here, since workers of a cluster need `pdd_lightning.studies.engine` only.
 """

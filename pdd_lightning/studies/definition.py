@@ -1,4 +1,4 @@
-"""What a study is: a YAML file that says what is compared, steps to run, and a table and a plot of their results."""
+"""The base class of studies: their YAML file, their steps, and the table and plot of the results."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pydantic import Field, create_model
 from pdd_lightning import __version__
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.files import atomic_write_bytes
-from pdd_lightning.results.plots import figure_png
+from pdd_lightning.results.plots import render_figure
 from pdd_lightning.results.schema import StudyResult, StudyStep, write_stored
-from pdd_lightning.results.tables import csv_table, markdown_table
-from pdd_lightning.stored import MOST_STAGES, FileName, Name, Stored, damaged, read_stored
-from pdd_lightning.studies.arms import Arm, Budget, Method, Part, Run, distil_steps, distilled, filled, runs_of
+from pdd_lightning.results.tables import csv_table, make_table
+from pdd_lightning.stored import MAX_STAGES, FileName, Name, Stored, damaged_error, read_stored
+from pdd_lightning.studies.arms import Arm, Budget, Method, Run, StudyPart, distill_steps, fill, runs_of, set_path
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.recipe import option_args, readable
+from pdd_lightning.studies.recipe import relative_path, to_arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
-_REMEDY = "delete it, and start the study again"
 OUTPUTS = ("study.json", "table.csv", "table.md", "plot.png")
+_REMEDY = "delete it, and start the study again"
 
 
-class Study(Part, ABC):
-    """A comparison that one command makes: every arm is distilled with every method and seed, and evaluated.
+class Study(StudyPart, ABC):
+    """A comparison: every arm is distilled with every method and seed, and evaluated.
 
     Attributes:
-        title: What the study shows.
+        title: Title of the table and the page.
         methods: Recipes.
-        seeds: Distillation seeds; each also seeds the evaluation of its sets.
+        seeds: Distillation seeds, which are also those of the evaluation.
         arms: What is compared, by name; by default the recipes as they are.
-        column: Column of the table that holds the arms' names, if any.
+        column: Column of the table for the names of the arms, if any.
         stages: In place of arms: numbers of stages for the recipe's images, each with every one of the budgets.
         budgets: Whether iterations are the same in `total`, or in each stage (`per_stage`).
-        notes: Further sentences that a reader of the table must know.
+        notes: Further remarks on the table.
     """
 
     title: str
@@ -48,44 +48,44 @@ class Study(Part, ABC):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1, max_length=1000)
     arms: dict[Literal[""] | FileName, Arm] = Field({"": Arm()}, min_length=1)
     column: Name | None = None
-    stages: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = ()
+    stages: tuple[Annotated[int, Field(ge=1, le=MAX_STAGES)], ...] = ()
     budgets: tuple[Budget, ...] = ()
     notes: tuple[str, ...] = ()
 
     command: ClassVar[str]
-    """The verb of `pdd` that evaluates distilled sets."""
-    kind: ClassVar[type[Stored]]
-    """What it writes, row by row."""
+    """The `pdd` command that evaluates distilled sets."""
+    row_model: ClassVar[type[Stored]]
+    """Rows that it writes."""
     explanations: ClassVar[tuple[str, ...]]
-    """What the numbers are."""
+    """Remarks on the numbers in the table."""
 
     @abstractmethod
     def options(self, run: Run) -> Row:
-        """Options of the command for the sets of a run."""
+        """Return options of the command for the sets of a run."""
 
     @abstractmethod
-    def row(self, run: Run, same: Sequence[Row], folder: Path) -> Row:
-        """One row of each seed's results, the same in all, as a row over seeds."""
+    def row(self, run: Run, seed_rows: Sequence[Row], folder: Path) -> Row:
+        """Summarize a row over seeds."""
 
     @abstractmethod
     def plot(self, figure: Figure, rows: Sequence[Row]) -> None:
-        """Draws the rows."""
+        """Draw the rows."""
 
     def remarks(self, rows: Sequence[Row]) -> list[str]:
-        """Sentences that a reader of the table must know."""
+        """Return the remarks below the table."""
         return [*self.explanations, *self.notes]
 
     @cached_property
     def runs(self) -> list[Run]:
         """Every arm with every method."""
-        grid = {f"{n} {kept}": Arm(stages=n, budget=kept) for n in self.stages for kept in self.budgets}
+        grid = {f"{n} {budget}": Arm(stages=n, budget=budget) for n in self.stages for budget in self.budgets}
         return [run for method in self.methods for run in runs_of(method, grid or self.arms, self.column)]
 
     def check(self) -> None:
-        """Refuses what cannot be studied.
+        """Check entries against each other.
 
         Raises:
-            ConfigError: It cannot.
+            ConfigError: They do not fit together.
         """
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"a seed counts once, got {list(self.seeds)}")
@@ -93,7 +93,7 @@ class Study(Part, ABC):
             raise ConfigError("there is nothing to compare: give numbers of stages, and budgets total or per_stage")
 
     def steps(self, folder: Path) -> list[Step]:
-        """Command lines, each after those whose output it needs; all output goes below `folder`.
+        """Return the steps of the study, whose output is in `folder`; each comes after those that it needs.
 
         Raises:
             ConfigError: Two different steps have the same name, or see `check`.
@@ -106,47 +106,40 @@ class Study(Part, ABC):
         return list(steps.values())
 
     def steps_of(self, run: Run, seed: int, folder: Path) -> list[Step]:
-        """Distils and evaluates a run with a seed."""
-        made = distil_steps(run, seed, folder)
-        return [*made, self.evaluate_step(run, seed, folder, [f"{run.name}/seed_{seed}"], made[-1:])]
+        """Return the steps that distill and evaluate a run with a seed."""
+        steps = distill_steps(run, seed, folder)
+        return [*steps, self.evaluate_step(run, seed, folder, [f"{run.name}/seed_{seed}"], steps[-1:])]
 
-    def evaluate_step(self, run: Run, seed: int, folder: Path, names: Sequence[str], made: Sequence[Step]) -> Step:
-        """The step that evaluates the distilled sets of these names, once they are made."""
-        output = {"seed": seed, "output": str(readable(self._results(run, seed, folder)))}
-        args = filled(option_args({**run.recipe.data(), **self.options(run), **output}), seed, folder)
-        sets = [distilled(folder, name) for name in names]
-        after = tuple(step.name for step in made)
-        return Step(f"{run.name}/seed_{seed}/{run.result}", (self.command, *sets, *args), after)
+    def evaluate_step(self, run: Run, seed: int, folder: Path, names: Sequence[str], after: Sequence[Step]) -> Step:
+        """Return the step that evaluates the distilled sets in run folders of these names."""
+        output = {"seed": seed, "output": str(relative_path(self._output(run, seed, folder)))}
+        arguments = fill(to_arguments({**run.recipe.data(), **self.options(run), **output}), seed, folder)
+        args = (self.command, *(set_path(folder, name) for name in names), *arguments)
+        return Step(f"{run.name}/seed_{seed}/{run.result}", args, tuple(step.name for step in after))
 
     def rows(self, folder: Path) -> list[Row]:
-        """Rows of the table, by name of the column, from the output of the steps.
+        """Return the rows of the table from the output of the steps.
 
         Raises:
-            DamagedFileError: An output is not what a step writes.
+            DamagedFileError: The output is not that of the steps.
         """
+        output = create_model("Output", __base__=Stored, rows=(list[self.row_model], ...))  # type: ignore[name-defined]
         rows = []
         for run in self.runs:
-            per_seed = [self._read(self._results(run, seed, folder)) for seed in self.seeds]
-            if len({len(one) for one in per_seed}) > 1:
-                raise damaged(folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY)
-            rows += [self.row(run, same, folder) for same in zip(*per_seed, strict=True)]
+            stored: list[Any] = [read_stored(output, self._output(run, seed, folder), _REMEDY) for seed in self.seeds]
+            if len({len(content.rows) for content in stored}) > 1:
+                raise damaged_error(
+                    folder / "runs" / run.name, f"{run.result}.json has other rows for some seeds", _REMEDY
+                )
+            for seed_rows in zip(*(content.rows for content in stored), strict=True):
+                rows.append(self.row(run, [row.model_dump() for row in seed_rows], folder))
         return rows
 
-    def _read(self, path: Path) -> list[Row]:
-        """The rows that a step wrote."""
-        output = create_model("Output", __base__=Stored, rows=(list[self.kind], ...))  # type: ignore[name-defined]
-        stored: Any = read_stored(output, path, _REMEDY)
-        return [row.model_dump() for row in stored.rows]
-
     def make(self, folder: Path, run_steps: Callable[[Sequence[Step]], dict[str, float]]) -> str:
-        """Has all steps run, and writes the results; without all of them there are none.
-
-        Args:
-            folder: Folder of the study.
-            run_steps: Runs steps, and says how many seconds each took, see `pdd_lightning.studies.engine.run_steps`.
+        """Run all steps by a function, which returns their seconds, and write the results once all have succeeded.
 
         Returns:
-            The table with its title and remarks, as Markdown.
+            The table with title and remarks as Markdown.
 
         Raises:
             StudyError: A step failed.
@@ -157,7 +150,8 @@ class Study(Part, ABC):
         seconds = run_steps(steps)
         rows = self.rows(folder)
         remarks = self.remarks(rows)
-        table = "\n".join([f"# {self.title}", "", markdown_table(rows), "", *(f"- {one}" for one in remarks), ""])
+        lines = [f"# {self.title}", "", make_table(rows).markdown(), "", *(f"- {text}" for text in remarks), ""]
+        table = "\n".join(lines)
         result = StudyResult(
             study=type(self).__name__,
             title=self.title,
@@ -168,10 +162,9 @@ class Study(Part, ABC):
         )
         atomic_write_bytes(folder / "table.csv", csv_table(rows).encode())
         atomic_write_bytes(folder / "table.md", table.encode())
-        atomic_write_bytes(folder / "plot.png", figure_png(lambda figure: self.plot(figure, rows)))
+        atomic_write_bytes(folder / "plot.png", render_figure(lambda figure: self.plot(figure, rows)))
         write_stored(folder / "study.json", result)
         return table
 
-    def _results(self, run: Run, seed: int, folder: Path) -> Path:
-        """The file with a run's rows."""
+    def _output(self, run: Run, seed: int, folder: Path) -> Path:
         return folder / "runs" / run.name / f"seed_{seed}" / f"{run.result}.json"

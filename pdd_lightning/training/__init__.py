@@ -1,4 +1,4 @@
-"""Training networks on images held in memory: experts, transitions and evaluation all use it."""
+"""Training of networks on images in memory, for experts, transitions and evaluation."""
 
 from pdd_lightning.training.cutmix import Mixed, mix
 from pdd_lightning.training.ensemble import check_at_once, train_networks

@@ -1,4 +1,4 @@
-"""CutMix: a box of each image is replaced by another image's, and the loss weighs both labels."""
+"""CutMix: a box of each image is replaced by that of another image, and the loss weighs both labels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 class Mixed(NamedTuple):
-    """A batch, mixed or as it was.
+    """A batch after CutMix.
 
     Attributes:
         images: Images to train on `[N, C, H, W]`.
-        partners: Whose box each image carries `[N]`; None if the batch was not mixed.
-        share: Share of each image's area that is its own.
+        partners: Index of the image that each box comes from `[N]`; None if the batch was not mixed.
+        share: Share of each image's area outside the box.
     """
 
     images: Tensor
@@ -24,27 +24,27 @@ class Mixed(NamedTuple):
     share: float = 1.0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy, weighing each image's own label and its partner's by their shares of the area.
+        """Return the mean cross-entropy, with both labels of each image weighted by their shares of the area.
 
         Args:
             logits: `[N, classes]`.
             targets: Classes `[N]`, or class probabilities `[N, classes]`, in the order before mixing.
         """
-        own = F.cross_entropy(logits, targets)
+        loss = F.cross_entropy(logits, targets)
         if self.partners is None:
-            return own
-        return self.share * own + (1 - self.share) * F.cross_entropy(logits, targets[self.partners])
+            return loss
+        return self.share * loss + (1 - self.share) * F.cross_entropy(logits, targets[self.partners])
 
 
 def mix(images: Tensor, probability: float, generator: torch.Generator) -> Mixed:
-    """Mixes a batch with some probability; one box for the whole batch.
+    """Mix a batch with some probability, with the same box for all images.
 
-    The box covers a share of the area drawn uniformly from (0, 1), has the image's proportions and a uniform centre,
-    and is clipped at the border.
+    The box covers a share of the area drawn uniformly from (0, 1), has the aspect ratio of the image and a uniform
+    center, and is clipped at the border.
 
     Args:
         images: `[N, C, H, W]`.
-        probability: Probability of mixing, in [0, 1]; nothing is drawn for 0.
+        probability: Probability of mixing, in [0, 1]; 0 leaves the generator unchanged.
         generator: CPU generator.
 
     Reference:
@@ -63,7 +63,7 @@ def mix(images: Tensor, probability: float, generator: torch.Generator) -> Mixed
 
 
 def _span(size: int, share: float, generator: torch.Generator) -> slice:
-    """A span of `share` of `size` pixels about a uniform centre, clipped."""
+    """Draw a span of `share` of `size` pixels around a uniform center, clipped."""
     half = int(size * share) // 2
-    centre = int(torch.randint(size, (), generator=generator))
-    return slice(max(centre - half, 0), min(centre + half, size))
+    center = int(torch.randint(size, (), generator=generator))
+    return slice(max(center - half, 0), min(center + half, size))

@@ -1,4 +1,4 @@
-"""Training many networks of one architecture at once."""
+"""Training several networks of one architecture together."""
 
 from __future__ import annotations
 
@@ -23,33 +23,36 @@ def train_networks(
     generators: Sequence[torch.Generator],
     on_epoch: Callable[[int, list[EpochRecord]], None] | None = None,
 ) -> list[list[EpochRecord]]:
-    """Trains `E` networks in place as `train_network` does one by one, up to rounding, in common steps.
+    """Train `E` networks in place together, with the results of `train_network` up to rounding.
 
-    The networks' weights are stacked, so that one operation works on all of them; orders, augmentation and mixing are
-    each network's own. Running statistics of batch norm are kept per network. Worth its while where a step is so
-    small that starting its operations takes longer than computing them. A single network is left to `train_network`.
+    The weights are stacked, so that one operation processes all networks; batch orders, augmentation, mixing and
+    running statistics of batch norm are per network. This is faster if steps are so small that launching operations
+    takes longer than computing them.
 
     Args:
         networks: Networks of one architecture, on the images' device; left in training mode.
-        images: Of each network its `N` images, see `train_network`; the same object may stand for all.
-        labels: Of each network its labels, see `train_network`.
-        settings: Epochs, learning rate and so on, for all.
-        augment: Augmentation; per-sample parameters drawn from a network's generator.
-        generators: Of each network its CPU generator.
-        on_epoch: Called after each epoch with the number of epochs done and the networks' records of it. The networks
-            themselves get their weights at the end.
+        images: `N` images per network, see `train_network`.
+        labels: Labels per network, see `train_network`.
+        settings: Settings of the training.
+        augment: Augmentation; per-sample parameters are drawn from a network's generator.
+        generators: A CPU generator per network.
+        on_epoch: Called after each epoch with the number of finished epochs and the networks' records of it. The
+            networks themselves receive their weights at the end.
 
     Returns:
         Per network one record per epoch.
 
     Raises:
-        ConfigError: If the networks cannot be trained at once: they have images in different numbers, draw random
-            numbers (dropout), or take sharpness-aware steps.
+        ConfigError: The networks cannot be trained together: they differ in the number of images, draw random numbers
+            (dropout), or take sharpness-aware steps.
     """
     if len(networks) == 1:
-        tell = None if on_epoch is None else lambda done, record: on_epoch(done, [record])
-        return [train_network(networks[0], images[0], labels[0], settings, augment, generators[0], tell)]
-    _check(images, settings)
+        callback = None if on_epoch is None else lambda epoch, record: on_epoch(epoch, [record])
+        return [train_network(networks[0], images[0], labels[0], settings, augment, generators[0], callback)]
+    if len(counts := {len(part) for part in images}) > 1:
+        raise ConfigError(f"networks trained together need equally many images each, got {sorted(counts)}")
+    if settings.rho:
+        raise ConfigError("sharpness-aware steps (rho) are for networks trained one by one")
     with torch.inference_mode(False), torch.enable_grad():
         stack = _Stack([network.train() for network in networks], settings)
         epochs = []
@@ -58,17 +61,12 @@ def train_networks(
             epochs.append(_train_epoch(stack, images, labels, settings, augment, generators))
             if on_epoch is not None:
                 on_epoch(epoch + 1, epochs[-1])
-        stack.give_back()
+        stack.unstack()
     return [list(records) for records in zip(*epochs, strict=True)] if epochs else [[] for _ in networks]
 
 
 def check_at_once(build: Callable[[], nn.Module], image_shape: tuple[int, int, int], device: torch.device) -> None:
-    """Refuses networks that cannot be trained at once, before hours are spent on what comes before.
-
-    Args:
-        build: Makes a network, on the device.
-        image_shape: Channels, height and width of its images.
-        device: Where networks are trained.
+    """Refuse networks for images `(C, H, W)` that cannot be trained together, before a long run.
 
     Raises:
         ConfigError: See `train_networks`.
@@ -80,16 +78,8 @@ def check_at_once(build: Callable[[], nn.Module], image_shape: tuple[int, int, i
     train_networks(networks, images, labels, TrainingSettings(epochs=1), DSA("none"), [torch.Generator()] * 2)
 
 
-def _check(images: Sequence[Images], settings: TrainingSettings) -> None:
-    counts = {len(own) for own in images}
-    if len(counts) > 1:
-        raise ConfigError(f"networks trained at once need equally many images each, got {sorted(counts)}")
-    if settings.rho:
-        raise ConfigError("sharpness-aware steps (rho) are for networks trained one by one")
-
-
 class _Stack:
-    """The weights of several networks in tensors `[E, ..]`, and their optimiser."""
+    """Stacked weights `[E, ..]` of several networks, and their optimizer."""
 
     def __init__(self, networks: Sequence[nn.Module], settings: TrainingSettings) -> None:
         self.networks = networks
@@ -108,18 +98,18 @@ class _Stack:
                 raise
             name = type(self.networks[0]).__name__
             raise ConfigError(
-                f"{name} cannot be trained at once with others of its kind, since it draws random numbers (dropout) or"
-                f" decides by its data: train its networks one by one ({str(error).splitlines()[0]})"
+                f"{name} cannot be trained at once with other networks, since it draws random numbers (dropout) or has"
+                f" data-dependent control flow: train networks one by one ({str(error).splitlines()[0]})"
             ) from error
         return logits
 
     @torch.no_grad()
-    def give_back(self) -> None:
-        """Writes the weights and buffers to the networks."""
+    def unstack(self) -> None:
+        """Copy the weights and buffers to the networks."""
         for number, network in enumerate(self.networks):
-            for own, stacked in ((network.named_parameters(), self.params), (network.named_buffers(), self.buffers)):
-                for name, value in own:
-                    value.copy_(stacked[name][number])
+            stacked = {**self.params, **self.buffers}
+            for name, value in (*network.named_parameters(), *network.named_buffers()):
+                value.copy_(stacked[name][number])
 
 
 def _train_epoch(
@@ -130,22 +120,22 @@ def _train_epoch(
     augment: DSA,
     generators: Sequence[torch.Generator],
 ) -> list[EpochRecord]:
-    """One pass of each network over its images."""
+    """Train each network for one epoch."""
     count, device = len(images[0]), labels[0].device
     losses = torch.zeros(len(images), device=device)
     correct = torch.zeros(len(images), count, dtype=torch.bool, device=device)
     orders = [torch.randperm(count, generator=generator).split(settings.batch_size) for generator in generators]
     for chunks in zip(*orders, strict=True):
         indices = torch.stack(chunks).to(device)
-        own = zip(images, labels, indices, generators, strict=True)
-        batches = [take_batch(a, b, chosen, augment, generator, settings) for a, b, chosen, generator in own]
+        sources = zip(images, labels, indices, generators, strict=True)
+        batches = [take_batch(x, y, rows, augment, generator, settings) for x, y, rows, generator in sources]
         logits = stack(torch.stack([batch.images for batch, _ in batches]))
-        each = torch.stack([batch.loss(row, targets) for row, (batch, targets) in zip(logits, batches, strict=True)])
+        loss = torch.stack([batch.loss(row, targets) for row, (batch, targets) in zip(logits, batches, strict=True)])
         stack.optimizer.zero_grad(set_to_none=True)
-        each.sum().backward()
+        loss.sum().backward()
         stack.optimizer.step()
         classes = torch.stack([targets if targets.ndim == 1 else targets.argmax(1) for _, targets in batches])
-        losses += each.detach() * indices.shape[1]
+        losses += loss.detach() * indices.shape[1]
         correct.scatter_(1, indices, logits.detach().argmax(2) == classes)
     rows = zip(losses.tolist(), correct.sum(1).tolist(), correct, strict=True)
-    return [EpochRecord(loss / count, hits / count, own) for loss, hits, own in rows]
+    return [EpochRecord(loss / count, hits / count, row) for loss, hits, row in rows]

@@ -18,7 +18,7 @@ from pdd_lightning.training.sharpness import sharpen_gradients
 
 
 class Images(Protocol):
-    """Images in model space that can be indexed by a batch: a tensor, or an encoding view of uint8 data."""
+    """Images in model space that are indexed by batch: a tensor or `EncodedImages`."""
 
     def __len__(self) -> int: ...
 
@@ -35,11 +35,11 @@ class TrainingSettings:
         momentum: Momentum of SGD.
         weight_decay: L2 penalty of SGD.
         batch_size: Images per step; a smaller set is one batch.
-        milestones: Fractions of the epochs, in (0, 1), after which the learning rate drops.
-        gamma: Factor of each drop.
-        rho: Radius of sharpness-aware steps, see `sharpen_gradients`; 0 takes plain steps, which cost half.
+        milestones: Fractions of the epochs, in (0, 1), after which the learning rate decays.
+        gamma: Factor of each decay.
+        rho: Radius of sharpness-aware steps, see `sharpen_gradients`; 0 takes plain steps, at half the cost.
         alpha: Weight of the surrogate gap in sharpness-aware steps.
-        cutmix: Probability with which a batch is mixed by CutMix, see `pdd_lightning.training.cutmix`.
+        cutmix: Probability of mixing a batch by CutMix, see `mix`.
     """
 
     epochs: int
@@ -55,7 +55,7 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, settings: object, **changes: Any) -> TrainingSettings:
-        """The settings of this class among those of another one, with changes."""
+        """Return the fields of this class taken from another object, with changes."""
         names = {field.name for field in fields(cls)}
         return cls(**{**{name: value for name, value in vars(settings).items() if name in names}, **changes})
 
@@ -65,9 +65,9 @@ class TrainingSettings:
         check_positive(lr=self.lr, gamma=self.gamma)
         check_momentum(momentum=self.momentum)
         if self.alpha and not self.rho:
-            raise ConfigError(f"alpha {self.alpha} works in sharpness-aware steps only: set rho > 0, or alpha to 0")
+            raise ConfigError(f"alpha {self.alpha} requires sharpness-aware steps: set rho > 0, or alpha to 0")
         if self.rho and self.cutmix:
-            raise ConfigError("sharpness-aware steps (rho) and cutmix do not go together: set one of them to 0")
+            raise ConfigError("sharpness-aware steps (rho) and cutmix exclude each other: set one of them to 0")
         if not all(0 < fraction < 1 for fraction in self.milestones):
             raise ConfigError(
                 f"milestones are fractions of the epochs between 0 and 1, both excluded, got {list(self.milestones)}"
@@ -76,22 +76,22 @@ class TrainingSettings:
             raise ConfigError(f"cutmix is a probability and must be in [0, 1], got {self.cutmix}")
 
     def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
+        """Return the learning rate of an epoch, counted from 0."""
         drops = sum(epoch >= fraction * self.epochs for fraction in self.milestones)
         return self.lr * self.gamma**drops
 
     def steps(self, count: int) -> int:
-        """Optimiser steps taken on a set of `count` images."""
+        """Return the number of optimizer steps on a set of `count` images."""
         return self.epochs * -(-count // self.batch_size)
 
 
 class EpochRecord(NamedTuple):
-    """How one epoch went, as seen in its (augmented) training batches.
+    """Metrics of one epoch on its (augmented) training batches.
 
     Attributes:
-        loss: Mean over the images of the epoch.
+        loss: Mean loss over the images of the epoch.
         accuracy: Share of them that were classified correctly, in [0, 1].
-        correct: Which images were `[N]`, bool, on their device; false for those that the epoch left out.
+        correct: Whether each image was `[N]`, bool, on the images' device; false for those not in the epoch.
     """
 
     loss: float
@@ -110,36 +110,37 @@ def train_network(
     max_steps: int | None = None,
     images_per_epoch: int | None = None,
 ) -> list[EpochRecord]:
-    """Trains `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
+    """Train `network` in place by SGD with cross-entropy on augmented (and mixed) mini-batches.
 
-    Runs with gradients enabled even inside Lightning's evaluation hooks.
+    Gradients are enabled even inside Lightning's evaluation hooks.
 
     Args:
         network: Network on the images' device; left in training mode.
         images: `N` images in model space, see `Images`.
         labels: Classes `[N]`, or class probabilities `[N, classes]`, on the images' device.
-        settings: Epochs, learning rate and so on.
+        settings: Settings of the training.
         augment: Augmentation; per-sample parameters drawn from `generator`.
         generator: CPU generator of batch order, augmentation, mixing and dropout.
-        on_epoch: Called after each epoch with the number of epochs done and that epoch's record.
-        max_steps: Optimiser steps after which training ends, within an epoch if need be.
-        images_per_epoch: Images of an epoch, drawn anew for each; all by default.
+        on_epoch: Called after each epoch with the number of finished epochs and that epoch's record.
+        max_steps: Maximum number of optimizer steps; training may end within an epoch.
+        images_per_epoch: Number of images drawn for each epoch, in several passes if it is above `N`; by default, all.
 
     Returns:
-        One record per epoch that was begun.
+        One record per started epoch.
     """
     records = []
-    count = len(images) if images_per_epoch is None else min(images_per_epoch, len(images))
-    left = settings.steps(count) if max_steps is None else max_steps
+    count = images_per_epoch or len(images)
+    steps_left = settings.steps(count) if max_steps is None else max_steps
     with torch.inference_mode(False), torch.enable_grad(), seeded_dropout(generator):
         network.train()
         optimizer = sgd(network.parameters(), settings)
         for epoch in range(settings.epochs):
             optimizer.param_groups[0]["lr"] = settings.lr_at(epoch)
-            order = torch.randperm(len(images), generator=generator)[:count].split(settings.batch_size)[:left]
+            passes = [torch.randperm(len(images), generator=generator) for _ in range(-(-count // len(images)))]
+            order = torch.cat(passes)[:count].split(settings.batch_size)[:steps_left]
             if not order:
                 break
-            left -= len(order)
+            steps_left -= len(order)
             records.append(train_epoch(network, optimizer, images, labels, order, augment, generator, settings))
             if on_epoch is not None:
                 on_epoch(epoch + 1, records[-1])
@@ -147,14 +148,14 @@ def train_network(
 
 
 def sgd(parameters: Iterable[Tensor], settings: TrainingSettings) -> torch.optim.SGD:
-    """The optimiser of a training, at its first learning rate."""
+    """Return the optimizer of a training, at its initial learning rate."""
     return torch.optim.SGD(
         list(parameters), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
 
 def seeded_dropout(generator: torch.Generator) -> AbstractContextManager[None]:
-    """Makes what a network draws for itself depend on `generator` alone, which stays as it is."""
+    """Seed the global random numbers, which dropout draws, from `generator` without changing it."""
     copy = torch.Generator()
     copy.set_state(generator.get_state())
     return seeded(int(torch.randint(2**62, (), generator=copy)), "dropout")
@@ -170,20 +171,10 @@ def train_epoch(
     generator: torch.Generator,
     settings: TrainingSettings,
 ) -> EpochRecord:
-    """One pass over mini-batches with a given optimiser; see `train_network`.
-
-    Args:
-        network: In training mode.
-        optimizer: Optimiser of its parameters.
-        images: See `train_network`.
-        labels: See `train_network`.
-        order: Indices of the images of each step, on the CPU.
-        augment: See `train_network`.
-        generator: CPU generator of augmentation and mixing.
-        settings: Mixing and sharpness-aware steps; the optimiser has the rest.
-    """
+    """Train a network in training mode on the mini-batches with the indices `order`; see `train_network`."""
     total_loss = torch.zeros((), device=labels.device)
     correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
     for chunk in order:
         indices = chunk.to(labels.device)
         mixed, targets = take_batch(images, labels, indices, augment, generator, settings)
@@ -197,8 +188,9 @@ def train_epoch(
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         total_loss += loss.detach() * len(chunk)
         correct[indices] = logits.detach().argmax(1) == classes
+        hits += correct[indices].sum()
     seen = sum(map(len, order))
-    return EpochRecord(float(total_loss) / seen, float(correct.sum()) / seen, correct)
+    return EpochRecord(float(total_loss) / seen, float(hits) / seen, correct)
 
 
 def take_batch(
@@ -209,16 +201,7 @@ def take_batch(
     generator: torch.Generator,
     settings: TrainingSettings,
 ) -> tuple[Mixed, Tensor]:
-    """The augmented and mixed images of a step, and their labels.
-
-    Args:
-        images: See `train_network`.
-        labels: See `train_network`.
-        indices: Which images `[B]`, on the labels' device.
-        augment: See `train_network`.
-        generator: CPU generator of augmentation and mixing.
-        settings: Says how often batches are mixed.
-    """
+    """Return the augmented and mixed images at `indices` `[B]`, and their labels; see `train_network`."""
     batch = images[indices]
     draw = augment.draw(len(indices), (batch.shape[-2], batch.shape[-1]), generator)
     return mix(augment(batch, draw), settings.cutmix, generator), labels[indices]

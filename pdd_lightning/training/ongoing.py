@@ -1,4 +1,4 @@
-"""A network whose training goes on a pass at a time, and can be stored in between."""
+"""Training of a network in several passes, with a state that can be saved."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pdd_lightning.training.loop import EpochRecord, Images, TrainingSettings, s
 
 
 class OngoingTraining:
-    """A network together with the optimiser that trains it, whose momentum lasts from pass to pass.
+    """A network and its optimizer, whose momentum persists across passes.
 
     Args:
         network: The network, on the images' device.
-        settings: Optimiser, batch size and mixing; the learning rate stays as it is.
+        settings: Optimizer, batch size and mixing; the learning rate is constant.
     """
 
     def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
@@ -27,24 +27,16 @@ class OngoingTraining:
     def train_pass(
         self, images: Images, labels: Tensor, count: int, augment: DSA, generator: torch.Generator
     ) -> EpochRecord:
-        """Trains on `count` images drawn without repeats, or on all if there are fewer.
-
-        Args:
-            images: Images in model space, see `Images`.
-            labels: Classes `[N]` on the images' device.
-            count: Images of the pass.
-            augment: Augmentation, per image.
-            generator: CPU generator of everything that is drawn.
-        """
+        """Train on `count` images drawn without replacement, or on all if there are fewer; see `train_network`."""
         order = torch.randperm(len(images), generator=generator)[:count].split(self.settings.batch_size)
         with seeded_dropout(generator):
             return train_epoch(self.network, self.optimizer, images, labels, order, augment, generator, self.settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, buffers and momentum as tensors and primitives."""
+        """Return parameters, buffers and momentum as tensors and primitives."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -13,17 +13,17 @@ from pdd_lightning.training.loop import Images
 
 
 class Score(NamedTuple):
-    """Accuracy over all images and per class, in [0, 1]; a class without images scores 0."""
+    """Accuracy over all images and per class, in [0, 1]; 0 for a class without images."""
 
     accuracy: float
     per_class: list[float]
 
 
 def score_network(network: nn.Module, images: Images, labels: Tensor, num_classes: int, batch_size: int = 512) -> Score:
-    """Top-1 accuracy of `network` in evaluation mode.
+    """Return the top-1 accuracy of `network` in evaluation mode.
 
     Args:
-        network: Network on the images' device; returned to the mode it was in.
+        network: Network on the images' device; its mode is restored.
         images: `N` images in model space.
         labels: Classes `[N]` on the images' device.
         num_classes: Number of classes.
@@ -31,7 +31,7 @@ def score_network(network: nn.Module, images: Images, labels: Tensor, num_classe
     """
     metrics = MetricCollection(
         {
-            # Each process scores networks of its own: nothing to add up over processes.
+            # Not synchronized, since each process scores its own networks.
             "overall": MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False),
             "per_class": MulticlassAccuracy(num_classes, average="none", sync_on_compute=False),
         }

@@ -1,4 +1,4 @@
-"""Training a network for some steps such that the result is differentiable in the training data."""
+"""Unrolled training loops, which are differentiable in the training data."""
 
 from pdd_lightning.unroll.modes import Mode, choose_mode, unroll
 from pdd_lightning.unroll.problem import InnerProblem

@@ -1,6 +1,6 @@
-"""The unrolled loop in memory that does not grow with the steps, with the exact gradient.
+"""The unrolled loop with memory for the graph of a single step, and the exact gradient.
 
-Only the parameters theta_t are kept. With g_t(theta, X) the gradient of step t, theta_{t+1} = theta_t - lr
+Only the parameters theta_t are stored. With g_t(theta, X) the gradient of step t, theta_{t+1} = theta_t - lr
 * g_t, and lambda_N the gradient of the outer loss with respect to theta_N, the backward pass goes t = N-1,
   .., 0:
 
@@ -8,9 +8,8 @@ Only the parameters theta_t are kept. With g_t(theta, X) the gradient of step t,
     d/dX    += d/dX [g_t . (-lr * lambda_{t+1})]
     lambda_t = lambda_{t+1} + d/dtheta [g_t . (-lr * lambda_{t+1})]
 
-and holds the graph of one step at a time. The price is to compute g_t twice. The derivatives of the
-product are taken by a second reverse pass: forward mode was slower by a sixth, and does not support every
-loss.
+with the graph of one step at a time, at the cost of computing g_t twice. The derivatives of the product are
+computed by a second reverse pass: forward mode was slower by a sixth, and does not support every loss.
 """
 
 from __future__ import annotations
@@ -40,40 +39,35 @@ class _ConstantMemory(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        problem: InnerProblem,
-        params: Params,
-        steps: int,
-        lr: Tensor,
-        *inputs: Tensor,
+        ctx: Any, problem: InnerProblem, params: Params, steps: int, lr: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        """Takes the steps, and keeps the parameters before each."""
+        """Take the steps, and save the parameters before each."""
         replay = Replay(next(iter(params.values())).device)
-        passed: list[Tensor] = []
+        trajectory: list[Tensor] = []
         constants = tuple(tensor.detach() for tensor in inputs)
         for step in range(steps):
-            passed.extend(params.values())
+            trajectory.extend(params.values())
             with replay.record():
                 gradient = problem.gradient(step, start_from(params), constants, create_graph=False)
             params = descend(params, gradient, lr)
         ctx.problem, ctx.replay, ctx.names, ctx.steps = problem, replay, tuple(params), steps
-        ctx.save_for_backward(lr, *inputs, *passed)
+        ctx.save_for_backward(lr, *inputs, *trajectory)
         return tuple(params.values())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        """Goes back step by step, with the graph of one at a time."""
-        wanted = ctx.needs_input_grad[4:]
+        """Differentiate step by step, with the graph of one step at a time."""
+        needed = ctx.needs_input_grad[4:]
         lr, *saved = ctx.saved_tensors
-        inputs = tuple(t.detach().requires_grad_(w) for t, w in zip(saved, wanted, strict=False))
+        inputs = tuple(tensor.detach().requires_grad_(need) for tensor, need in zip(saved, needed, strict=False))
         learned = tuple(tensor for tensor in inputs if tensor.requires_grad)
         sums = [torch.zeros_like(tensor) for tensor in (lr, *learned)]
         for step in reversed(range(ctx.steps)):
             first = len(inputs) + step * len(ctx.names)
             params = start_from(dict(zip(ctx.names, saved[first:], strict=False)))
             targets = (*learned, *params.values()) if step else learned
-            with ctx.replay.again(step):
+            with ctx.replay.repeat(step):
                 gradient = ctx.problem.gradient(step, params, inputs, create_graph=bool(targets))
             sums[0] -= _dot(gradient, cotangent)
             parts = _pull_back(gradient, tuple(-lr * weight for weight in cotangent), targets)
@@ -81,7 +75,7 @@ class _ConstantMemory(torch.autograd.Function):
                 total.add_(part)
             cotangent = tuple(c + p for c, p in zip(cotangent, parts[len(learned) :], strict=False))
         results = iter(sums[1:])
-        return None, None, None, sums[0], *(next(results) if want else None for want in wanted)
+        return None, None, None, sums[0], *(next(results) if need else None for need in needed)
 
 
 def _dot(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
@@ -92,7 +86,7 @@ def _dot(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
 def _pull_back(
     gradient: tuple[Tensor, ...], weights: tuple[Tensor, ...], targets: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Return the derivatives by the targets of the inner product of a step's gradient and weights."""
+    """Return the derivatives of the inner product of a step's gradient and weights with respect to the targets."""
     if not targets:
         return ()
     with torch.enable_grad():
@@ -101,19 +95,18 @@ def _pull_back(
 
 
 class Replay:
-    """Remember autocast and the state of the global random numbers (CPU and CUDA) at each step.
+    """Record autocast and the state of the global random number generators (CPU and CUDA) at each step.
 
-    The backward pass runs outside the caller's autocast region, and a network may hold dropout: without
-    this, the second computation would differ from the first and the gradient would silently be wrong.
+    The backward pass runs outside the caller's autocast region, and a network may contain dropout: without this, the
+    repeated computation would differ from the first one, and the gradient would be wrong.
 
     Args:
-        device: Device that the steps run on.
+        device: Device of the steps.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = [device] if device.type == "cuda" else []
-        # Without autocast's cache: it would keep a copy of the parameters of every step until the region
-        # ends.
+        # Autocast's cache would keep a copy of the parameters of every step until the region ends.
         self._autocast = torch.autocast(
             device.type,
             dtype=torch.get_autocast_dtype(device.type),
@@ -124,14 +117,14 @@ class Replay:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Run the next step, remembering what it starts from."""
+        """Record the state and run the next step."""
         self._states.append([torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)])
         with self._autocast:
             yield
 
     @contextmanager
-    def again(self, step: int) -> Iterator[None]:
-        """Run a recorded step again; the global random numbers are afterwards as before."""
+    def repeat(self, step: int) -> Iterator[None]:
+        """Run a recorded step again, without effect on the global random number generators."""
         with torch.random.fork_rng(self._cuda), self._autocast:
             state, *states = self._states[step]
             torch.set_rng_state(state)

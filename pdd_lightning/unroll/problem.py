@@ -1,4 +1,4 @@
-"""What the inner training loop minimises."""
+"""The problem that the inner training loop minimizes."""
 
 from __future__ import annotations
 
@@ -14,35 +14,32 @@ from torch.nn import functional as F
 from pdd_lightning.typing import OffersLossGradient, Params
 
 Batch: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
-"""`batch(step, *inputs)` gives the images `[N, C, H, W]` and the labels `[N]` or `[N, classes]` of a step."""
+"""`batch(step, *inputs)` returns the images `[N, C, H, W]` and the labels `[N]` or `[N, classes]` of a step."""
 
 
 @dataclass(frozen=True)
 class InnerProblem:
-    """A network, and the batch of each step whose cross-entropy it minimises.
+    """A network, and the batches whose cross-entropy it minimizes.
 
-    A step is a pure function of parameters and batch. Buffers are read as the network holds them and never
-    written: batch norm in training mode normalises by the batch, and its running statistics stay as they are.
+    A step is a pure function of parameters and batch. Buffers of the network are not changed: batch norm in training
+    mode normalizes by the batch, and its running statistics stay the same.
 
     Attributes:
         network: The student, in training or evaluation mode; its own parameters are neither used nor changed.
-        batch: Gives the (augmented) images and labels of step 0, 1, .. as differentiable functions of the
-            inputs. It is called more than once per step, so it must use random numbers that were drawn
-            before.
+        batch: Returns the (augmented) images and labels of step 0, 1, .. as differentiable functions of the inputs. It
+            is called more than once per step, and must return the same batch each time.
     """
 
     network: nn.Module
     batch: Batch
 
     def gradient(self, step: int, params: Params, inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[Tensor, ...]:
-        """Return the gradient of the loss with respect to every parameter, in their order.
-
-        It is computed whether or not gradients are enabled outside.
+        """Return the gradient of the loss with respect to every parameter, even if gradients are disabled outside.
 
         Args:
             step: Number of the step, from 0.
             params: Parameters that require gradients.
-            inputs: Inputs of `batch`.
+            inputs: Arguments of `batch` after the step.
             create_graph: Make the gradient itself differentiable.
         """
         with torch.enable_grad():
@@ -59,7 +56,7 @@ class InnerProblem:
 
 
 def start_from(params: Params) -> Params:
-    """Return the parameters cut from their past, requiring gradients: the start of a step or of a loop."""
+    """Return the parameters as leaves that require gradients."""
     return {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
 
 
@@ -69,5 +66,5 @@ def descend(params: Params, gradient: tuple[Tensor, ...], lr: Tensor) -> Params:
 
 
 def is_tracked(inputs: tuple[Tensor, ...], lr: Tensor) -> bool:
-    """Return whether anyone will ask for gradients of the result."""
+    """Return whether the result has to be differentiable."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (lr, *inputs))

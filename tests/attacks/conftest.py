@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 from torch import Tensor
 
-from pdd_lightning.cli import main
+from pdd_lightning.cli import PDDCLI, main
 from pdd_lightning.files import sha256_of_tensors
 from tests.cli.conftest import RECIPE, image_folder, recipe, run, write_folder
 
@@ -104,3 +104,20 @@ def places(content: Any, prefix: str = "") -> list[str]:
         items = dict(enumerate(content))
     here = [f"{prefix}{key}" for key in items]
     return here + [path for key, one in items.items() for path in places(one, f"{prefix}{key}.")]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shared_parser() -> Iterator[None]:
+    """Builds the parser of `fit` and `test` once, since it takes longer than most refusals."""
+    setup, built = PDDCLI.setup_parser, []
+
+    def setup_once(self: PDDCLI, *arguments: Any) -> None:
+        if not built:
+            setup(self, *arguments)
+            names = [name for name in vars(self) if "parser" in name or "subcommand" in name]
+            built.append({name: getattr(self, name) for name in names})
+        vars(self).update(built[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PDDCLI, "setup_parser", setup_once)
+        yield

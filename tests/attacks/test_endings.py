@@ -346,7 +346,7 @@ def test_rests_of_killed_processes_are_removed(recipe: Path, tmp_path: Path) -> 
         path.touch()
     alive = tmp_path / ".summary.json.89ab.tmp"
     with alive.open("xb") as file:
-        files._hold(file.fileno())
+        files._lock_temporary(file.fileno())
         main(fit_words(recipe, tmp_path))
         assert alive.exists() and not any(path.exists() for path in dead)
 

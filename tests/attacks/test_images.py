@@ -394,10 +394,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [(root / "train" / name).rename(root / "train" / f".{name}") for name in "ab"],
         "no images found",
     ),
-    "one class alone": (lambda root: shutil.rmtree(root / "train/b"), "one class alone"),
+    "one class alone": (lambda root: shutil.rmtree(root / "train/b"), "a single class"),
     "one class alone with a test part": (
         lambda root: (shutil.rmtree(root / "train/b"), image(root / "test/a/0.png")),
-        "one class alone",
+        "a single class",
     ),
     "an empty class": (lambda root: (root / "train/c").mkdir(), "'c' has 0 images"),
     "a class of other files": (

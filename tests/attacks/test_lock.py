@@ -23,15 +23,15 @@ import fcntl, json, os, sys, time
 lock = open(sys.argv[1] + "/.lock", "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 with open(sys.argv[1] + "/.owner.json", "w") as about:
-    json.dump({"process": os.getpid(), "host": "here", "since": "now", "word": "x"}, about)
+    json.dump({"process": os.getpid(), "host": "here", "since": "now", "token": "x"}, about)
 print("owned", flush=True)
 time.sleep(600)
 """
-"""As `owned` does it; in few imports."""
+"""As `lock_folder` does it; in few imports."""
 
 
 def test_a_second_start_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with files.owned(tmp_path):
+    with files.lock_folder(tmp_path):
         before = sorted(path.name for path in tmp_path.iterdir())
         said = sentence_of(fit_words(recipe, tmp_path), capsys)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -43,19 +43,19 @@ def test_a_killed_owner_does_not_block(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"owned\n"
-        with pytest.raises(ConfigError, match=f"in use by process {holder.pid} on"), files.owned(tmp_path):
+        with pytest.raises(ConfigError, match=f"in use by process {holder.pid} on"), files.lock_folder(tmp_path):
             pass
         holder.kill()
-    with files.owned(tmp_path):
+    with files.lock_folder(tmp_path):
         pass
 
 
 LEFT: dict[str, Callable[[Path], object]] = {
     "another machine": lambda about: about.write_text(
-        json.dumps({"process": 1, "host": "elsewhere", "since": "2020-01-01 00:00:00", "word": "x"})
+        json.dumps({"process": 1, "host": "elsewhere", "since": "2020-01-01 00:00:00", "token": "x"})
     ),
     "this machine": lambda about: about.write_text(
-        json.dumps({"process": 2**22 - 1, "host": socket.gethostname(), "since": "now", "word": "x"})
+        json.dumps({"process": 2**22 - 1, "host": socket.gethostname(), "since": "now", "token": "x"})
     ),
     "cut off": lambda about: about.write_text('{"process": 1'),
     "no JSON": lambda about: about.write_bytes(b"\xff\x00"),
@@ -67,9 +67,9 @@ LEFT: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("left", LEFT)
 def test_what_a_dead_owner_left_does_not_block(left: str, tmp_path: Path) -> None:
     LEFT[left](tmp_path / ".owner.json")
-    with files.owned(tmp_path):
+    with files.lock_folder(tmp_path):
         LEFT[left](tmp_path / ".owner.json")
-        with pytest.raises(ConfigError, match="is in use by"), files.owned(tmp_path):
+        with pytest.raises(ConfigError, match="is in use by"), files.lock_folder(tmp_path):
             pass
 
 
@@ -82,16 +82,16 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     notes: list[str] = []
     monkeypatch.setattr(files.FileLock, "acquire", missing)
     monkeypatch.setattr(files.logger, "warning", lambda text, *values: notes.append(text % values))
-    with files.owned(tmp_path):
+    with files.lock_folder(tmp_path):
         pass
     assert len(notes) == 1 and "cannot be locked" in notes[0]
 
 
-def test_the_folder_is_recognised_by_its_owners_word(tmp_path: Path) -> None:
-    with files.owned(tmp_path / "a") as word:
-        assert files.is_shared(tmp_path / "a", word, seconds=0)
+def test_the_folder_is_recognized_by_its_owners_token(tmp_path: Path) -> None:
+    with files.lock_folder(tmp_path / "a") as token:
+        assert files.has_token(tmp_path / "a", token, seconds=0)
         (tmp_path / "b").mkdir()
-        assert not files.is_shared(tmp_path / "b", word, seconds=0)
+        assert not files.has_token(tmp_path / "b", token, seconds=0)
 
 
 def test_rows_written_at_once_are_all_kept(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_changes_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
 
     def add() -> None:
         for _ in range(25):
-            with files.alone(path):
+            with files.lock_file(path):
                 files.atomic_write_json(path, json.loads(path.read_text()) + 1)
 
     threads = [threading.Thread(target=add) for _ in range(4)]

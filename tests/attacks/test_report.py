@@ -44,7 +44,7 @@ def in_time() -> Iterator[None]:
 def plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing plots takes most of the time."""
     if not request.param:
-        monkeypatch.setattr(page_module, "figure_png", lambda draw: with_png(1, 1))
+        monkeypatch.setattr(page_module, "render_figure", lambda draw: with_png(1, 1))
 
 
 def config(text: str | bytes) -> Callable[[Path], object]:
@@ -287,14 +287,20 @@ def shown(page: str, name: str) -> bool:
     return bool(section and "80.0" in section[0] and "data:image/png;base64," in section[0])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_sound_run_is_shown_beside_any_other(case: str, make_run: MakeRun, tmp_path: Path) -> None:
-    sound, other = make_run("sound"), make_run("hostile", seed=1)
-    CASES[case](other)
-    page = page_of(other, sound, output=tmp_path / "report.html")
-    assert shown(page, "sound")
-    assert "hostile" in page, "what is not shown is named"
-    assert not re.search(r"<script>alert|<b>", page)
+GROUPS = [list(CASES)[first : first + 4] for first in range(0, len(CASES), 4)]
+
+
+@pytest.mark.parametrize("cases", GROUPS, ids=lambda cases: cases[0])
+def test_a_sound_run_is_shown_beside_any_other(cases: list[str], make_run: MakeRun, tmp_path: Path) -> None:
+    """Four hostile folders at a time."""
+    sound, others = make_run("sound"), [make_run(f"hostile {number}", seed=1) for number, _ in enumerate(cases)]
+    for case, other in zip(cases, others, strict=True):
+        CASES[case](other)
+    page = page_of(*others, sound, output=tmp_path / "report.html")
+    assert shown(page, "sound"), cases
+    missing = [case for case, other in zip(cases, others, strict=True) if other.name not in page]
+    assert not missing, "what is not shown is named"
+    assert not re.search(r"<script>alert|<b>", page), cases
 
 
 STUDIES: dict[str, Callable[[Path], object]] = {
@@ -395,10 +401,10 @@ def test_a_run_that_is_removed_meanwhile_costs_the_others_nothing(
     sound, other = make_run("sound"), make_run("hostile")
     read = folders_module._read
 
-    def remove_and_read(path: Path, share: int) -> Any:
+    def remove_and_read(path: Path, *rest: Any) -> Any:
         if path == other:
             (other if what == "all" else other / what).rename(tmp_path / "gone")
-        return read(path, share)
+        return read(path, *rest)
 
     monkeypatch.setattr(folders_module, "_read", remove_and_read)
     page = page_of(other, sound, output=tmp_path / "report.html")

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pdd_lightning import DistilledDataset
+from pdd_lightning.progression.observer import stage_module
 from tests.attacks.ending import fit_words, words
 from tests.cli.conftest import PROJECT
 
@@ -105,8 +106,8 @@ class SendSignal(Callback):
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 3:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if stage_module(pl_module).state.iteration == 3:
             os.kill(os.getpid(), self.number)
 
 

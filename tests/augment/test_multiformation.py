@@ -31,7 +31,7 @@ def test_soft_labels_are_repeated():
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_decoding_and_standardising_commute(side):
+def test_decoding_and_standardizing_commute(side):
     space = Standardized([0.4, 0.5, 0.3], [0.2, 0.3, 0.4])
     labels = torch.tensor([0, 1])
     unit, _ = decode(images(side=side), labels, 3)
@@ -59,14 +59,14 @@ def test_what_is_tiled_is_cut_apart_again(side, factor):
 
 
 def test_tiling_reduces_without_aliasing():
-    """A fine checkerboard becomes grey."""
+    """A fine checkerboard becomes gray."""
     board = (torch.arange(8).view(-1, 1) + torch.arange(8)).remainder(2).float().expand(4, 1, 8, 8)
     assert float((tile(board, 2) - 0.5).abs().max()) < 0.2
 
 
 @pytest.mark.parametrize("function", [lambda x: decode(x, torch.zeros(25), 5), lambda x: tile(x, 5)])
 def test_pieces_in_the_padding_are_refused(function):
-    with pytest.raises(ConfigError, match=r"images of 8 pixels cannot be cut into 5 pieces a side"):
+    with pytest.raises(ConfigError, match=r"images of 8 pixels cannot be divided into 5 pieces per side"):
         function(torch.zeros(25, 3, 8, 8))
 
 

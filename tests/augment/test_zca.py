@@ -36,7 +36,7 @@ def test_fewer_images_than_pixels_give_finite_matrices_with_the_definition_s_spe
 
 def test_fit_is_the_same_in_chunks(monkeypatch):
     whole = ZCA.fit(correlated_images())
-    monkeypatch.setattr("pdd_lightning.augment.zca._CHUNK", 7)
+    monkeypatch.setattr("pdd_lightning.augment.zca._CHUNK_SIZE", 7)
     torch.testing.assert_close(ZCA.fit(correlated_images()).matrix, whole.matrix)
 
 

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from pdd_lightning import DistilledDataset
+from pdd_lightning.callbacks.checkpoint import CheckpointFiles
 from pdd_lightning.cli import main
 from tests.cli.conftest import write_folder
 
@@ -33,7 +33,13 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
         (["--model.ipc", "10"], "class 'blue' has 9 training images"),
         (["--model.network.depth", "4"], "8"),
         (["--model.max_start_epoch", "5", "--stages.experts.epochs", "4"], "stages.experts.epochs records only 4"),
-        (["--model.syn_stepz", "3"], "syn_stepz"),
+        (["--model.syn_stepz", "3"], "has no argument syn_stepz: did you mean syn_steps?"),
+        (["--model.network.widht", "3"], "ConvNet has no argument widht: did you mean width?"),
+        (["--model.network", "ResNet17"], "there is no network ResNet17: did you mean ResNet18"),
+        (["--model", "Nonsense"], "choose from datm"),
+        (["--stages.iteratons", "3"], "there is no option --stages.iteratons: did you mean --stages.iterations"),
+        (["--stages.num_stages", "x"], "--stages.num_stages: Expected int. Got value: x"),
+        (["--model.ipc", "1.5"], "--model.ipc: Expected int"),
         (["--stages.num_stages", "0"], "num_stages must be >= 1, got 0"),
         (
             ["--stages.discard.keep", "[1,1]", "--stages.discard.scores", "no.npz"],
@@ -127,7 +133,7 @@ def test_unusable_checkpoint(
     if content == "truncated":
         path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:-500])
     else:
-        torch.save({"state_dict": {}}, path)
+        CheckpointFiles().save_checkpoint({"state_dict": {}}, path)
     message = refusal(capsys, *fit(recipe, tmp_path, "--ckpt_path", path))
     assert ("is damaged" if content == "truncated" else "is not a checkpoint of a distillation") in message
 
@@ -170,3 +176,13 @@ def test_an_update_that_ruins_the_images_is_not_frozen(recipe: Path, tmp_path: P
     assert "not finite in stage 1" in str(stop.value.code)
     assert not (tmp_path / "distilled.safetensors").exists()
     assert DistilledDataset(tmp_path / "last_good.safetensors").images.isfinite().all()
+
+
+def test_unknown_command_and_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no command evalute: did you mean evaluate" in refusal(capsys, "evalute")
+    assert "name a recipe" in refusal(capsys, "fit")
+
+
+def test_a_refused_start_leaves_no_folder(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal(capsys, *fit(recipe, tmp_path / "new", "--model.ipc", 10))
+    assert not (tmp_path / "new").exists()

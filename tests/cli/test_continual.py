@@ -42,8 +42,8 @@ def test_tasks_are_distilled_and_learned(
     assert len(written["rows"]) == 7 and all(row["part"] == "val" for row in written["rows"])
     assert [len(names) for names in written["tasks"]] == [2, 2]
     assert written["settings"]["gdumb"]["epochs"] == 1
-    said = capsys.readouterr().out
-    assert "forgetting" in said and "another split" not in said
+    printed = capsys.readouterr().out
+    assert "forgetting" in printed and "another split" not in printed
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "rows.networks.jsonl").read_text().splitlines()) == 7 + 2  # herding's choices, too
     main(["continual", *memories, "--data", DIGITS, "--data.seed", "1", *few, "--protocols", "[gdumb]"])

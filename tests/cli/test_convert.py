@@ -106,7 +106,7 @@ def test_convert_says_what_it_wrote_and_what_was_lost(
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'set.parquet'}: 6 images of 3 classes, 2 stages, parquet format" in printed
     assert "Note: images are rounded to 8 bits per channel" in printed
-    assert "Note: learned rates are not kept: 0.0" in printed and "--num_stages 2" in printed
+    assert "Note: learned rates are not stored: 0.0" in printed and "--num_stages 2" in printed
 
 
 def test_there_and_back(mtt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_training_images_can_be_written_for_stored_ones(data: Path, tmp_path: Pa
         (["SOURCE", "a.pt"], "choose one of safetensors, folder, mtt"),
         (["SOURCE", "TAKEN"], "exists: choose another name, or replace it with --overwrite true"),
         (["missing.pt", "a.safetensors"], "cannot read missing.pt"),
-        (["SOURCE", "a.safetensors", "--num_stages", "3"], "itself says num_stages 2"),
+        (["SOURCE", "a.safetensors", "--num_stages", "3"], "has num_stages 2"),
     ],
 )
 def test_conversion_is_refused(
@@ -170,12 +170,7 @@ def buffers(tmp_path: Path) -> list[Path]:
 
 
 def test_experts_of_others_are_distilled_from(
-    buffers: list[Path],
-    data: Path,
-    network: Path,
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    buffers: list[Path], data: Path, network: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The settings that the conversion prints are those that a run takes the folder with."""
     experts = tmp_path / "experts"
@@ -183,7 +178,7 @@ def test_experts_of_others_are_distilled_from(
     pdd(*words, "--experts.batch_size", 16)
     printed = capsys.readouterr().out
     assert f"{experts}: 2 experts of 3 epochs, validation accuracy" in printed
-    (advice,) = re.findall(r"Distil from them with (.*)", printed)
+    (advice,) = re.findall(r"Distill from them with (.*)", printed)
     before = {path: path.read_bytes() for path in experts.iterdir()}
     fit = ["fit", "--config", recipe, "--trainer.default_root_dir", tmp_path / "run"]
     assert "seed: 3 on disk, 5 asked for" in refusal(capsys, *fit, *advice.split(), "--seed_everything", 5)

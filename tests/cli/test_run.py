@@ -38,6 +38,7 @@ def test_summary_has_a_report_per_stage_and_the_evaluations(run: Path) -> None:
     rows = [(row["part"], row["row"], row["images"], row["n"]) for row in summary["evaluation"]]
     assert rows == [
         ("val", "distilled", 6, 2),
+        ("val", "random real", 6, 2),
         ("test", "distilled", 6, 2),
         ("test", "random real", 6, 2),
         ("test", "full real", 27, 2),

@@ -107,3 +107,10 @@ def test_runs_are_listed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["runs", str(run)])
     table = capsys.readouterr().out
     assert all(word in table for word in (str(run), "TrajectoryMatching", "2 of 2", "finished", " MB"))
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--model.help"])
+    output = capsys.readouterr().out
+    assert "TrajectoryMatching" in output
+    assert "DistillationStage" not in output

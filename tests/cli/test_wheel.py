@@ -41,6 +41,7 @@ def test_archives_hold_all_recipes(what: str, tmp_path: Path) -> None:
     there = {"/".join(Path(name).parts[-3:]) for name in names}
     wanted = {"/".join(path.parts[-3:]) for path in (PROJECT / "configs").glob("*/*.yaml")}
     assert len(wanted) > 60 and wanted <= there
+    assert any(name.endswith("zoo/digits_mtt/distilled.safetensors") for name in names)
     assert {"results/templates/page.html", "pdd_lightning/kernels/winograd.cpp"} <= there
 
 

@@ -87,7 +87,7 @@ def test_text_counts_in_the_hash():
 
 def test_a_file_that_another_process_takes_for_a_leftover_is_written_again(tmp_path, monkeypatch):
     """Between its creation and the moment when it is held."""
-    hold, taken = files._hold, []
+    hold, taken = files._lock_temporary, []
 
     def late(descriptor):
         if not taken:
@@ -95,7 +95,7 @@ def test_a_file_that_another_process_takes_for_a_leftover_is_written_again(tmp_p
             files._remove_leftover(taken[0])
         return hold(descriptor)
 
-    monkeypatch.setattr(files, "_hold", late)
+    monkeypatch.setattr(files, "_lock_temporary", late)
     files.atomic_write_bytes(tmp_path / "a.json", b"content")
     assert len(taken) == 1 and not taken[0].exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

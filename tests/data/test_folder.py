@@ -14,7 +14,7 @@ def write_image(path, size=(8, 8), color=(10, 20, 30), mode="RGB"):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes of four training images and two test images; the colour tells which image it is."""
+    """Two classes of four training images and two test images; the color tells which image it is."""
     for label, name in enumerate(["cat", "dog"]):
         for i in range(4):
             write_image(tmp_path / "train" / name / f"{i}.png", color=(label, i, 7))
@@ -57,7 +57,7 @@ def test_without_test_images_some_are_held_out(root, empty_folder):
     assert sorted(i for part in parts for i in part.indices.tolist()) == list(range(8))
 
 
-def test_images_are_scaled_by_the_shorter_side_and_cropped_at_the_centre(tmp_path):
+def test_images_are_scaled_by_the_shorter_side_and_cropped_at_the_center(tmp_path):
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 6:18] = 200  # columns 8 to 15 are what remains
     for name in ("a", "b"):
@@ -70,14 +70,14 @@ def test_images_are_scaled_by_the_shorter_side_and_cropped_at_the_centre(tmp_pat
     assert data.test.images.unique().tolist() == [200]
 
 
-def test_grey_images_become_rgb_unless_grey_is_asked_for(tmp_path):
+def test_gray_images_become_rgb_unless_gray_is_asked_for(tmp_path):
     for name in ("a", "b"):
         for i in range(3):
             write_image(tmp_path / "train" / name / f"{i}.png", color=50, mode="L")
-    colour, grey = ImageFolder(str(tmp_path)), ImageFolder(str(tmp_path), grayscale=True)
-    assert colour.load()[0].images.shape == (6, 3, 8, 8)
-    assert grey.load()[0].images.shape == (6, 1, 8, 8)
-    assert grey.load()[0].images.unique().tolist() == [50]
+    color, gray = ImageFolder(str(tmp_path)), ImageFolder(str(tmp_path), grayscale=True)
+    assert color.load()[0].images.shape == (6, 3, 8, 8)
+    assert gray.load()[0].images.shape == (6, 1, 8, 8)
+    assert gray.load()[0].images.unique().tolist() == [50]
 
 
 def test_images_of_two_sizes_are_refused_naming_the_first(root):
@@ -110,8 +110,8 @@ def test_a_test_class_that_was_never_trained_is_refused(root):
 
 
 def test_a_folder_of_another_layout_says_what_was_looked_for(tmp_path):
-    write_image(tmp_path / "cat" / "0.png")
-    with pytest.raises(DataError, match=r"train/<class>/<image>.*holds cat"):
+    write_image(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"/<class>/<image>, or .*train/<class>/<image>.*holds 0.png"):
         ImageFolder(str(tmp_path)).load()
     with pytest.raises(DataError, match="nowhere does not exist"):
         ImageFolder(str(tmp_path / "nowhere")).load()
@@ -137,6 +137,23 @@ def test_settings_that_cannot_work_are_refused(options):
 
 @pytest.mark.parametrize(("threshold", "shown"), [(3, True), (100, False)])
 def test_progress_is_shown_for_large_sets_alone(root, monkeypatch, capfd, threshold, shown):
-    monkeypatch.setattr(folder_module, "_PROGRESS_FROM", threshold)
+    monkeypatch.setattr(folder_module, "_MIN_PROGRESS_IMAGES", threshold)
     ImageFolder(str(root)).load()
     assert ("Reading images" in capfd.readouterr().err) == shown
+
+
+def test_classes_may_lie_in_the_folder_itself(root, tmp_path_factory):
+    flat = tmp_path_factory.mktemp("flat")
+    for name in ("cat", "dog"):
+        (root / "train" / name).rename(flat / name)
+    train, test, names = ImageFolder(str(flat)).load()
+    assert (names, test, train.labels.tolist()) == (["cat", "dog"], None, [0] * 4 + [1] * 4)
+
+
+def test_a_part_of_the_training_images_of_each_class(root):
+    train, test, _ = ImageFolder(str(root), max_per_class=2).load()
+    assert train.images[:, :2, 0, 0].tolist() == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    assert len(test) == 4, "the test part is whole"
+    assert len(ImageFolder(str(root), max_per_class=9).load()[0]) == 8
+    with pytest.raises(ConfigError, match="max_per_class must be >= 1"):
+        ImageFolder(str(root), max_per_class=0)

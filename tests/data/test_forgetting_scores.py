@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from pdd_lightning.data import DiscardSettings, ForgettingScores
-from pdd_lightning.errors import ConfigError, DataError, PDDError
+from pdd_lightning.data import ForgettingScores
+from pdd_lightning.errors import DataError, PDDError
 
 INF = float("inf")
 
@@ -57,37 +57,37 @@ def test_what_was_saved_is_read_back(tmp_path):
     assert all(torch.equal(column, saved.tensors()[name]) for name, column in read.tensors().items())
 
 
-FIELD = {"indices": np.array([3, 0, 2]), "forgetting counts": np.array([0.0, 2.0, 9.0])}
+ORIGINAL = {"indices": np.array([3, 0, 2]), "forgetting counts": np.array([0.0, 2.0, 9.0])}
 
 
-def check_field(read):
+def check_original(read):
     assert read.indices.tolist() == [3, 0, 2] and read.scores.tolist() == [0, 2, 9]
     assert read.indices.dtype == torch.int64 and read.scores.dtype == torch.float64
 
 
-def test_the_fields_form_is_read_as_npz(tmp_path):
-    np.savez(tmp_path / "scores.npz", **FIELD)
-    check_field(ForgettingScores.load(tmp_path / "scores.npz"))
+def test_the_original_form_is_read_as_npz(tmp_path):
+    np.savez(tmp_path / "scores.npz", **ORIGINAL)
+    check_original(ForgettingScores.load(tmp_path / "scores.npz"))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("form", ["arrays", "lists", "numbers of numpy"])
-def test_the_fields_form_is_read_as_pickle(form, protocol, tmp_path):
+def test_the_original_form_is_read_as_pickle(form, protocol, tmp_path):
     content = {
-        "arrays": FIELD,
-        "lists": {name: column.tolist() for name, column in FIELD.items()},
-        "numbers of numpy": {name: list(column) for name, column in FIELD.items()},
+        "arrays": ORIGINAL,
+        "lists": {name: column.tolist() for name, column in ORIGINAL.items()},
+        "numbers of numpy": {name: list(column) for name, column in ORIGINAL.items()},
     }[form]
     (tmp_path / "scores.pkl").write_bytes(pickle.dumps(content, protocol))
-    check_field(ForgettingScores.load(tmp_path / "scores.pkl"))
+    check_original(ForgettingScores.load(tmp_path / "scores.pkl"))
 
 
 def test_pickles_of_older_and_newer_versions_of_numpy_are_read(tmp_path):
-    data = pickle.dumps(FIELD, 2)
+    data = pickle.dumps(ORIGINAL, 2)
     older = data.replace(b"numpy._core", b"numpy.core")
     for content in (older, older.replace(b"numpy.core", b"numpy._core")):
         (tmp_path / "scores.pkl").write_bytes(content)
-        check_field(ForgettingScores.load(tmp_path / "scores.pkl"))
+        check_original(ForgettingScores.load(tmp_path / "scores.pkl"))
 
 
 class Hostile:
@@ -105,8 +105,8 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(place, tmp_path):
     hostile = Hostile(tmp_path / "ran")
     content = {
         "instead": hostile,
-        "inside": {**FIELD, "more": hostile},
-        "in an array": {**FIELD, "indices": np.array([hostile], dtype=object)},
+        "inside": {**ORIGINAL, "more": hostile},
+        "in an array": {**ORIGINAL, "indices": np.array([hostile], dtype=object)},
     }[place]
     path = tmp_path / "scores.pkl"
     path.write_bytes(pickle.dumps(content))
@@ -117,16 +117,9 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(place, tmp_path):
     assert (tmp_path / "ran").exists(), "the pickle was not hostile"
 
 
-@pytest.mark.parametrize("module", ["builtins\neval", "os\nsystem", "numpy\nload", "numpy.core.multiarray\nfromfile"])
-def test_other_functions_cannot_be_named(module, tmp_path):
-    (tmp_path / "scores.pkl").write_bytes(f"c{module}\n(S'1'\ntR.".encode())
-    with pytest.raises(DataError, match="has no place in numpy arrays"):
-        ForgettingScores.load(tmp_path / "scores.pkl")
-
-
 def test_an_npz_with_pickled_objects_is_refused(tmp_path):
     hostile = np.array([Hostile(tmp_path / "ran")], dtype=object)
-    np.savez(tmp_path / "scores.npz", **{**FIELD, "indices": hostile})
+    np.savez(tmp_path / "scores.npz", **{**ORIGINAL, "indices": hostile})
     with pytest.raises(DataError, match=r"cannot be read as \.npz"):
         ForgettingScores.load(tmp_path / "scores.npz")
     assert not (tmp_path / "ran").exists()
@@ -135,15 +128,13 @@ def test_an_npz_with_pickled_objects_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "was not read as forgetting scores"),
-        (b"text", "was not read as forgetting scores"),
         (pickle.dumps([1, 2]), "holds no dictionary"),
         (pickle.dumps({}), "holds nothing, but"),
         (pickle.dumps({"indices": [0], "counts": [1]}), "holds 'indices', 'counts', but forgetting scores are"),
         (pickle.dumps({"indices": [0], "scores": [1]}), "holds 'indices', 'scores', but"),
-        (pickle.dumps({"indices": ["a"], "forgetting counts": [1]}), "no usable forgetting scores"),
+        (pickle.dumps({"indices": ["a"], "forgetting counts": [1]}), "indices: invalid literal"),
         (pickle.dumps({"indices": [[0]], "forgetting counts": [[1]]}), "one value per example"),
-        (pickle.dumps(FIELD)[:-20], "was not read as forgetting scores"),
+        (pickle.dumps(ORIGINAL)[:-20], "was not read as forgetting scores"),
     ],
 )
 def test_other_files_are_refused(content, message, tmp_path):
@@ -161,81 +152,3 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
     (tmp_path / "scores.npz").write_bytes(data)
     with pytest.raises(DataError, match=r"cannot be read as \.npz"):
         ForgettingScores.load(tmp_path / "scores.npz")
-
-
-SCORES = torch.tensor([0.0, 3.0, 1.0, float("inf"), 2.0, 0.0], dtype=torch.float64)
-LABELS = torch.tensor([0, 0, 1, 0, 1, 1])
-FORGETTING = ForgettingScores(torch.arange(6), SCORES, SCORES, torch.zeros(6).double(), torch.ones(6).double())
-
-
-def kept(stage, least=1, **settings):
-    return DiscardSettings(**settings).kept(stage, FORGETTING, LABELS, least).tolist()
-
-
-def test_examples_from_a_score_on_are_kept():
-    assert kept(1, min_score=(0, 1, 2.5)) == [0, 1, 2, 3, 4, 5]
-    assert kept(2, min_score=(0, 1, 2.5)) == [1, 2, 3, 4]
-    assert kept(3, min_score=(0, 1, 1.5)) == [1, 3, 4]
-
-
-def test_the_hardest_share_is_kept():
-    assert kept(1, keep=(1.0, 0.5)) == [0, 1, 2, 3, 4, 5]
-    assert kept(2, keep=(1.0, 0.5)) == [1, 3, 4]
-    assert kept(1, keep=(0.66,)) == [1, 2, 3, 4]
-
-
-def test_every_class_keeps_its_hardest():
-    assert kept(1, keep=(0.01,)) == [3, 4]
-    assert kept(1, keep=(0.01,), least=2) == [1, 2, 3, 4]
-    assert kept(1, min_score=(100.0,), least=2) == [1, 2, 3, 4]
-
-
-def test_ties_are_broken_by_errors():
-    tied = ForgettingScores(*(torch.arange(4), *[torch.ones(4).double()] * 2), torch.tensor([1.0, 3, 2, 0]), SCORES[:4])
-    assert DiscardSettings(keep=(0.5,)).kept(1, tied, torch.zeros(4), 1).tolist() == [1, 2]
-
-
-def test_stages_that_drop_nothing_are_known():
-    assert [DiscardSettings(keep=(1.0, 0.5)).drops(stage) for stage in range(4)] == [False, False, True, False]
-    assert [DiscardSettings(min_score=(0.0, 0.5)).drops(stage) for stage in range(4)] == [False, False, True, False]
-    assert not DiscardSettings().drops(1)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"keep": (1.0,), "min_score": (0.0,)}, "say the same in two ways"),
-        ({"keep": (0.0,)}, r"in \(0, 1\]"),
-        ({"keep": (1.5,)}, r"in \(0, 1\]"),
-        ({"min_score": (-1.0,)}, "min_score must be >= 0"),
-        ({"min_score": (float("inf"),)}, "min_score must be >= 0 and finite"),
-        ({"min_per_class": 0}, "min_per_class must be >= 1"),
-        ({"networks": 0}, "networks must be >= 1"),
-        ({"epochs": 1}, "epochs must be >= 2"),
-        ({"scores": "some.npz"}, "has no effect"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(bad, message):
-    with pytest.raises(ConfigError, match=message):
-        DiscardSettings(**bad)
-
-
-@pytest.mark.parametrize("name", ["keep", "min_score"])
-def test_every_stage_needs_a_value(name):
-    settings = DiscardSettings(**{name: (1.0, 1.0)})
-    settings.check_stages(2)
-    with pytest.raises(ConfigError, match=rf"discard\.{name} has 2 values, one per stage, but there are 3 stages"):
-        settings.check_stages(3)
-    DiscardSettings().check_stages(3)
-
-
-def test_no_class_may_have_fewer_examples_than_every_stage_keeps(blobs):
-    count = int(blobs.train.class_counts(3).min())
-    DiscardSettings(keep=(0.5,)).check_classes(blobs, count)
-    DiscardSettings(min_per_class=count + 1).check_classes(blobs, count + 1)  # nothing is left out
-    for settings, images in (
-        (DiscardSettings(keep=(0.5,), min_per_class=count + 1), 1),
-        (DiscardSettings(keep=(0.5,)), count + 1),
-    ):
-        with pytest.raises(DataError, match=rf"class 'red' has {count} training images, fewer than the {count + 1}"):
-            settings.check_classes(blobs, images)

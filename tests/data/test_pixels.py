@@ -64,7 +64,7 @@ def test_fitted_standardization_gives_mean_zero_and_deviation_one():
     encoded = Standardized.fit(images).encode(images / 255)
     assert encoded.mean((0, 2, 3)).abs().max() < 1e-5
     assert encoded[:, 0].std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    assert encoded[:, 1].abs().max() < 1e-6  # a constant channel is centred, not divided by zero
+    assert encoded[:, 1].abs().max() < 1e-6  # a constant channel is centered, not divided by zero
 
 
 def test_whitening_removes_most_of_the_correlation():

@@ -149,8 +149,8 @@ def test_plain_lightning_training_and_testing(small_set, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 0.0}, "val_fraction must lie between 0 and 1"),
-        ({"val_fraction": 1.0}, "val_fraction must lie between 0 and 1"),
+        ({"val_fraction": 0.0}, "val_fraction must be between 0 and 1"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"normalization": "pca"}, "'standard' or 'zca', got 'pca'"),
         ({"mean": [0.5] * 3}, "both or neither"),

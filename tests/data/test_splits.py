@@ -52,7 +52,7 @@ def test_images_of_a_class_are_found_by_their_indices_in_the_part():
 
 @pytest.mark.parametrize("encoded_once", [True, False])
 def test_encoded_images_equal_encoding_the_batch(encoded_once, monkeypatch):
-    monkeypatch.setattr(splits, "_CHUNK", 4)
+    monkeypatch.setattr(splits, "_CHUNK_SIZE", 4)
     if not encoded_once:
         monkeypatch.setattr(splits, "_MAX_ENCODED_BYTES", 0)
     calls = []

@@ -214,7 +214,7 @@ def test_published_statistics_are_complete(kind):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes in the official layout; the grey level tells which image it is."""
+    """Two classes in the official layout; the gray level tells which image it is."""
     base = tmp_path / "tiny-imagenet-200"
     for start, wnid in [(100, "n02"), (0, "n01")]:
         images = base / "train" / wnid / "images"

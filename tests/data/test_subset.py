@@ -95,7 +95,7 @@ def test_too_many_tasks_are_refused(blobs):
 
 @pytest.mark.parametrize("task", [0, 3])
 def test_a_task_that_does_not_exist_is_refused(blobs, task):
-    with pytest.raises(ConfigError, match="one of 1 to 2"):
+    with pytest.raises(ConfigError, match="from 1 to 2"):
         ClassTask(blobs, 2, task)
 
 

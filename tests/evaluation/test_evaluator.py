@@ -1,6 +1,5 @@
 import json
 import time
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -58,7 +57,7 @@ def make_tasks(subject):
 def run(tasks, store=None):
     """Results without the time that they took."""
     values = run_tasks(list(tasks), store or ResultStore(), progress=False)
-    return [replace(TaskResult.of_value(value), seconds=[0.0] * len(value["scores"])) for value in values]
+    return [TaskResult(**{**value, "seconds": [0.0] * len(value["scores"])}) for value in values]
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +86,6 @@ def test_every_row_has_every_network(results):
     assert [[phase["lr"] for phase in about["phases"]] for about in abouts] == [[0.02, 0.05], [0.05, 0.05], [0.05]]
     assert {(about["part"], about["scored"], about["augment"]) for about in abouts} == {("test", 24, "color_crop")}
     assert all(len(score.per_class) == 3 for result in results for score in result.scores)
-
-
-def test_labels_name_row_and_network(make_tasks):
-    labels = [task.label for task in make_tasks()]
-    assert (labels[0], labels[4], labels[8]) == (
-        "distilled (progressive) 1",
-        "random real (progressive) 2",
-        "full real (all images) 3",
-    )
 
 
 def test_the_order_of_the_tasks_does_not_matter(make_tasks, results):
@@ -143,11 +133,6 @@ def test_each_network_has_random_images_of_its_own(make_tasks, staged_blobs):
     assert chosen[0] != chosen[1] and chosen[1] != chosen[2] and chosen[0] != chosen[2]
 
 
-def test_more_random_sets_are_drawn_than_there_are_networks(make_tasks):
-    tasks = make_tasks(replace(SETTINGS, num_networks=2, random_sets=4))
-    assert Counter(task.label.split(" (")[0] for task in tasks) == {"distilled": 2, "random real": 4, "full real": 2}
-
-
 def test_each_network_of_a_row_has_an_order_of_its_own(make_tasks):
     """All networks of a row see the same images in each epoch, in other batches."""
     tasks = make_tasks(replace(WATCHED, batch_size=2, baselines=()), factory=Watched, augment=DSA("none"))
@@ -175,8 +160,8 @@ def test_another_seed_gives_other_networks(make_tasks, factory):
 
 
 def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs, monkeypatch):
-    """Whatever the protocol, and though a stored image is four to train on. The bar is told of as many."""
-    taken, told = [], []
+    """Whatever the protocol, and though a stored image is four to train on. The progress bar receives as many."""
+    taken, reported = [], []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self)))
     baselines = ("random", "herding", "kmeans")
@@ -184,9 +169,9 @@ def test_all_staged_rows_take_the_same_number_of_steps(make_tasks, staged_blobs,
     results = []
     for task in make_tasks(settings, synthetic=replace(staged_blobs, decode_factor=2)):
         needed = [need.compute(lambda _: None) for need in task.needs]
-        taken.clear(), told.clear()
-        results.append(TaskResult.of_value(task.compute(told.append, *needed)))
-        assert len(taken) == sum(told) == task.steps
+        taken.clear(), reported.clear()
+        results.append(TaskResult.model_validate(task.compute(reported.append, *needed)))
+        assert len(taken) == sum(reported) == task.steps
     rows = rows_from_results(results, list("abc"))
     staged = [row for row in rows if row["protocol"] != "all images"]
     assert len(staged) == 4 * 3
@@ -210,12 +195,6 @@ def test_networks_are_scored_on_the_part_that_is_asked_for(make_tasks, blobs, mo
     assert (result.about["part"], result.about["scored"]) == ("val", 18)
     with pytest.raises(TypeError):
         run(make_tasks(ALONE, part="test"))
-
-
-@pytest.mark.parametrize("context", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()])
-def test_results_do_not_depend_on_the_callers_context(make_tasks, results, context):
-    with context:
-        assert run(make_tasks()) == results
 
 
 def test_training_on_the_set_helps(make_tasks):

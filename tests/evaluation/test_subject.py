@@ -13,7 +13,6 @@ from pdd_lightning.evaluation import evaluate as evaluate_subject
 from pdd_lightning.evaluation.subject import outputs_of
 from pdd_lightning.networks import ConvNet
 from pdd_lightning.networks.spec import network_spec
-from pdd_lightning.results.result_store import ResultStore
 from tests.tiny import NAMES, Blobs
 
 SETTINGS = EvaluationSettings(num_networks=2, random_sets=1, epochs=5, lr=0.05, batch_size=16)
@@ -102,7 +101,7 @@ def test_a_set_of_other_image_shapes_is_refused(save):
 
 def test_a_file_that_names_no_network_asks_for_one(save, factory):
     path = save(leave_out=["network"])
-    with pytest.raises(DataError, match=r"set\.safetensors does not say .* --network"):
+    with pytest.raises(DataError, match=r"set\.safetensors does not name .* --network"):
         stored_subject(path, Blobs())
     assert stored_subject(path, Blobs(), factory).factory is factory
 
@@ -143,12 +142,6 @@ def test_what_is_not_said_is_the_usual(save):
     subject = stored_subject(save(), Blobs())
     assert (subject.part, subject.seed, subject.device.type, subject.experts) == ("test", 0, "cpu", None)
     assert (subject.method, stored_subject(save(method="MTT"), Blobs()).method) == ("distilled", "MTT")
-
-
-def test_results_are_kept(save, tmp_path):
-    path, store = save(), ResultStore(tmp_path / "results.jsonl")
-    first = evaluate(path, store=store)
-    assert evaluate(path, store=ResultStore(store.path)) == first  # even the seconds
 
 
 def test_a_row_says_all_that_a_reader_must_know(save):

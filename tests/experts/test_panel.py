@@ -59,7 +59,7 @@ def test_chosen_images_are_recognised_where_a_class_has_enough(panel, blobs):
     right = experts.logits(0, everything).argmax(1) == blobs.train.labels
     known = torch.bincount(blobs.train.labels[right], minlength=3).tolist()
     assert sorted(known)[0] < 4 < sorted(known)[1] < 9, "the test needs all kinds of classes"
-    chosen = experts.recognised_images(blobs, blobs.train, 4, torch.Generator().manual_seed(0))
+    chosen = experts.recognized_images(blobs, blobs.train, 4, torch.Generator().manual_seed(0))
     matches = [(everything == image).flatten(1).all(1).nonzero().item() for image in chosen]
     assert len(set(matches)) == 12
     assert blobs.train.labels[matches].tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -68,7 +68,7 @@ def test_chosen_images_are_recognised_where_a_class_has_enough(panel, blobs):
 
 def test_the_choice_depends_on_the_generator_alone(panel, blobs):
     first, same, other = (
-        panel().recognised_images(blobs, blobs.train, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        panel().recognized_images(blobs, blobs.train, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -80,7 +80,7 @@ def test_the_size_of_batches_changes_nothing(panel, blobs, monkeypatch, batch):
 
     def answers():
         source = torch.Generator().manual_seed(0)
-        return panel().logits(1, images), panel(1, seed=5).recognised_images(blobs, blobs.train, 3, source)
+        return panel().logits(1, images), panel(1, seed=5).recognized_images(blobs, blobs.train, 3, source)
 
     expected = answers()
     monkeypatch.setattr(panel_module, "_BATCH", batch)

@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 from pdd_lightning.augment import DSA
 from pdd_lightning.data.splits import EncodedImages
 from pdd_lightning.errors import ConfigError, DamagedFileError
-from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint
+from pdd_lightning.experts import ExpertRecorder, ExpertSettings, StartPoint, TrajectoryStore
 from pdd_lightning.experts import recorder as recorder_module
 from pdd_lightning.networks import flatten, unflatten
 from pdd_lightning.training import TrainingSettings, score_network
@@ -42,7 +43,7 @@ def start(first, staged_blobs):
     """Makes start points after the two stages of `staged_blobs`."""
 
     def make(epochs=TRANSITION.epochs, at_once=1):
-        return StartPoint(lambda: first, staged_blobs, replace(TRANSITION, epochs=epochs), at_once)
+        return StartPoint(lambda: first, ((staged_blobs, replace(TRANSITION, epochs=epochs)),), at_once)
 
     return make
 
@@ -129,6 +130,18 @@ def test_shorter_epochs_see_other_images_each_time(blobs, tmp_path):
     record(settings)
     with pytest.raises(ConfigError, match="images_per_epoch: 20 on disk, None asked for"):
         record(replace(settings, images_per_epoch=None))
+
+
+def test_longer_epochs_see_all_images_several_times(blobs, tmp_path):
+    settings = replace(SETTINGS, number=1, images_per_epoch=2 * len(blobs.train) + 3)
+    Watched.seen.clear()
+    store = ExpertRecorder(Watched, blobs, settings, DSA("none"), 5, torch.device("cpu")).record(tmp_path, 1)
+    seen = torch.cat(Watched.seen)
+    assert len(seen) == settings.images_per_epoch
+    counts = seen.flatten(1).unique(dim=0, return_counts=True)[1].tolist()
+    assert sorted(counts) == [2] * (len(blobs.train) - 3) + [3] * 3
+    (accuracy,) = store.records[0].accuracies
+    assert 0 <= accuracy <= 1
 
 
 def test_experts_learn(recorder, tmp_path):
@@ -218,7 +231,8 @@ def test_experts_of_other_settings_are_refused(recorder, first, change):
 
 def test_start_points_of_another_union_are_refused(recorder, start, tmp_path):
     recorder().record(tmp_path / "later", 0, start())
-    other = replace(start(), union=start().union.union(1))
+    ((union, training),) = start().phases
+    other = replace(start(), phases=((union.union(1), training),))
     with pytest.raises(ConfigError, match=r"start\.union"):
         recorder().record(tmp_path / "later", 0, other)
 
@@ -370,3 +384,21 @@ def test_times_of_all_experts_are_not_more_than_it_took(recorder, start, tmp_pat
 def test_experts_of_the_first_stage_lie_where_they_are_asked_for(tmp_path):
     assert ExpertSettings(folder="elsewhere").first_folder(tmp_path).name == "elsewhere"
     assert ExpertSettings().first_folder(tmp_path) == tmp_path / "theta_0"
+
+
+def test_two_runs_record_into_one_folder_one_after_the_other(recorder, first, tmp_path, monkeypatch):
+    """The second waits for the first, and records nothing again."""
+    write, written, others = TrajectoryStore.write, [], []
+
+    def watched(self, expert, *arguments, **record):
+        if not others:  # the first run is in the middle of its work
+            others.append(threading.Thread(target=recorder().record, args=(tmp_path / "shared", EPOCHS)))
+            others[0].start()
+            others[0].join(0.5)
+        written.append(expert)
+        write(self, expert, *arguments, **record)
+
+    monkeypatch.setattr(TrajectoryStore, "write", watched)
+    store = recorder().record(tmp_path / "shared", EPOCHS)
+    others[0].join()
+    assert written == [0, 1] and files(store) == files(first)

@@ -101,7 +101,7 @@ def test_weights_of_images_are_those_of_their_losses():
 def test_a_batch_that_is_computed_in_parts_gives_the_same(monkeypatch, count):
     images, labels = batch(True)
     whole, features = both_orders(own, network(), images, labels), network().features(images)
-    monkeypatch.setattr(operators, "in_parts", lambda _, images, __: images.tensor_split(count))
+    monkeypatch.setattr(operators, "split_images", lambda _, images, __: images.tensor_split(count))
     agree(both_orders(own, network(), images, labels), whole)
     agree([network().features(images)], [features])
 
@@ -110,7 +110,7 @@ def test_parts_of_a_batch_are_alike_and_have_maps_of_limited_size():
     images = torch.arange(100.0).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
 
     def parts(images: Tensor, outputs: int) -> list[Tensor]:
-        return list(operators.in_parts(Geometry((1, 1), (1e-5,)), images, torch.empty(outputs, 3, 3, 3)))
+        return list(operators.split_images(Geometry((1, 1), (1e-5,)), images, torch.empty(outputs, 3, 3, 3)))
 
     assert [len(part) for part in parts(images, 130)] == [25, 25, 25, 25]
     assert torch.equal(torch.cat(parts(images, 130)), images)

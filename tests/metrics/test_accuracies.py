@@ -39,19 +39,19 @@ def test_one_task_has_an_accuracy():
     assert float(average_accuracy(torch.tensor([[0.5]]))) == 0.5
 
 
-def normalised(value):
+def normalized(value):
     return (math.exp(value) - 1 / math.e) / (math.e - 1 / math.e)
 
 
 def test_label_robust_score_by_hand():
     """IOR 0.65 - 0.31, HLR 0.85 - 0.60."""
-    assert label_robust_score(0.85, 0.60, 0.65, 0.31) == pytest.approx(normalised(0.5 * 0.34 - 0.5 * 0.25))
-    assert label_robust_score(0.85, 0.60, 0.65, 0.31, weight=1) == pytest.approx(normalised(0.34))
+    assert label_robust_score(0.85, 0.60, 0.65, 0.31) == pytest.approx(normalized(0.5 * 0.34 - 0.5 * 0.25))
+    assert label_robust_score(0.85, 0.60, 0.65, 0.31, weight=1) == pytest.approx(normalized(0.34))
     assert label_robust_score(0.85, 0.60, 0.65, 0.31) == pytest.approx(0.288525, abs=1e-6)
 
 
 def test_augmentation_robust_score_by_hand():
-    assert augmentation_robust_score(0.65, 0.31, 0.5, 0.4, weight=0.25) == pytest.approx(normalised(0.085 + 0.075))
+    assert augmentation_robust_score(0.65, 0.31, 0.5, 0.4, weight=0.25) == pytest.approx(normalized(0.085 + 0.075))
 
 
 def test_scores_span_the_unit_interval():

@@ -5,7 +5,7 @@ import torch
 
 from pdd_lightning.metrics.image_statistics import (
     centroid_silhouette,
-    colourfulness,
+    colorfulness,
     label_confidence,
     nearest_distance,
     spectral_bands,
@@ -25,27 +25,27 @@ def wave(cycles, size=16):
 
 
 @pytest.mark.parametrize("images", [torch.full((2, 3, 4, 4), 0.3), torch.rand(2, 1, 4, 4), checkerboard(channels=3)])
-def test_grey_images_have_no_colour(images):
-    assert colourfulness(images).tolist() == pytest.approx([0.0] * len(images), abs=1e-4)
+def test_gray_images_have_no_color(images):
+    assert colorfulness(images).tolist() == pytest.approx([0.0] * len(images), abs=1e-4)
 
 
-def test_one_plain_colour_counts_by_its_mean_only():
+def test_one_plain_color_counts_by_its_mean_only():
     red = torch.zeros(1, 3, 4, 4)
     red[:, 0] = 1
-    assert float(colourfulness(red)) == pytest.approx(0.3 * math.hypot(255, 127.5), rel=1e-6)
+    assert float(colorfulness(red)) == pytest.approx(0.3 * math.hypot(255, 127.5), rel=1e-6)
 
 
 def test_half_red_and_half_green_by_hand():
     """Red less green is +-255 about 0, yellow less blue 127.5 throughout."""
     image = torch.zeros(1, 3, 2, 2)
     image[:, 0, 0] = image[:, 1, 1] = 1
-    assert float(colourfulness(image)) == pytest.approx(255 + 0.3 * 127.5, rel=1e-6)
+    assert float(colorfulness(image)) == pytest.approx(255 + 0.3 * 127.5, rel=1e-6)
 
 
-def test_each_image_has_a_colourfulness_of_its_own():
+def test_each_image_has_a_colorfulness_of_its_own():
     images = torch.rand(3, 3, 4, 4)
-    alone = torch.cat([colourfulness(image) for image in images.split(1)])
-    torch.testing.assert_close(colourfulness(images), alone)
+    alone = torch.cat([colorfulness(image) for image in images.split(1)])
+    torch.testing.assert_close(colorfulness(images), alone)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call
 
 from pdd_lightning.errors import ConfigError
-from pdd_lightning.networks import VGG11, AlexNet, ConvNet, DenseNet, ResNet10, ResNet18, Torchvision, ViT
+from pdd_lightning.networks import VGG11, AlexNet, ConvNet, DenseNet, ResNet10, ResNet18, Timm, Torchvision, ViT
 
 SMALL_VIT = partial(ViT, depth=2, width=16, heads=2, mlp_width=16, dropout=0.0)
 NETWORKS = {
@@ -15,7 +15,9 @@ NETWORKS = {
     "AlexNet": AlexNet,
     "DenseNet": partial(DenseNet, growth_rate=4),
     "ViT": SMALL_VIT,
+    "ResNet10": partial(ResNet10, width=4),
     "ResNetAP": partial(ResNet10, width=4, average_pool=True),
+    "ConvNet": partial(ConvNet, width=4),
 }
 
 
@@ -33,6 +35,9 @@ def count(network):
         # Patches, class token, positions; ten layers of two norms, attention and perceptron; norm, classifier.
         (ViT, 25_088 + 512 + 65 * 512 + 10 * (2_048 + 787_968 + 262_656 + 525_312) + 1_024 + 5_130),
         (partial(ResNet18, average_pool=True), 11_173_962),
+        (partial(ResNet10, width=32), 1_228_970),
+        (ResNet18, 11_173_962),
+        (ConvNet, 320_010),
         (partial(Torchvision, name="resnet18"), 11_689_512 - 990 * 513),
     ],
 )
@@ -43,12 +48,11 @@ def test_parameter_counts_for_32_pixels_and_10_classes(family, expected):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 16, 28, 64])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_logits_are_the_classifier_of_the_features(name, size, channels):
+def test_networks_take_images_of_any_size(name, size, channels):
     network = NETWORKS[name](channels, 7, size).eval()
     images = torch.randn(2, channels, size, size)
-    logits = network(images)
-    assert logits.shape == (2, 7)
-    torch.testing.assert_close(logits, network.classifier(network.features(images)), rtol=1e-4, atol=1e-5)
+    assert network(images).shape == (2, 7)
+    assert network.features(images).shape == (2, network.classifier.in_features)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,15 @@ def test_instance_norms_of_vgg_never_see_a_single_pixel(size):
     assert len(sides) == 8 and min(sides) >= 2
 
 
+def test_every_group_of_a_resnet_after_the_first_halves_the_map():
+    network = ResNet18(3, 10, 32, width=4)
+    sizes = []
+    for layer in network.features:
+        layer.register_forward_hook(lambda *call: sizes.append(call[2].shape[-1]))
+    network(torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1))
+    assert sizes == [32, 32, 32, *[32] * 2, *[16] * 2, *[8] * 2, *[4] * 2, 1, 32]
+
+
 def test_average_pooling_takes_the_place_of_strides():
     network = ResNet10(3, 10, 32, width=4, average_pool=True)
     assert {module.stride for module in network.modules() if isinstance(module, torch.nn.Conv2d)} == {(1, 1)}
@@ -120,12 +133,17 @@ def test_average_pooling_takes_the_place_of_strides():
         (AlexNet, 7, "at least 8"),
         (DenseNet, 7, "at least 8"),
         (partial(DenseNet, norm="instance"), 15, "at least 16"),
-        (partial(ResNet10, average_pool=True), 7, "at least 8 pixels"),
-        (partial(ResNet10, average_pool=True, norm="instance"), 15, "at least 16 pixels"),
+        (partial(ResNet10, average_pool=True), 7, "at least 8"),
+        (partial(ResNet10, average_pool=True, norm="instance"), 15, "at least 16"),
         (ViT, 30, "patch_size 4 must divide the image size, 30 pixels"),
         (partial(ViT, heads=7), 32, r"heads \(7\) must divide the width, 512"),
         (partial(VGG11, norm="weight"), 32, "unknown norm 'weight'"),
         (partial(DenseNet, norm="weight"), 32, "unknown norm 'weight'"),
+        (partial(ResNet10, norm="instance"), 8, "at least 9"),
+        (partial(ConvNet, norm="weight"), 8, "unknown norm 'weight'"),
+        (partial(ConvNet, width=6, norm="group"), 8, "divisible by 4, got 6"),
+        (partial(ConvNet, depth=4), 8, "depth 4 .* 8 pixels.* must be from 1 to 3"),
+        (partial(ConvNet, depth=0), 8, "depth 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(family, size, message):
@@ -170,3 +188,26 @@ def test_images_of_four_channels_are_not_for_torchvision():
     with pytest.raises(ConfigError, match="1 or 3 channels, got 4"):
         Torchvision(4, 10, 16)
     assert ConvNet(4, 10, 16)(torch.zeros(1, 4, 16, 16)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(("channels", "resize"), [(1, None), (3, 40)])
+def test_a_network_of_timm(channels, resize):
+    pytest.importorskip("timm")
+    network = Timm(channels, 5, 32, "test_efficientnet", resize=resize)
+    assert network(torch.randn(2, channels, 32, 32)).shape == (2, 5)
+    assert Timm(3, 5, 32, "test_vit", options={"img_size": 32})(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet19"}, r"timm has no classifier 'resnet19': did you mean resnet1"),
+        ({"name": "hf_hub:someone/model"}, "timm has no classifier"),
+        ({"name": "resnet18", "options": {"foo": 1}}, r"does not work on images of 32 pixels.*'foo'"),
+        ({"name": "resnet18", "options": {"pretrained": True}}, "untrained: leave out the option pretrained"),
+    ],
+)
+def test_what_timm_cannot_do_is_refused(arguments, message):
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=message):
+        Timm(3, 10, 32, **arguments)

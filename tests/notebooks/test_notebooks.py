@@ -1,10 +1,14 @@
-"""Every paired notebook is executed from top to bottom, as a user would do it, and shows what it says."""
+"""Every paired notebook is executed from top to bottom, as a user would do it, and shows what it says.
+
+What is kept with outputs, by `make notebooks`, is of the same scripts.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import jupytext
 import matplotlib.font_manager  # noqa: F401  (builds its cache now; in a notebook it would say so)
+import nbformat
 import pytest
 from nbclient import NotebookClient
 
@@ -50,6 +54,19 @@ def execute(name: str) -> Shown:
 
 def test_all_notebooks_are_tested() -> None:
     assert {"add_a_method", "quickstart", "inspect_stages"} == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS))
+def test_kept_notebooks_are_up_to_date(name: str) -> None:
+    kept = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    script, found = (
+        [(cell.cell_type, cell.source) for cell in notebook.cells]
+        for notebook in (jupytext.read(FOLDER / f"{name}.py"), kept)
+    )
+    assert found == script, "run `make notebooks`"
+    code = [cell for cell in kept.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 300_000
 
 
 def test_a_method_is_added() -> None:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from pdd_lightning import distributed
 from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.errors import ConfigError
@@ -132,10 +133,11 @@ def test_a_stage_that_is_cut_short_still_ends(tmp_path, capsys):
 @pytest.mark.parametrize(("rank", "printed"), [(0, True), (1, False)])
 def test_the_first_process_alone_prints(straight, monkeypatch, capsys, rank, printed):
     monkeypatch.setattr(rank_zero_only, "rank", rank)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
     callback = stages()
     callback.history = straight[1].history
     callback.on_fit_end(None, None)
-    advance_module._print_above_bars("stage 1 is done")
+    advance_module.print_above_bars("stage 1 is done")
     shown = capsys.readouterr().out
     assert ("first loss" in shown, "stage 1 is done" in shown) == (printed, printed)
 

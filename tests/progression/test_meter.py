@@ -1,7 +1,6 @@
 """Running sums give the means over the first and the last twentieth of all losses."""
 
 import statistics
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ def test_means_are_those_of_all_losses(count):
 def test_what_is_stored_continues_and_does_not_grow():
     losses = [float(loss) for loss in range(2000)]
     half = added(losses[:1990], 2000)
-    stored = asdict(half)
+    stored = half.model_dump()
     assert all(isinstance(value, int | float) for value in stored.values())
     continued = StageMeter(**stored)
     for iteration, loss in enumerate(losses[1990:], 1990):

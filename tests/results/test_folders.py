@@ -7,7 +7,7 @@ import pytest
 
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.results.folders import read_folders
-from tests.results.conftest import row, stage, write_summary
+from tests.results.conftest import stage, write_summary
 
 MakeRun = Callable[..., Path]
 
@@ -91,16 +91,6 @@ def test_a_stopped_run_says_how_far_it_came(make_run: MakeRun) -> None:
     assert "a loss was not finite" in notes(folder)
 
 
-def test_rows_may_say_more_or_less_than_is_known(make_run: MakeRun) -> None:
-    folder = make_run("a")
-    bare = {"row": "distilled", "part": "test", "mean": 0.5}
-    write_summary(folder, evaluation=[bare, row("herding", 0.5, novelty=[1, {"x": 2}])])
-    (run,) = read_folders([folder]).runs
-    (first, second), notes = run.summary.evaluation, run.notes
-    assert (first.protocol, first.std, first.per_class) == ("not stated", None, {})
-    assert (second.row, notes) == ("herding", [])
-
-
 def test_a_folder_of_runs_stands_for_them_and_files_are_passed_over(make_run: MakeRun) -> None:
     runs = make_run("b").parent
     make_run("a")
@@ -121,7 +111,7 @@ def test_a_study_is_read_from_its_json(make_study: Callable[[str], Path]) -> Non
     folder = make_study("stages")
     (study,) = read_folders([folder]).studies
     assert (study.result.title, [row["stages"] for row in study.result.rows]) == ("Stages at equal IPC", [1, 5])
-    assert len(study.plot) == 1 and study.notes == []
+    assert len(study.pictures) == 1 and study.notes == []
     (folder / "plot.png").unlink()
     (study,) = read_folders([folder]).studies
     (note,) = study.notes

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pdd_lightning.data import ForgettingScores, ImageSplit
-from pdd_lightning.results.grids import example_grid, labelled_grid, png_of, ranks, tiled
+from pdd_lightning.results.grids import count_previous, encode_png, example_grid, labeled_grid, tile_images
 
 NAMES = ["cat", "dog"]
 
@@ -34,7 +34,7 @@ def places(picture, colour, size=56):
 def grid(pixels, labels, stages=None, **options):
     labels = torch.tensor(labels)
     stages = torch.ones(len(labels), dtype=torch.int64) if stages is None else torch.tensor(stages)
-    return labelled_grid(pixels, labels, stages, NAMES, "title", **options)
+    return labeled_grid(pixels, labels, stages, NAMES, "title", **options)
 
 
 @pytest.mark.parametrize("captions", [None, ["0.5", "1", "2", "inf"]])
@@ -70,7 +70,7 @@ def test_images_of_one_channel_are_grey():
 
 def test_soft_labels_count_by_their_likeliest_class():
     pixels = uniform((1, 0, 0), (0, 1, 0))
-    soft = labelled_grid(pixels, torch.tensor([[0.3, 0.7], [0.9, 0.1]]), torch.ones(2).long(), NAMES, "title")
+    soft = labeled_grid(pixels, torch.tensor([[0.3, 0.7], [0.9, 0.1]]), torch.ones(2).long(), NAMES, "title")
     assert torch.equal(soft, grid(pixels, [1, 0]))
 
 
@@ -79,13 +79,13 @@ def test_soft_labels_count_by_their_likeliest_class():
 )
 def test_words_are_drawn_beside_the_images(other):
     words = {"stages": torch.tensor([1]), "class_names": NAMES, "title": "title", "captions": ["2"]}
-    first, second = (labelled_grid(uniform((1, 0, 0)), torch.tensor([0]), **each) for each in (words, words | other))
+    first, second = (labeled_grid(uniform((1, 0, 0)), torch.tensor([0]), **each) for each in (words, words | other))
     assert first.shape != second.shape or not torch.equal(first, second)
     assert len(places(second, (255, 0, 0))) == 1
 
 
 def test_long_words_are_not_cut_off():
-    picture = labelled_grid(uniform((1, 0, 0)), torch.tensor([0]), torch.tensor([1]), NAMES, "long " * 40)
+    picture = labeled_grid(uniform((1, 0, 0)), torch.tensor([0]), torch.tensor([1]), NAMES, "long " * 40)
     assert bool((picture[:, :, -2:] == 255).all()) and picture.shape[2] > 600
 
 
@@ -102,11 +102,11 @@ def test_the_hardest_and_the_easiest_examples_of_each_class():
 
 
 def test_png_files_hold_the_picture():
-    picture = tiled(uniform((1, 0, 0), (0, 0.5, 0)), 2, 1)
-    with Image.open(io.BytesIO(png_of(picture))) as image:
+    picture = tile_images(uniform((1, 0, 0), (0, 0.5, 0)), 2, 1)
+    with Image.open(io.BytesIO(encode_png(picture))) as image:
         assert image.size == (picture.shape[2], picture.shape[1]) and image.tobytes()[:3] == b"\xff" * 3
         assert image.getpixel((1, 1)) == (255, 0, 0) and image.getpixel((12, 4)) == (0, 128, 0)
 
 
 def test_ranks_count_equal_keys():
-    assert ranks("abacab") == [0, 0, 1, 0, 2, 1]
+    assert count_previous("abacab") == [0, 0, 1, 0, 2, 1]

@@ -16,7 +16,7 @@ from pdd_lightning.data.distilled import save_distilled
 from pdd_lightning.data.synthetic import SyntheticSet
 from pdd_lightning.results import page as page_module
 from pdd_lightning.results.folders import Run, read_folders
-from pdd_lightning.results.page import compared_settings, comparison, growth, over_seeds, render_page
+from pdd_lightning.results.page import compare_settings, comparison, over_seeds, render_page, start_point_plots
 from pdd_lightning.results.tables import Table
 from tests.results.conftest import NAMES, PLAIN, row, stage, write_summary
 
@@ -133,7 +133,7 @@ def test_runs_with_other_settings_or_other_training_are_not_averaged(make_run: M
 
 
 def test_settings_differ_but_for_where_a_run_was_recorded(make_run: MakeRun) -> None:
-    table, shared = compared_settings(read(make_run("a", 0), make_run("b_c", 1, lr_img=3.0)))
+    table, shared = compare_settings(read(make_run("a", 0), make_run("b_c", 1, lr_img=3.0)))
     assert table.headings == ["setting", "a", "b_c"]
     assert table.lines == [["model.lr_img", "1.0", "3.0"], ["seed_everything", "0", "1"]]
     assert shared["model"] == "DistributionMatching" and "trainer.default_root_dir" not in shared
@@ -146,7 +146,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     monkeypatch.setattr(page_module, "draw_rows", lambda figure, rows, x, series: drawn.append((x, rows)))
     folders = [make_run("a", 0, 0.6), make_run("b", 1, 0.8), make_run("c", 0, 0.5, lr_img=3.0), make_run("d")]
     write_summary(folders[3], dataset={"name": "Shapes"})
-    pictures = growth(read(*folders), [])
+    pictures = start_point_plots(read(*folders), [])
     assert [picture.caption for picture in pictures] == [
         f"{name}, start-point accuracy by {x}" for name in ("Blobs", "Shapes") for x in ("stage", "images")
     ]
@@ -157,7 +157,7 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     assert seeds[0]["std"] == pytest.approx(0.02**0.5), "between runs"
     assert alone[0]["std"] == 0.01, "over the networks of the run"
     write_summary(folders[3], stages=[])
-    assert growth(read(folders[3]), []) == []
+    assert start_point_plots(read(folders[3]), []) == []
 
 
 def test_figures_and_what_they_mean(make_run: MakeRun) -> None:
@@ -178,16 +178,6 @@ def test_figures_and_what_they_mean(make_run: MakeRun) -> None:
     assert "Blobs, start-point accuracy by images" in images(page)
     levels = [attributes["style"] for tag, attributes in page.tags if attributes.get("class") == "level"]
     assert levels[0] == "--level: 71%", "accuracy of the first class"
-
-
-def test_conditions_are_said_once_or_shown_where_rows_differ(make_run: MakeRun) -> None:
-    folder = make_run("a")
-    stated = {"steps": 4321, "epochs": [500, 500], "training": {"batch_size": 256}, "scored": 297}
-    write_summary(folder, evaluation=[row("distilled", 0.8, **stated, init="fresh"), row("x", 0.7, **stated, init="y")])
-    text = show(folder).text
-    assert "4321" in text
-    assert "scored images: 297; training: batch_size 256; epochs: 2 x 500." in text
-    assert "fresh" in text
 
 
 def test_text_from_files_cannot_break_the_page(make_run: MakeRun, make_study: Callable[[str], Path]) -> None:
@@ -254,15 +244,6 @@ def test_images_that_are_no_pictures_are_told(make_run: MakeRun) -> None:
     two = SyntheticSet.empty((2, 8, 8)).append(torch.zeros(3, 2, 8, 8), torch.arange(3))
     save_distilled(folder / "distilled.safetensors", two, PLAIN.__class__([0.0] * 2, [1.0] * 2), NAMES, {})
     assert "images of 2 channels are not shown" in show(folder).text
-
-
-def test_damage_is_told(make_run: MakeRun) -> None:
-    stopped, damaged = make_run("stopped"), make_run("damaged")
-    (damaged / "summary.json").write_text("{")
-    (stopped / "distilled.safetensors").unlink()
-    text = show(stopped, damaged).text
-    assert "Folders that cannot be shown damaged : " in text and "summary.json is damaged" in text
-    assert "cannot read" in text
 
 
 def test_study_is_shown(make_study: Callable[[str], Path]) -> None:

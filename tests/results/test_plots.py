@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from pdd_lightning.results.plots import draw_continual, draw_rows, figure_png
+from pdd_lightning.results.plots import draw_continual, draw_rows, render_figure
 
 
 def row(name: str, mean: float, protocol: str = "progressive", **more: Any) -> dict[str, Any]:
@@ -72,4 +72,4 @@ def test_a_picture_of_memories_has_a_panel_per_protocol() -> None:
 
 
 def test_a_figure_is_a_png() -> None:
-    assert figure_png(lambda figure: draw_rows(figure, [row("a", 0.5, x=1)], "x")).startswith(b"\x89PNG")
+    assert render_figure(lambda figure: draw_rows(figure, [row("a", 0.5, x=1)], "x")).startswith(b"\x89PNG")

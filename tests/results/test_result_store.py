@@ -2,9 +2,8 @@ import json
 
 import pytest
 
-from pdd_lightning.results.result_store import ResultStore, TaskResult, row_title, rows_from_results
+from pdd_lightning.results.result_store import ResultStore, StoredScore, TaskResult, row_title, rows_from_results
 from pdd_lightning.results.tables import evaluation_table
-from pdd_lightning.training import Score
 
 
 def result(row, number, accuracy, per_class=(0.5, 0.5), part="test", seconds=1.0, protocol="progressive", early=0.1):
@@ -22,7 +21,8 @@ def result(row, number, accuracy, per_class=(0.5, 0.5), part="test", seconds=1.0
             {"stages": [1, 2], "steps": 20, "epochs": 10, "lr": 0.01},
         ],
     }
-    return TaskResult(about, number, [Score(early, [0, 0]), Score(accuracy, list(per_class))], [seconds / 2, seconds])
+    scores = [StoredScore(accuracy=early, per_class=[0, 0]), StoredScore(accuracy=accuracy, per_class=list(per_class))]
+    return TaskResult(about=about, number=number, scores=scores, seconds=[seconds / 2, seconds])
 
 
 RESULTS = [
@@ -52,9 +52,6 @@ def test_rows_come_in_order_and_networks_by_number(rows):
     assert rows[0]["accuracies"] == [0.4, 0.6, 0.8]
     assert (rows[0]["protocol"], rows[0]["part"], rows[0]["images"]) == ("progressive", "test", 12)
     assert rows_from_results([], ["cat", "dog"]) == []
-
-
-def test_rows_are_json(rows):
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -71,12 +68,12 @@ def test_earlier_stages_come_before_the_last_where_asked_for():
 def test_a_result_comes_back_from_the_store(tmp_path):
     store = ResultStore(tmp_path / "new" / "results.jsonl")
     assert store.get({"a": 1, "b": [2]}) is None
-    store.put({"a": 1, "b": [2]}, RESULTS[0].value())
+    store.put({"a": 1, "b": [2]}, RESULTS[0].model_dump())
     store.put({"a": 2}, [3, None])
     with (tmp_path / "new" / "results.jsonl").open("a") as file:
         file.write('{"key": "cut o')
     again = ResultStore(tmp_path / "new" / "results.jsonl")
-    assert TaskResult.of_value(again.get({"b": [2], "a": 1})) == RESULTS[0]
+    assert TaskResult.model_validate(again.get({"b": [2], "a": 1})) == RESULTS[0]
     again.put({"a": 3}, 4)
     values = [ResultStore(again.path).get({"a": number}) for number in (2, 3, 4)]
     assert values == [[3, None], 4, None]

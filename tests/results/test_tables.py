@@ -13,12 +13,11 @@ from pdd_lightning.results.tables import (
     continual_table,
     csv_table,
     evaluation_table,
-    flatten,
-    markdown_table,
-    over_seeds,
+    make_table,
+    settings_as_text,
     stage_line,
     stages_table,
-    table_of,
+    summarize_seeds,
 )
 
 
@@ -35,11 +34,11 @@ def row(name: str = "distilled", **more: Any) -> dict[str, Any]:
 
 def test_columns_without_a_difference_are_said_once() -> None:
     rows = [{"method": name, "mean": 0.5, "std": 0.01, "part": "val"} for name in "AB"]
-    table = markdown_table(rows)
+    table = make_table(rows).markdown()
     head, _, first = map(cells, table.splitlines()[:3])
     assert (head, first) == (["method", "accuracy %"], ["A", "50.0 ± 1.0"])
     assert table.endswith("In all rows: scored on: validation part.")
-    assert table_of(rows).text().startswith("In all rows: scored on: validation part.\n\n")
+    assert make_table(rows).text().startswith("In all rows: scored on: validation part.\n\n")
 
 
 def test_numbers_keep_three_digits_and_their_spread() -> None:
@@ -47,19 +46,19 @@ def test_numbers_keep_three_digits_and_their_spread() -> None:
         {"row": "a", "low": 0.5184, "low_std": 0.0123, "seconds": 1234.5},
         {"row": "b", "low": 0.25, "seconds": 2.5},
     ]
-    lines = [cells(line) for line in markdown_table(rows).splitlines()]
+    lines = [cells(line) for line in make_table(rows).markdown().splitlines()]
     assert lines[0] == ["training images", "low", "evaluation seconds"]
     assert lines[2:] == [["a", "0.518 ± 0.0123", "1234"], ["b", "0.25", "2.5"]]
 
 
 def test_what_a_row_does_not_say_stays_empty() -> None:
-    table = table_of([{"row": "a", "low": float("nan"), "high": None}, {"row": "b", "low": 1.0}])
+    table = make_table([{"row": "a", "low": float("nan"), "high": None}, {"row": "b", "low": 1.0}])
     assert (table.headings, table.lines) == (["training images", "low"], [["a", ""], ["b", "1"]])
     assert table.numeric() == [False, True]
 
 
 def test_bars_in_cells_do_not_end_them() -> None:
-    assert "a\\|b" in markdown_table([{"row": "a|b", "mean": 0.5}])
+    assert "a\\|b" in make_table([{"row": "a|b", "mean": 0.5}]).markdown()
 
 
 def test_csv_has_all_columns_and_digits() -> None:
@@ -141,13 +140,13 @@ def test_memories_are_compared_in_percent() -> None:
 
 
 def test_networks_and_seeds_are_summarised_apart() -> None:
-    summary = over_seeds([[0.5, 0.7], [0.7, 0.9]])
+    summary = summarize_seeds([[0.5, 0.7], [0.7, 0.9]])
     assert (summary["seeds"], summary["networks"]) == (2, 2)
     assert (summary["mean"], summary["std"]) == pytest.approx((0.7, (0.08 / 3) ** 0.5))
     assert summary["seed_std"] == pytest.approx(0.02**0.5)
-    assert over_seeds([[0.5]])["std"] is None, "a single number has no spread"
+    assert summarize_seeds([[0.5]])["std"] is None, "a single number has no spread"
 
 
 def test_settings_are_flat() -> None:
     nested = {"model": {"class_path": "package.DM", "init_args": {"net": {"class_path": "Net"}, "rates": [1, 2]}}}
-    assert flatten(nested) == {"model": "DM", "model.net": "Net", "model.rates": "[1, 2]"}
+    assert settings_as_text(nested) == {"model": "DM", "model.net": "Net", "model.rates": "[1, 2]"}

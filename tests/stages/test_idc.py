@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pdd_lightning.augment import decode
-from pdd_lightning.callbacks.checkpoint import RollingCheckpoint
+from pdd_lightning.callbacks.checkpoint import CheckpointFiles, RollingCheckpoint
 from pdd_lightning.data.progressive import ProgressiveDataModule
 from pdd_lightning.data.splits import to_unit
 from pdd_lightning.data.synthetic import SyntheticSet
@@ -230,7 +230,7 @@ def test_the_published_rate_is_the_default(factory):
     ("changes", "real", "error", "message"),
     [
         ({}, Blobs(normalization="zca"), ConfigError, "normalization to standard"),
-        ({"factor": 5}, Blobs(), ConfigError, "images of 8 pixels cannot be cut into 5"),
+        ({"factor": 5}, Blobs(), ConfigError, "images of 8 pixels cannot be divided into 5"),
         ({"ipc": 5}, Blobs(), DataError, "fewer than the 20 that ipc=5 initial images are made of"),
         ({"network": lambda *_: nn.Linear(4, 3)}, Blobs(), ConfigError, "Linear has none"),
     ],
@@ -328,7 +328,7 @@ def test_the_network_is_part_of_the_position(straight, factory, tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
     assert state["matching_network"] is not None
-    torch.save({**state, "matching_network": None}, path)
+    CheckpointFiles().save_checkpoint({**state, "matching_network": None}, path)
     assert Run(tmp_path, factory).fit().sha256() != straight.data.union.sha256()
 
 

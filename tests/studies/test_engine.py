@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,22 @@ for word in sys.argv[1:]:
 FAKE = (sys.executable, "-c", PROGRAM)
 
 
-@pytest.fixture(params=["dask", "pool"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Steps run on a cluster in this process, and as if Dask were not installed."""
-    if request.param == "pool":
-        monkeypatch.setattr(engine, "find_spec", lambda name: None)
-    return str(request.param)
+def local_cluster(**options: Any) -> Any:
+    """A scheduler and two workers with a thread each."""
+    distributed = pytest.importorskip("distributed")
+    address = "127.0.0.1:0"
+    options |= {"dashboard_address": address, "worker_dashboard_address": address, "silence_logs": 50}
+    return distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options)
+
+
+@pytest.fixture(params=["threads", "dask"])
+def workers(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Options of two workers: threads of this process, or of a Dask cluster in it."""
+    if request.param == "threads":
+        yield {"jobs": 2}
+    else:
+        with local_cluster(processes=False) as cluster:
+            yield {"scheduler": cluster.scheduler_address}
 
 
 def run(folder: Path, steps: list[Step], **options: Any) -> dict[str, float]:
@@ -70,34 +81,33 @@ def wait_for(path: Path) -> int:
     return int(path.read_text())
 
 
-@pytest.mark.usefixtures("way")
-def test_steps_run_in_order_and_at_a_time(tmp_path: Path) -> None:
+def test_steps_run_in_order_and_at_a_time(tmp_path: Path, workers: dict[str, Any]) -> None:
     """`first` ends only when `other` is at work beside it, and `second` needs what it leaves."""
     first = Step("a/first", (f"wait:{tmp_path / 'begun'}", str(tmp_path / "made")))
     second = Step("a/second", (f"need:{tmp_path / 'made'}",), after=("a/first",))
     other = Step("other", (str(tmp_path / "begun"),))
-    seconds = run(tmp_path, [first, second, other], jobs=2)
+    seconds = run(tmp_path, [first, second, other], **workers)
     assert seconds.keys() == {"a/first", "a/second", "other"} and min(seconds.values()) > 0
     assert (tmp_path / "steps" / "a" / "first.log").read_text().startswith("$ pdd wait:")
 
 
-@pytest.mark.usefixtures("way")
-def test_a_failed_step_shows_its_log_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failed_step_shows_its_log_and_the_others_go_on(tmp_path: Path, workers: dict[str, Any]) -> None:
     bad = Step("bad", ("fail",))
     needs = Step("needs", (str(tmp_path / "needs"),), after=("bad",))
     indirectly = Step("indirectly", (str(tmp_path / "indirectly"),), after=("needs",))
     other = Step("other", (str(tmp_path / "other"),))
     with pytest.raises(StudyError, match=r"bad failed with status 1(.|\n)*the cause of it(.|\n)*needs, indirectly\."):
-        run(tmp_path, [bad, needs, indirectly, other])
+        run(tmp_path, [bad, needs, indirectly, other], **workers)
     assert (tmp_path / "other").exists()
     assert not (tmp_path / "needs").exists() and not (tmp_path / "indirectly").exists()
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, "143"), (signal.SIGINT, "130")], ids=["SIGTERM", "Ctrl-C"]
 )
-def test_interrupted_steps_save_their_state(tmp_path: Path, number: signal.Signals, status: str) -> None:
+def test_interrupted_steps_save_their_state(
+    tmp_path: Path, number: signal.Signals, status: str, workers: dict[str, Any]
+) -> None:
     long = Step("long", (str(tmp_path / "long"), f"process:{tmp_path / 'at_work'}", f"wait:{tmp_path / 'never'}"))
 
     def interrupt() -> None:
@@ -107,22 +117,20 @@ def test_interrupted_steps_save_their_state(tmp_path: Path, number: signal.Signa
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(SystemExit, match=status):
-        run(tmp_path, [long, Step("next", (str(tmp_path / "next"),))])
+        run(tmp_path, [long, Step("next", (str(tmp_path / "next"),), after=("long",))], **workers)
     thread.join()
     assert (tmp_path / "long.saved").exists() and not (tmp_path / "next").exists()
 
 
-@pytest.mark.usefixtures("way")
 def test_each_process_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
-    run(tmp_path, [Step("many", (str(tmp_path / "many"),))], jobs=2 * cores)
-    run(tmp_path, [Step("one", (str(tmp_path / "one"),))], jobs=1)
-    assert (tmp_path / "many").read_text() == "1\n"
-    assert (tmp_path / "one").read_text() == f"{cores}\n"
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    run(tmp_path, [Step("set", (str(tmp_path / "set"),))], jobs=1)
-    assert (tmp_path / "set").read_text() == "7\n"
+    for jobs, threads in ((2 * cores, "1"), (1, str(cores)), (1, "7")):
+        if threads == "7":
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        output = tmp_path / f"{jobs}_{threads}"
+        run(tmp_path, [Step(output.name, (str(output),))], jobs=jobs)
+        assert output.read_text() == f"{threads}\n"
 
 
 def test_a_step_that_outlived_its_study_is_awaited(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -141,13 +149,13 @@ def test_a_step_that_outlived_its_study_is_awaited(tmp_path: Path, capfd: pytest
 
     def let_go() -> None:
         deadline = time.monotonic() + 60
-        while "long is at work from an earlier start" not in said[0] and time.monotonic() < deadline:
-            said[0] += capfd.readouterr().err
+        while "long still runs from an earlier start" not in printed[0] and time.monotonic() < deadline:
+            printed[0] += capfd.readouterr().err
             time.sleep(0.02)
         waited.append(not begun.exists())
         go_on.touch()
 
-    said, waited = [""], list[bool]()
+    printed, waited = [""], list[bool]()
     thread = threading.Thread(target=let_go)
     thread.start()
     run(tmp_path, [Step("long", args)])
@@ -165,14 +173,6 @@ def test_no_jobs_and_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"pip install 'pdd-lightning\[cluster\]'"):
         run(tmp_path, [], scheduler="tcp://127.0.0.1:1")
-
-
-def local_cluster(**options: Any) -> Any:
-    """A scheduler and two workers with a thread each."""
-    distributed = pytest.importorskip("distributed")
-    address = "127.0.0.1:0"
-    options |= {"dashboard_address": address, "worker_dashboard_address": address, "silence_logs": 50}
-    return distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options)
 
 
 def test_a_lost_workers_step_is_run_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.studies.arms import Method
 from pdd_lightning.studies.definition import Study
 from pdd_lightning.studies.engine import Step
-from pdd_lightning.studies.kinds import AccuracyStudy, crossing, read_study
+from pdd_lightning.studies.kinds import AccuracyStudy, read_study, size_at
 from pdd_lightning.studies.recipe import Recipe
 from tests.cli.conftest import PROJECT
 from tests.studies.conftest import finish, value
@@ -104,9 +104,9 @@ def test_arms_that_only_evaluate_otherwise_share_their_runs(recipe: Methods, tmp
     assert 'network hard: {"stages.discard.keep": [1, 0.5]}.' in kinds.remarks([])
 
 
-@pytest.mark.parametrize(("said", "count"), [(", factor: 3", 9), ("", 4)], ids=["said", "by default"])
-def test_training_images_of_a_stored_one(recipe: Methods, said: str, count: int) -> None:
-    assert Recipe(recipe(", factor: 2", said)["recipe"], {}).images_per_stored_image == count
+@pytest.mark.parametrize(("factor", "count"), [(", factor: 3", 9), ("", 4)], ids=["given", "default"])
+def test_training_images_of_a_stored_one(recipe: Methods, factor: str, count: int) -> None:
+    assert Recipe(recipe(", factor: 2", factor)["recipe"], {}).images_per_stored_image == count
 
 
 def test_places_are_filled(recipe: Methods, tmp_path: Path) -> None:
@@ -136,24 +136,26 @@ def test_budgets_keep_iterations_in_total_or_per_stage(recipe: Methods, tmp_path
         study(method, stages=[3], budgets=["total"]).steps(tmp_path)
 
 
-def test_the_recipes_own_run_is_part_of_both_lines(recipe: Methods, tmp_path: Path) -> None:
-    grid = {"stages": [1, 2], "budgets": ["total", "per_stage"], "x": "stages", "series": "{budget}"}
-    counts = study(recipe(), **grid)
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        # The recipe's own run is part of both lines.
+        (
+            {"stages": [1, 2], "budgets": ["total", "per_stage"], "series": "{budget}"},
+            {"same total": [2, 2], "same per stage": [2, 2]},
+        ),
+        ({"arms": {"one": {"stages": 1}, "two": {"stages": 2}}}, {"distilled, progressive": [2, 2]}),
+    ],
+)
+def test_lines_over_the_number_of_stages(
+    recipe: Methods, tmp_path: Path, entries: dict[str, Any], expected: dict[str, list[int]]
+) -> None:
+    counts = study(recipe(), x="stages", **entries)
     finish(counts, tmp_path)
     figure = Figure()
     counts.plot(figure, counts.rows(tmp_path))
     lines = {line.get_label(): [len(part) for part in line[0].get_xydata()] for line in figure.axes[0].containers}
-    assert lines == {"same total": [2, 2], "same per stage": [2, 2]}
-
-
-def test_arms_of_other_numbers_of_stages_are_one_line(recipe: Methods, tmp_path: Path) -> None:
-    arms = {"one": {"stages": 1}, "two": {"stages": 2}}
-    counts = study(recipe(), arms=arms, x="stages")
-    finish(counts, tmp_path)
-    figure = Figure()
-    counts.plot(figure, counts.rows(tmp_path))
-    (line,) = figure.axes[0].containers
-    assert [len(part) for part in line[0].get_xydata()] == [2, 2]
+    assert lines == expected
 
 
 def test_data_of_a_recipe_with_changes(recipe: Methods) -> None:
@@ -205,10 +207,10 @@ def test_results_are_written_only_when_everything_is_done(recipe: Methods, tmp_p
     assert not {"study.json", "table.md", "table.csv", "plot.png"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_crossing_is_found_between_sizes() -> None:
-    assert crossing([(1, 0.5), (4, 0.9)], 0.7) == pytest.approx(2.0)
-    assert crossing([(2, 0.8), (4, 0.9)], 0.7) == 2
-    assert crossing([(1, 0.5), (4, 0.6)], 0.7) is None
+def test_the_size_at_an_accuracy_is_found_between_points() -> None:
+    assert size_at([(4, 0.9), (1, 0.5)], 0.7) == pytest.approx(2.0)
+    assert size_at([(2, 0.8), (4, 0.9)], 0.7) == 2
+    assert size_at([(1, 0.5), (4, 0.6)], 0.7) is None
 
 
 def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) -> None:
@@ -220,8 +222,8 @@ def test_sizes_are_fractions_of_the_full_set(recipe: Methods, tmp_path: Path) ->
     assert [row["of_accuracy"] for row in rows] == ["50.0 %", "100.0 %", "90.0 %"]
     assert [row["of_images"] for row in rows] == ["1.0 %", "100.0 %", "1.0 %"]
     assert "stages" not in rows[1] and "network" not in rows[0]
-    said = "90% of the full set's accuracy, distilled (progressive): at about 4.0 images per class."
-    assert said in sizes.remarks(rows)
+    remark = "90% of the full set's accuracy, distilled (progressive): at about 4.0 images per class."
+    assert remark in sizes.remarks(rows)
     with pytest.raises(ConfigError, match="full_data_epochs > 0"):
         study(recipe(), **entries).steps(tmp_path)
 

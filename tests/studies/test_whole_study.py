@@ -112,5 +112,5 @@ def test_what_is_done_is_not_done_anew_and_other_settings_are_refused(study: Pat
     other.write_text(study.read_text().replace("fit: {", "fit: {model.lr_img: 5.0, "))
     result = run_pdd("study", other, "--folder", finished, "--jobs", 2)
     assert result.returncode == 1
-    assert "model.lr_img: '10.0' on disk, '5.0' asked for" in result.stdout
+    assert "model.lr_img: 10.0 on disk, 5.0 asked for" in result.stdout
     assert not (finished / "table.md").exists()

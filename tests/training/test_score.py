@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -65,20 +63,3 @@ def test_a_process_scores_without_waiting_for_others(monkeypatch):
     """There is no other process here: whoever waited for one would fail."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     assert score_network(Fixed(), *case(PREDICTIONS, LABELS), 3).accuracy == pytest.approx(4 / 7)
-
-
-def _score_on_process(rank: int, folder: str) -> None:
-    """Process 0 scores two networks, one of them all right; process 1 scores one that is all wrong."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    right, wrong = case([0, 1, 2], [0, 1, 2]), case([1, 2, 0], [0, 1, 2])
-    scores = [score_network(Fixed(), *data, 3).accuracy for data in ([right, wrong] if rank == 0 else [wrong])]
-    assert scores == [1.0, 0.0][rank:]
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="meets through a file")
-def test_processes_score_their_own_networks(tmp_path):
-    torch.multiprocessing.spawn(_score_on_process, (str(tmp_path),), nprocs=2)

@@ -1,4 +1,4 @@
-"""Files as the official code of MTT, of IDC, and of DC, DSA and DM leaves them."""
+"""Files of the official code of MTT, of IDC, and of DC, DSA and DM, and of the benchmark DD-Ranking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pdd_lightning.data.distilled import DistilledDataset
 from pdd_lightning.data.formats.foreign import Contents, ForeignFormat
 from pdd_lightning.data.formats.registry import register
 from pdd_lightning.data.synthetic import hard_labels
-from pdd_lightning.errors import DataError
+from pdd_lightning.errors import ConfigError, DataError
 from pdd_lightning.files import atomic_write_bytes, replace_folder
 from pdd_lightning.stored import load_tensors
 
@@ -27,7 +27,7 @@ _IMAGES, _LABELS, _RATES = "images_", "labels_", "syn_lr_"
 class MTT(ForeignFormat):
     """Trajectory matching's `images_*.pt` in model space beside `labels_*.pt`, and `syn_lr_*.pt`.
 
-    Learned rates are kept as float64 `[stages]`, or as one number for one stage.
+    Learned rates are stored as float64 `[stages]`, or as a scalar for one stage.
     """
 
     name, title, files = "mtt", "MTT", "images_*.pt beside labels_*.pt (MTT)"
@@ -35,16 +35,16 @@ class MTT(ForeignFormat):
     keeps = ("soft labels", "rates")
 
     def sniff(self, path: Path, content: Any) -> bool:
-        """Whether it is a folder of such files, or a file of one tensor."""
+        """Return whether it is a folder of such files, or a file of one tensor."""
         return self.targets(path)[0].is_file() or isinstance(content, Tensor)
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
-        """Return the images, and what lies beside them."""
+        """Return the images with their labels and learned rates."""
         path = self.targets(path)[0] if path.is_dir() else path
         if not path.name.startswith(_IMAGES):
             raise DataError(
-                f"{path} holds one tensor and is not called {_IMAGES}*.pt: give the file of images that has its labels"
-                f" beside it as {_LABELS}*.pt"
+                f"{path} holds one tensor and is not called {_IMAGES}*.pt: give the file of images in the folder of"
+                f" its {_LABELS}*.pt"
             )
         labels, rates = (path.with_name(path.name.replace(_IMAGES, part, 1)) for part in (_LABELS, _RATES))
         if not labels.is_file():
@@ -56,7 +56,7 @@ class MTT(ForeignFormat):
         return [path / f"{part}best.pt" for part in (_IMAGES, _LABELS, _RATES)]
 
     def write(self, path: Path, dataset: DistilledDataset) -> None:
-        """Write a set stage by stage."""
+        """Write the set stage by stage; other files in the folder stay."""
         order = torch.argsort(dataset.stages, stable=True)
 
         def fill(folder: Path) -> None:
@@ -67,12 +67,11 @@ class MTT(ForeignFormat):
                 values = dataset.synthetic.rates_tensor()
                 _write(rates, values if len(values) > 1 else values[0])
 
-        # Other files in the folder stay; what an earlier set left would be taken for this one's.
         replace_folder(path, fill, keep=lambda entry: entry not in self.targets(entry.parent))
 
     def omissions(self, dataset: DistilledDataset) -> list[str]:
-        """Return what is not kept, and what other code may not expect."""
-        note = ["soft labels are kept; code that expects class numbers cannot read them"]
+        """Return what is not stored, and what other code may not expect."""
+        note = ["soft labels are stored; code that expects class labels cannot read them"]
         return super().omissions(dataset) + (note if dataset.labels.dim() == 2 else [])
 
 
@@ -84,7 +83,7 @@ class IDC(ForeignFormat):
     needs_factor = True
 
     def sniff(self, path: Path, content: Any) -> bool:
-        """Whether it is a file of a pair whose first part is a tensor."""
+        """Return whether it is a file of a pair whose first part is a tensor."""
         return _is_pair(content) and isinstance(content[0], Tensor)
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
@@ -105,11 +104,11 @@ class DC(ForeignFormat):
     in_model_space = True
 
     def sniff(self, path: Path, content: Any) -> bool:
-        """Whether it is a file with an entry `data`."""
+        """Return whether it is a file with an entry `data`."""
         return isinstance(content, dict) and "data" in content
 
     def contents(self, path: Path, real: RealDataModule) -> Contents:
-        """Return the last pair; earlier ones are of earlier experiments."""
+        """Return the pair of the last experiment."""
         pairs = load_tensors(path)["data"]
         if not isinstance(pairs, list) or not pairs or not _is_pair(pairs[-1]):
             raise DataError(f"{path}: its entry 'data' should be a list of [images, labels]")
@@ -118,6 +117,61 @@ class DC(ForeignFormat):
     def write(self, path: Path, dataset: DistilledDataset) -> None:
         """Write a file of one experiment without accuracies, class by class."""
         _write(path, {"data": [list(_class_by_class(dataset))], "accs_all_exps": {}})
+
+
+@register
+class DDRanking(ForeignFormat):
+    """`images.pt` in model space, class by class with as many images each; `labels.pt` where soft; `lr.pt`.
+
+    DD-Ranking trains once on all images, so the learning rate is that of the last stage.
+
+    Reference:
+        Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation (arXiv 2505.13300).
+    """
+
+    name, title, files = "ddranking", "DD-Ranking", "a folder with images.pt (DDRanking)"
+    is_folder = in_model_space = True
+    keeps = ("soft labels",)
+
+    def sniff(self, path: Path, content: Any) -> bool:
+        """Whether it is a folder of such files."""
+        return content is None and self.targets(path)[0].is_file()
+
+    def targets(self, path: Path) -> list[Path]:
+        """Return the files of a set in a folder: images, labels, learning rate."""
+        return [path / name for name in ("images.pt", "labels.pt", "lr.pt")]
+
+    def contents(self, path: Path, real: RealDataModule) -> Contents:
+        """Return the images, whose order says their classes unless there are labels."""
+        images_file, labels_file, rate = self.targets(path)
+        images, classes = load_tensors(images_file), real.num_classes
+        if labels_file.is_file():
+            return Contents(images, load_tensors(labels_file), learning_rates=_rates(rate))
+        if not isinstance(images, torch.Tensor) or not images.dim() or len(images) % classes:
+            raise DataError(f"{images_file} should hold as many images of each of the {classes} classes")
+        labels = torch.arange(classes).repeat_interleave(len(images) // classes)
+        return Contents(images, labels, learning_rates=_rates(rate))
+
+    def write(self, path: Path, dataset: DistilledDataset) -> None:
+        """Write a set class by class, within a class by stage.
+
+        Raises:
+            ConfigError: The classes have different numbers of images.
+        """
+        classes = hard_labels(dataset.labels)
+        if len(set(torch.bincount(classes, minlength=len(dataset.class_names)).tolist())) > 1:
+            raise ConfigError("DD-Ranking expects as many images of each class, and this set has different numbers")
+        order = torch.argsort(classes * (dataset.num_stages + 1) + dataset.stages, stable=True)
+
+        def fill(folder: Path) -> None:
+            images, labels, rate = self.targets(folder)
+            _write(images, dataset.images[order])
+            if dataset.labels.dim() == 2:
+                _write(labels, dataset.labels[order])
+            if dataset.learning_rates[-1] is not None:
+                _write(rate, torch.tensor(dataset.learning_rates[-1]))
+
+        replace_folder(path, fill, keep=lambda entry: entry not in self.targets(entry.parent))
 
 
 def _is_pair(content: Any) -> bool:
@@ -132,7 +186,7 @@ def _class_by_class(dataset: DistilledDataset) -> tuple[Tensor, Tensor]:
 
 
 def _rates(path: Path) -> tuple[float, ...]:
-    """Return the learning rates of a file, if there is one: a tensor, a number, or a list of these."""
+    """Return the learning rates of a file, if it exists: a tensor, a number, or a list of these."""
     if not path.is_file():
         return ()
     content = load_tensors(path)
@@ -144,7 +198,7 @@ def _rates(path: Path) -> tuple[float, ...]:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Write what `torch.save` would, as a file that appears whole."""
+    """Save atomically by `torch.save`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     atomic_write_bytes(path, buffer.getvalue())

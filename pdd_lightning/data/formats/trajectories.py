@@ -1,4 +1,4 @@
-"""Expert trajectories as trajectory matching's official code keeps them: `replay_buffer_*.pt`."""
+"""Expert trajectories of the official code of trajectory matching, `replay_buffer_*.pt`."""
 
 from __future__ import annotations
 
@@ -20,32 +20,28 @@ if TYPE_CHECKING:
 
 @register
 class TrajectoryFiles(Format):
-    """Files of expert trajectories, which hold no distilled set: `ReplayBuffers` reads them."""
+    """Files of expert trajectories rather than a distilled set; `ReplayBuffers` reads them."""
 
     name, files = "trajectories", "replay_buffer_*.pt (expert trajectories of MTT)"
 
     def sniff(self, path: Path, content: Any) -> bool:
-        """Whether it is a file of a list (experts) of lists (epochs) of lists (parameters)."""
+        """Return whether it is a file of a list (experts) of lists (epochs) of lists (parameters)."""
         return _is_nested(content)
 
     def read(self, path: Path, real: RealDataModule | None, options: ImportOptions) -> NoReturn:
-        """Refuse: there are no images.
-
-        Raises:
-            DataError: Always.
-        """
+        """Raise `DataError`: there are no images."""
         raise DataError(f"{path} holds expert trajectories, not a distilled set: `pdd convert` makes experts of it")
 
 
 class ReplayBuffers:
-    """Experts of one or more files, for networks of one kind; they stay on the disk until they are used.
+    """Experts of one or more files, all of one architecture; they stay on disk until they are used.
 
     Args:
         paths: Files, each a list (experts) of lists (epochs) of the parameters in `network.parameters()` order.
-        network: A network of the kind that was recorded.
+        network: A network of the recorded architecture.
 
     Attributes:
-        epochs: Epochs that every expert was trained for.
+        epochs: Number of epochs of every expert's training.
 
     Raises:
         DataError: A file holds anything else, or parameters of another network, or experts differ in length.
@@ -65,7 +61,7 @@ class ReplayBuffers:
                 _check_expert(*self._experts[-1], shapes)
         lengths = {len(expert) - 1 for _, expert in self._experts}
         if len(lengths) > 1:
-            raise DataError(f"experts differ in their number of epochs ({sorted(lengths)}): convert them apart")
+            raise DataError(f"experts differ in their number of epochs ({sorted(lengths)}): convert them separately")
         self.epochs = lengths.pop()
 
     def __len__(self) -> int:
@@ -85,7 +81,7 @@ class ReplayBuffers:
 
 
 def _is_nested(content: Any) -> bool:
-    """Whether it is a list of lists of lists of tensors."""
+    """Return whether it is a list of lists of lists of tensors."""
     for _ in range(3):
         if not isinstance(content, list | tuple) or not content:
             return False
@@ -99,11 +95,11 @@ def _check_expert(where: str, expert: Any, shapes: list[tuple[int, ...]]) -> Non
     for epoch, values in enumerate(expert):
         values = values if isinstance(values, list | tuple) else [values]
         found = [tuple(value.shape) if isinstance(value, Tensor) else "no tensor" for value in values]
-        for number, (one, other) in enumerate(zip_longest(found, shapes, fillvalue="none")):
-            if one != other:
+        for number, (shape, expected) in enumerate(zip_longest(found, shapes, fillvalue="none")):
+            if shape != expected:
                 raise DataError(
-                    f"{where}, epoch {epoch}: parameter {number} is {one}, the network's {other}: name the network and"
-                    " the data that it was recorded with"
+                    f"{where}, epoch {epoch}: parameter {number} is {shape}, the network's {expected}: name the network"
+                    " and the data that it was recorded with"
                 )
         if any(value.dtype != torch.float32 for value in values):
             raise DataError(f"{where}, epoch {epoch}: parameters must be float32")

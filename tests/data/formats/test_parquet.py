@@ -30,7 +30,7 @@ def png(value: int, size: int = 8) -> bytes:
 
 
 def write(path, names=None, **columns):
-    """A file as somebody else would write it: three images, in grey steps, of classes 0, 1, 2."""
+    """A file as somebody else would write it: three images, in gray steps, of classes 0, 1, 2."""
     given = {"image": [{"bytes": png(60 * number), "path": None} for number in range(3)], "label": [0, 1, 2], **columns}
     table = pyarrow.table({name: values for name, values in given.items() if values is not None})
     if names is not None:
@@ -90,7 +90,7 @@ def test_classes_go_by_name(tmp_path, blobs):
     ("columns", "message"),
     [
         ({"label": None}, "lacks the column label; it has image"),
-        ({"label": [0, 1, 3]}, "labels must lie between 0 and 2"),
+        ({"label": [0, 1, 3]}, "labels must be between 0 and 2"),
         ({"label": [0, None, 2]}, "the column label cannot be used"),
         ({"label": [0.0, 1.0, 2.0]}, "the column label cannot be used"),
         ({"stage": [1, 1, None]}, "the column stage cannot be used"),
@@ -114,7 +114,7 @@ def test_a_description_that_was_altered(path, blobs):
     for own in ({"learning_rates": 3}, {"learning_rates": [], "decode_factor": "x", "about": {}}):
         metadata = {**table.schema.metadata, b"pdd_lightning": json.dumps(own)}
         pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(DamagedFileError, match="its own description is damaged"):
+        with pytest.raises(DamagedFileError, match="its metadata is damaged"):
             open_distilled(path, blobs)
 
 

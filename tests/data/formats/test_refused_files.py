@@ -75,8 +75,8 @@ GOOD, LABELS = torch.full((3, 3, 8, 8), 0.5), torch.arange(3)
         (GOOD, LABELS[:2], r"labels must be \[3\] integers .* got \[2\] torch\.int64"),
         (GOOD, LABELS.float(), r"labels: expected .* got \[3\] torch\.float32"),
         (GOOD, LABELS > 0, r"labels: expected .* got \[3\] torch\.bool"),
-        (GOOD, LABELS + 1, "labels lie between 1 and 3, but the data has 3 classes"),
-        (GOOD, LABELS - 1, "labels lie between -1 and 1"),
+        (GOOD, LABELS + 1, "labels are between 1 and 3, but the data has 3 classes"),
+        (GOOD, LABELS - 1, "labels are between -1 and 1"),
         (GOOD, torch.zeros(3, 4), r"labels must be \[3\] integers or \[3, 3\] float32 .* got \[3, 4\]"),
         (GOOD, torch.eye(3) * 2, "soft labels are not probabilities"),
         (GOOD, torch.tensor([[1.5, -0.5, 0]]).repeat(3, 1), "soft labels are not probabilities"),
@@ -96,7 +96,7 @@ def test_images_and_labels_that_form_no_set(tmp_path, blobs, name, images, label
 
 
 def test_idc_images_outside_the_unit_range(tmp_path, blobs):
-    with pytest.raises(DataError, match=r"pixels lie between 0\.5 and 1\.5, but this format keeps them in \[0, 1\]"):
+    with pytest.raises(DataError, match=r"pixels are between 0\.5 and 1\.5"):
         open_distilled(write(tmp_path, "idc", GOOD + torch.eye(8), LABELS), blobs, ImportOptions(decode_factor=1))
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from lightning import Trainer
 
 from pdd_lightning import data
 from pdd_lightning.cli import run_cli
@@ -19,7 +23,7 @@ from pdd_lightning.evaluation import EvaluationSettings, Part, subject_of
 from pdd_lightning.evaluation import evaluate as evaluate_subject
 from pdd_lightning.networks.spec import argument_names, factory_from_spec, network_spec
 from pdd_lightning.results.tables import evaluation_table
-from pdd_lightning.shorthand import long_form, shipped, shipped_file
+from pdd_lightning.shorthand import did_you_mean, long_form, shipped, shipped_file
 from pdd_lightning.typing import NetworkFactory
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ def distill(
     Examples:
         >>> distilled = distill("digits", method="dm", stages=2)  # doctest: +SKIP
     """
+    _check_names("distill", trainer, {*signature(distill).parameters, *signature(Trainer).parameters})
     folder = Path(tempfile.mkdtemp(prefix="pdd_") if folder is None else folder)
     settings = {
         "seed_everything": seed,
@@ -127,6 +132,8 @@ def evaluate(
         DataError: The set is missing, or does not belong to the real images.
         ConfigError: A setting cannot work.
     """
+    names = {field.name for field in fields(EvaluationSettings)}
+    _check_names("evaluate", settings, {*signature(evaluate).parameters, *names})
     chosen = EvaluationSettings(**settings)
     real = _images(real) if isinstance(real, str) else real
     real.prepare_data()
@@ -140,6 +147,12 @@ def evaluate(
         device=device_of(device),
     )
     return EvaluatedRows(evaluate_subject(subject, chosen))
+
+
+def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{function} has no argument {name}: {did_you_mean(name, known) or 'see its help'}")
 
 
 def _recipe(method: str, real: RealDataModule | str) -> str:

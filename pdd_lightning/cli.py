@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 # The parser knows the classes that are imported by their short names.
 import pdd_lightning.data.folder
+import pdd_lightning.data.huggingface
 import pdd_lightning.data.standard_sets
 import pdd_lightning.data.subset
 import pdd_lightning.networks  # noqa: F401
@@ -193,10 +194,10 @@ class PDDCLI(LightningCLI):
                 _check_checkpoint(kwargs["ckpt_path"])
             elif kwargs.get("ckpt_path") is None and has_checkpoint(last) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 raise ConfigError(
-                    f"{root} already holds a run: continue it with --ckpt_path last, or choose another folder with"
-                    " --trainer.default_root_dir"
+                    f"{root} already holds a run: continue it with `pdd resume {root}`, or choose another folder with"
+                    " --folder"
                 )
-            advice = "--ckpt_path last continues the run"
+            advice = f"`pdd resume {root}` continues the run"
             endings.advise(f"What was finished is kept in {root}; {advice}.", root)
             trainer.callbacks.insert(0, _SharedFolder(token))  # type: ignore[attr-defined]
             trainer.fit(model, **kwargs)

@@ -186,7 +186,8 @@ def report_errors() -> Iterator[None]:
         sys.stdout.flush()
     except SystemExit as error:
         _wait_for_exit()
-        if cause := user_error(error):
+        cause = user_error(error)
+        if cause and not isinstance(cause, UsageError):  # which has been reported
             sys.exit(f"pdd: error: {cause}")
         if stop_requested():
             sys.stderr.write(_stop_message())

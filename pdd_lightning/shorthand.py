@@ -43,6 +43,10 @@ KINDS = {
 """Options that take a YAML file, and in which folder the package's own ones lie."""
 
 
+NAMES = {"data": "dataset"}
+"""What messages call a kind whose folder has another name."""
+
+
 def shipped(kind: str) -> dict[str, Path]:
     """The package's YAML files of a kind, by name.
 
@@ -72,6 +76,8 @@ def long_form(arguments: Sequence[str]) -> list[str]:
     if verb in ("fit", "test"):
         if first is None:
             return [verb, *_with_folder(rest)]
+        if verb == "test" and not Path(first).exists() and first not in shipped("recipe"):
+            raise ConfigError(f"there is no run in {first}: it does not exist")
         begin = _of_run(Path(first)) if Path(first).is_dir() else [f"--config={shipped_file('recipe', first)}"]
         return [verb, *begin, *_with_folder(rest[1:])]
     if verb == "study" and first is not None:
@@ -102,8 +108,8 @@ def shipped_file(kind: str, name: str) -> Path:
     known = shipped(kind)
     if Path(name).is_file() or name in known:
         return Path(name) if Path(name).is_file() else known[name]
-    advice = did_you_mean(name, known) or f"name a YAML file, or one of {', '.join(known)}"
-    raise ConfigError(f"there is no {kind} {name}: {advice}")
+    advice = did_you_mean(name, known) or f"name a YAML file, or one of the package's, such as {next(iter(known))}"
+    raise ConfigError(f"there is no {NAMES.get(kind, kind)} {name}: {advice}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -62,6 +62,10 @@ def test_distill_takes_images_and_a_network_of_ones_own(tmp_path: Path) -> None:
 def test_unknown_names_are_errors_that_say_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"choose from .*idc.*mtt"):
         pdd_lightning.distill("digits", "nonsense")
+    with pytest.raises(ConfigError, match="distill has no argument stage: did you mean stages"):
+        pdd_lightning.distill("digits", "dm", stage=2)
+    with pytest.raises(ConfigError, match="evaluate has no argument epoch: did you mean epochs"):
+        pdd_lightning.evaluate("zoo:digits_mtt", "digits", epoch=2)
     with pytest.raises(UsageError, match="has no argument lr_imgs: did you mean lr_img"):
         pdd_lightning.distill("digits", "dm", options={"model.lr_imgs": 1.0})
 

@@ -30,7 +30,7 @@ from pdd_lightning.data.real import RealDataModule
 from pdd_lightning.errors import ConfigError, UsageError
 from pdd_lightning.files import check_writable
 from pdd_lightning.networks.spec import argument_names
-from pdd_lightning.shorthand import KINDS, VERBS, did_you_mean, shipped
+from pdd_lightning.shorthand import KINDS, NAMES, VERBS, did_you_mean, shipped
 from pdd_lightning.stored import load_yaml
 
 Settings = TypeVar("Settings")
@@ -64,6 +64,9 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 class Parser(ArgumentParser):
     """A parser that checks which classes are named, with short error messages and help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse arguments without calling what they name.
@@ -109,6 +112,8 @@ class Parser(ArgumentParser):
             names = argument_names(kind)
             advice = did_you_mean(match[1], names) or f"choose from {', '.join(names)}"
             return f"{classes[-1].rpartition('.')[2]} has no argument {match[1]}: {advice}"
+        if "required: fit.data.real" in message or "RealDataModule is abstract" in message:
+            return "name a recipe, such as `pdd fit digits_mtt --folder runs/a`: `pdd recipes` lists them"
         keys = re.findall(r'Parser key "([\w.]+)"', message)
         if KINDS.get(keys[-1] if keys else "") in _CLASSES and (
             match := re.search(r"Expected a path but (\w+) either", message)
@@ -116,11 +121,13 @@ class Parser(ArgumentParser):
             what = KINDS[keys[-1]]
             names = [*shipped(what), *classes_of(what)]
             advice = did_you_mean(match[1], names) or f"choose from {', '.join(names)}, or name a class or a YAML file"
-            return f"there is no {what} {match[1]}: {advice}"
+            return f"there is no {NAMES.get(what, what)} {match[1]}: {advice}"
         if match := re.search(r"argument subcommand: invalid choice: '(.*?)'", message):
             return f"there is no command {match[1]}: {did_you_mean(match[1], VERBS) or '`pdd --help` lists them'}"
-        if "required: fit.data.real" in message:
-            return "name a recipe, such as `pdd fit digits_mtt --folder runs/a`: `pdd recipes` lists them"
+        if match := re.search(r"arguments are required: ([\w, ]+)$", message):
+            dashed = {name.removeprefix("--"): name for name in self._option_string_actions}
+            names = [dashed.get(name, name) for name in match[1].split(", ")]
+            return f"missing {' and '.join(names)}; see `{self.prog} --help`"
         return ""
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

@@ -19,6 +19,7 @@ from pdd_lightning.data.formats import (
     writable_formats,
 )  # fmt: skip
 from pdd_lightning.data.formats.trajectories import ReplayBuffers
+from pdd_lightning.data.hub import local_file
 from pdd_lightning.errors import ConfigError
 from pdd_lightning.experts import ExpertRecorder, ExpertSettings
 from pdd_lightning.files import replace_folder
@@ -64,6 +65,7 @@ class Convert(Command):
         *sources, target = map(Path, options["paths"])
         if not sources:
             raise ConfigError("name a source and a target")
+        sources = [local_file(source) for source in sources]
         if find_format(sources[0]).name == "trajectories":
             _convert_trajectories(sources, target, options)
         elif len(sources) > 1:

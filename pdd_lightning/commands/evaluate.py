@@ -38,7 +38,7 @@ class _TrainingCommand(Command):
         """Return how to continue after an interruption."""
         if options["output"]:
             return "The same command continues: the networks that are done are kept."
-        return "Nothing is kept, for lack of --output; start the same command again."
+        return "Nothing is kept because --output was not given; start the same command again."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the arguments that all these commands have."""

@@ -251,7 +251,7 @@ def join_distilled(paths: Sequence[str | Path], target: str | Path) -> Path:
     """
     if not paths:
         raise ConfigError("nothing to join: name at least one distilled set")
-    sets = [DistilledDataset(path, stored=True) for path in paths]
+    sets = [DistilledDataset(local_file(path), stored=True) for path in paths]
     first = sets[0]
     joined = first.synthetic
     for path, other in zip(paths[1:], sets[1:], strict=True):

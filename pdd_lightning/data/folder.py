@@ -76,7 +76,7 @@ class ImageFolder(RealDataModule):
             DataError: The folders are not laid out as described, or an image cannot be used.
         """
         train, test = Path(self.root, "train"), Path(self.root, "test")
-        if not train.is_dir() and not test.is_dir():
+        if not os.path.isdir(train) and not os.path.isdir(test):  # noqa: PTH112  (Path.is_dir raises some errors)
             train = Path(self.root)
         names, test_names = class_folders(train), class_folders(test)
         if not names:

@@ -225,5 +225,5 @@ def _check_kernels(network: nn.Module) -> None:
     if not any(parameter.dim() == 4 for parameter in network.parameters()):
         raise ConfigError(
             f"IDC matches gradients of convolution kernels, and {type(network).__name__} has none: choose a"
-            " convolutional model.init_args.network"
+            " convolutional model.network"
         )

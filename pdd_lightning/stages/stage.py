@@ -278,7 +278,7 @@ class DistillationStage(LightningModule, ABC):
                 raise DataError(
                     f"class {name!r} has {int(count)} training images (without the validation part), fewer than the"
                     f" {self.init_images} that ipc={self.ipc} initial images are made of: lower"
-                    " model.init_args.ipc, add images, or set model.init_args.init to noise"
+                    " model.ipc, add images, or set model.init to noise"
                 )
 
     def _require(self, good: bool, what: str) -> None:

@@ -174,7 +174,7 @@ def test_a_folder_that_becomes_useless_during_the_run(
     more = ["--trainer.callbacks", f"tests.attacks.test_endings.{attack}", "--stages.iterations", 9]
     with without_privileges():
         said = sentence_of(fit_words(recipe, root, *more), capsys)
-        assert "cannot read or write" in said and str(root) in said and "--ckpt_path last" in said
+        assert "cannot read or write" in said and str(root) in said and "pdd resume" in said
 
 
 OTHER_VERBS = ["fit", "evaluate", "report", "convert", "describe"]
@@ -272,7 +272,7 @@ def test_what_was_not_foreseen(recipe: Path, tmp_path: Path, monkeypatch: pytest
         main(fit_words(recipe, tmp_path))
     said = str(stop.value.code)
     (written,) = tmp_path.glob("traceback_*.txt")
-    assert "unexpected KeyError" in said and str(written) in said and "--ckpt_path last continues" in said
+    assert "unexpected KeyError" in said and str(written) in said and "continues the run" in said
     assert "surprise" in written.read_text() and len(said.splitlines()) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from pdd_lightning import DistilledDataset
 from pdd_lightning.callbacks.checkpoint import CheckpointFiles
 from pdd_lightning.cli import main
-from tests.cli.conftest import write_folder
+from tests.cli.conftest import start_pdd, write_folder
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -38,6 +38,7 @@ def fit(recipe: Path, folder: Path, *words: object) -> list[object]:
         (["--model.network", "ResNet17"], "there is no network ResNet17: did you mean ResNet18"),
         (["--model", "Nonsense"], "choose from datm"),
         (["--stages.iteratons", "3"], "there is no option --stages.iteratons: did you mean --stages.iterations"),
+        (["--stages.iteration", "1"], "there is no option --stages.iteration: did you mean --stages.iterations"),
         (["--stages.num_stages", "x"], "--stages.num_stages: Expected int. Got value: x"),
         (["--model.ipc", "1.5"], "--model.ipc: Expected int"),
         (["--stages.num_stages", "0"], "num_stages must be >= 1, got 0"),
@@ -86,7 +87,7 @@ def test_checkpoint_of_another_ipc(run: Path, recipe: Path, capsys: pytest.Captu
 
 
 def test_folder_that_holds_a_run(run: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "continue it with --ckpt_path last" in refusal(capsys, *fit(recipe, run))
+    assert "continue it with `pdd resume" in refusal(capsys, *fit(recipe, run))
 
 
 def test_experts_of_other_settings(run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +182,18 @@ def test_an_update_that_ruins_the_images_is_not_frozen(recipe: Path, tmp_path: P
 def test_unknown_command_and_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no command evalute: did you mean evaluate" in refusal(capsys, "evalute")
     assert "name a recipe" in refusal(capsys, "fit")
+
+
+def test_missing_options_are_named_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "missing --to" in refusal(capsys, "share", "runs/a")
+    assert "missing --data" in refusal(capsys, "describe", "zoo:digits_mtt")
+    assert "there is no run in runs/nope" in refusal(capsys, "test", "runs/nope")
+
+
+def test_an_unknown_option_is_reported_once(tmp_path: Path) -> None:
+    process = start_pdd("fit", "digits_dm", "--modle", "DC")
+    output, _ = process.communicate()
+    assert (process.returncode, output.count("there is no option --modle")) == (2, 1)
 
 
 def test_a_refused_start_leaves_no_folder(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_the_configuration_of_a_stranger_is_not_trusted(content: str, message: s
     ("words", "message"),
     [
         ("fit digits_mt", "there is no recipe digits_mt: did you mean digits_mtt"),
-        ("fit zzz", "there is no recipe zzz: name a YAML file, or one of cifar100"),
+        ("fit zzz", "there is no recipe zzz: name a YAML file, or one of the package's, such as cifar100"),
         ("study digits_stage", "did you mean digits_stages"),
         ("resume", "name the folder"),
         ("resume .", "has no config.yaml"),
@@ -114,3 +114,10 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "TrajectoryMatching" in output
     assert "DistillationStage" not in output
+
+
+def test_data_of_the_hugging_face_library_is_known_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "digits_dm", "--data.real", "HuggingFaceImages", "--data.real.source", "x", "--print_config"])
+    assert stop.value.code == 0
+    assert "HuggingFaceImages" in capsys.readouterr().out

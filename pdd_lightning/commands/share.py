@@ -103,7 +103,7 @@ def card(dataset: DistilledDataset, summary: RunSummary, license: str, source: s
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {name}, distilled",
         f"{len(dataset)} images of {len(dataset.class_names)} classes in {dataset.num_stages} stages, distilled from"
-        f" {name} by {method} with [pdd_lightning](https://pypi.org/project/pdd-lightning/)"
+        f" {name} by {method} with pdd_lightning"
         f" {summary.package_version or ''}, seed {summary.seed}.",
         "![distilled images](union.png)",
         "## Use",

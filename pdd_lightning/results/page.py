@@ -175,7 +175,9 @@ def start_point_plots(runs: Sequence[Run], notes: list[str]) -> list[Picture]:
     for dataset, groups in first_items(list(datasets.items()), MAX_PLOTTED_DATASETS, "datasets", notes):
         shown = first_items(list(groups.values()), MAX_PLOTTED_LINES, f"lines for {dataset}", notes)
         rows = [row for group in shown for row in _start_point_rows(group)]
-        for x in ("stage", "images"):
+        # Where all runs have as many images after a stage, one plot would show what the other does.
+        equal = len({(row["stage"], row["images"]) for row in rows}) == len({row["stage"] for row in rows})
+        for x in ("images",) if equal else ("stage", "images"):
             try:
                 png = render_figure(partial(draw_rows, rows=rows, x=x, series=["row"]))
                 pictures.append(encode_picture(f"{dataset}, start-point accuracy by {x}", png))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -147,15 +148,19 @@ def test_growth_is_drawn_dataset_by_dataset_with_seeds_as_one(
     folders = [make_run("a", 0, 0.6), make_run("b", 1, 0.8), make_run("c", 0, 0.5, lr_img=3.0), make_run("d")]
     write_summary(folders[3], dataset={"name": "Shapes"})
     pictures = start_point_plots(read(*folders), [])
-    assert [picture.caption for picture in pictures] == [
-        f"{name}, start-point accuracy by {x}" for name in ("Blobs", "Shapes") for x in ("stage", "images")
-    ]
-    assert [x for x, _ in drawn] == ["stage", "images"] * 2
+    captions = [f"{name}, start-point accuracy by images" for name in ("Blobs", "Shapes")]
+    assert [picture.caption for picture in pictures] == captions
+    assert [x for x, _ in drawn] == ["images"] * 2
     seeds, alone = ([one for one in drawn[0][1] if one["row"] == name] for name in ("a, b", "c"))
     assert [(one["stage"], one["images"]) for one in seeds] == [(1, 3), (2, 6)]
     assert [one["mean"] for one in seeds] == pytest.approx([0.5, 0.6])
     assert seeds[0]["std"] == pytest.approx(0.02**0.5), "between runs"
     assert alone[0]["std"] == 0.01, "over the networks of the run"
+    stages = json.loads((folders[2] / "summary.json").read_text())["stages"]
+    write_summary(folders[2], stages=[{**stage, "images": 5 * stage["images"]} for stage in stages])
+    drawn.clear()
+    start_point_plots(read(*folders[:3]), [])
+    assert [x for x, _ in drawn] == ["stage", "images"], "where runs differ in images, stages are another axis"
     write_summary(folders[3], stages=[])
     assert start_point_plots(read(folders[3]), []) == []
 
@@ -196,7 +201,7 @@ def test_text_from_files_cannot_break_the_page(make_run: MakeRun, make_study: Ca
 
 @pytest.mark.parametrize("name", ["a$b_{$", "_hidden", "caf\udce9", "two\nlines"])
 def test_any_name_of_a_folder_can_be_shown(name: str, make_run: MakeRun) -> None:
-    assert len(images(show(make_run(name)))) == 4
+    assert len(images(show(make_run(name)))) == 3
 
 
 def test_the_page_needs_nothing_else(make_run: MakeRun, make_study: Callable[[str], Path]) -> None:

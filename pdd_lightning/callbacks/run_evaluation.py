@@ -39,7 +39,8 @@ class Evaluation(Callback):
         module = stage_module(pl_module)
         if module.data.union.num_stages > 0:
             baselines = tuple(name for name in self.settings.baselines if name == "random")
-            settings = replace(self.settings, baselines=baselines, full_data_epochs=0)
+            networks = self.settings.num_networks  # of random images as well: `pdd test` takes more of them
+            settings = replace(self.settings, baselines=baselines, random_sets=networks, full_data_epochs=0)
             evaluate_run(trainer, module, "val", settings)
 
 

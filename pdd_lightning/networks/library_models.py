@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,41 +15,43 @@ from pdd_lightning.errors import ConfigError
 from pdd_lightning.shorthand import did_you_mean
 
 
-class _LibraryNetwork(nn.Module):
-    """A classifier of a library, by name and untrained; it takes images of 1 or 3 channels.
+class _LibraryNetwork(nn.Module, ABC):
+    """A classifier of a library, by name and untrained; for the arguments see its subclasses.
 
-    Args:
+    Attributes:
         library: Name of the library, for messages.
-        name: Name of the network.
-        make: Makes the network.
-        shape: Channels, and height and width in pixels, of the images.
-        num_classes: Number of outputs.
-        resize: Images are enlarged to this height and width; None leaves them as they are.
     """
+
+    library: ClassVar[str]
 
     def __init__(
         self,
-        library: str,
-        name: str,
-        make: Callable[[], nn.Module],
-        shape: tuple[int, int],
+        in_channels: int,
         num_classes: int,
-        resize: int | None,
+        image_size: int,
+        name: str = "resnet18",
+        resize: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        channels, size = shape
-        if channels not in (1, 3):
-            raise ConfigError(f"{library}'s classifiers take images of 1 or 3 channels, got {channels}")
+        options = options or {}
+        make = self._find(name, options)
+        if in_channels not in (1, 3):
+            raise ConfigError(f"{self.library}'s classifiers take images of 1 or 3 channels, got {in_channels}")
         self.resize = resize
         try:
-            self.network = make()
-            self._check_output(channels, num_classes, size)
+            self.network = make(name, num_classes=num_classes, **options)
+            self._check_output(in_channels, num_classes, image_size)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
-                f"{library}'s {name} does not work on images of {resize or size} pixels with these options: {error}."
-                " Small images may need resize (most of these networks were made for 224 pixels), networks with"
-                " auxiliary outputs the option aux_logits: false"
+                f"{self.library}'s {name} does not work on images of {resize or image_size} pixels with options"
+                f" {options}: {error}. Small images may need resize (most of these networks were made for 224 pixels),"
+                " networks with auxiliary outputs the option aux_logits: false"
             ) from error
+
+    @abstractmethod
+    def _find(self, name: str, options: dict[str, Any]) -> Callable[..., nn.Module]:
+        """Return the function that makes a network of the library, or refuse its name or options."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[N, num_classes]` of images `[N, C, H, W]`."""
@@ -87,24 +89,18 @@ class Torchvision(_LibraryNetwork):
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        name: str = "resnet18",
-        resize: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
+    library = "torchvision"
+
+    def _find(self, name: str, options: dict[str, Any]) -> Callable[..., nn.Module]:
         # torchvision is imported where it is used: importing the package stays light.
         from torchvision import models
 
         if name not in models.list_models(models):
             known = ", ".join(models.list_models(models))
             raise ConfigError(f"torchvision has no classifier {name!r}; it has {known}")
-        check_untrained(options, "weights")
-        make = partial(models.get_model, name, num_classes=num_classes, **options or {})
-        super().__init__("torchvision", name, make, (in_channels, image_size), num_classes, resize)
+        _check_untrained(options, "weights")
+        make: Callable[..., nn.Module] = models.get_model
+        return make
 
 
 class Timm(_LibraryNetwork):
@@ -125,15 +121,9 @@ class Timm(_LibraryNetwork):
             work on such images.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        name: str = "resnet18",
-        resize: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
+    library = "timm"
+
+    def _find(self, name: str, options: dict[str, Any]) -> Callable[..., nn.Module]:
         try:
             import timm
         except ImportError as error:
@@ -141,16 +131,11 @@ class Timm(_LibraryNetwork):
         if not timm.is_model(name):  # names with a colon would be fetched from elsewhere
             advice = did_you_mean(name, timm.list_models()) or "see timm.list_models()"
             raise ConfigError(f"timm has no classifier {name!r}: {advice}")
-        check_untrained(options, "pretrained", "checkpoint")
-        make = partial(timm.create_model, name, num_classes=num_classes, **options or {})
-        super().__init__("timm", name, make, (in_channels, image_size), num_classes, resize)
+        _check_untrained(options, "pretrained", "checkpoint")
+        make: Callable[..., nn.Module] = timm.create_model
+        return make
 
 
-def check_untrained(options: dict[str, Any] | None, *names: str) -> None:
-    """Refuse options that load trained weights.
-
-    Raises:
-        ConfigError: There is one, whose name begins with one of `names`.
-    """
-    if given := [option for option in options or {} if option.startswith(names)]:
+def _check_untrained(options: dict[str, Any], *names: str) -> None:
+    if given := [option for option in options if option.startswith(names)]:
         raise ConfigError(f"networks are created untrained: leave out the option {given[0]}")

@@ -290,7 +290,16 @@ def shown(page: str, name: str) -> bool:
 GROUPS = [list(CASES)[first : first + 4] for first in range(0, len(CASES), 4)]
 
 
-@pytest.mark.parametrize("cases", GROUPS, ids=lambda cases: cases[0])
+LONG = ("10^5", "10^8")
+
+
+def marked(cases: list[str]) -> Any:
+    """Groups with cases of much data take seconds each."""
+    slow = any(size in case for case in cases for size in LONG)
+    return pytest.param(cases, marks=[pytest.mark.slow] if slow else [], id=cases[0])
+
+
+@pytest.mark.parametrize("cases", [marked(cases) for cases in GROUPS])
 def test_a_sound_run_is_shown_beside_any_other(cases: list[str], make_run: MakeRun, tmp_path: Path) -> None:
     """Four hostile folders at a time."""
     sound, others = make_run("sound"), [make_run(f"hostile {number}", seed=1) for number, _ in enumerate(cases)]

@@ -104,18 +104,17 @@ class StageLogging(StageObserver):
 
     @rank_zero_only
     def on_run_evaluated(self, trainer: Trainer, stage_module: DistillationStage, rows: list[dict[str, Any]]) -> None:
-        """Write the accuracies against the number of images, and the settings with the accuracies."""
+        """Write the settings with the accuracies, whose step is the number of distilled images."""
         settings = {**stage_module.settings, "seed": rows[0]["seed"]}
         network = settings.pop("network")
         settings |= {"network": network["class_path"], **network["init_args"]}
-        named = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row for row in rows}
-        for name, row in named.items():
-            _log(trainer, {name: row["mean"]}, row["images"])
+        accuracies = {f"accuracy/{row['part']}_{row_title(row).replace(' ', '_')}": row["mean"] for row in rows}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(settings, {f"final_{name}": row["mean"] for name, row in named.items()})
+                logger.log_hyperparams(settings, accuracies, len(stage_module.data.union))
             else:
                 logger.log_hyperparams(settings)
+                logger.log_metrics(accuracies, len(stage_module.data.union))
             logger.save()
 
 

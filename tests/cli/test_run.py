@@ -63,6 +63,7 @@ def test_tensorboard_holds_scalars_images_and_histograms(run: Path) -> None:
     assert {"pixels/stage_2", "forgetting/scores"} <= set(tags["histograms"])
     assert {"forgetting/easiest", "forgetting/hardest"} <= set(tags["images"])
     assert [event.value for event in events.Scalars("stages/real_images")] == [27, 27]
+    assert [event.step for event in events.Scalars("accuracy/val_distilled")] == [6], "the number of images, once"
 
 
 def test_scores_can_be_given_back(run: Path, recipe: Path, tmp_path: Path) -> None:
